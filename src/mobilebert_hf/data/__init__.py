@@ -1,0 +1,16 @@
+"""From raw text to pre-training batches."""
+
+from .corpus import load_documents
+from .masking import PretrainingCollator
+from .pretraining import PretrainingDataArguments, prepare_pretraining_data
+from .vocabulary import check_vocabulary, load_tokenizer, train_wordpiece
+
+__all__ = [
+    "PretrainingCollator",
+    "PretrainingDataArguments",
+    "check_vocabulary",
+    "load_documents",
+    "load_tokenizer",
+    "prepare_pretraining_data",
+    "train_wordpiece",
+]

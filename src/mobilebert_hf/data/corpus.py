@@ -1,0 +1,311 @@
+"""Raw text to documents: files, folders, globs and Hub data sets become one data set with a `text` column.
+
+Plain text is UTF-8 with one paragraph a line and a blank line between documents. Everything that
+`datasets.load_dataset` reads (a Hub data set, a folder of Parquet or JSON Lines) has one document a row.
+"""
+
+import bz2
+import glob
+import gzip
+import logging
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.fingerprint import Hasher
+
+logger = logging.getLogger(__name__)
+
+TEXT_SUFFIXES = (".txt", ".text")
+TABLE_BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".arrow": "arrow"}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?::(?P<configuration>[\w.-]+))?")
+FEATURES = Features({"text": Value("string")})
+
+# A document is held in memory whole. The longest novels have six million characters: what is longer than this is
+# a file whose documents were not separated.
+MAX_DOCUMENT_BYTES = 32 * 2**20
+STREAM_SAMPLE_ROWS = 200
+
+
+def load_documents(
+    corpus: Sequence[str],
+    *,
+    text_column: str = "text",
+    streaming: bool = False,
+    encoding_errors: str = "strict",
+    cache_dir: str | None = None,
+) -> Dataset | IterableDataset:
+    """Loads every source of a corpus as one data set of documents.
+
+    Args:
+        corpus (`Sequence[str]`):
+            Files (`.gz`, `.bz2`, `.xz` and `.zst` are decompressed), folders, globs, and Hub data sets as
+            `owner/name` or `owner/name:configuration`, of which the `train` split is read.
+        text_column (`str`, *optional*, defaults to `"text"`):
+            The column with the document in sources that have columns.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Read while iterating instead of writing an Arrow copy to the cache first.
+        encoding_errors (`str`, *optional*, defaults to `"strict"`):
+            `"strict"` refuses bytes that are not UTF-8, `"replace"` reads them as U+FFFD.
+        cache_dir (`str`, *optional*):
+            Where the Arrow copy goes. Defaults to the cache of `datasets`.
+
+    Returns:
+        `Dataset` or `IterableDataset`: one row a document, with the one column `text` (string), in the order of
+        `corpus`, plain-text sources first.
+
+    Raises:
+        FileNotFoundError: if a source does not exist.
+        ValueError: if a source has no text, is not UTF-8, lacks `text_column`, or is mostly empty rows.
+    """
+    if not corpus:
+        raise ValueError("the corpus is an empty list: name at least one file, folder, glob or Hub data set")
+    files, tables = find_sources(corpus)
+    parts = [_load_table(table, text_column, streaming, cache_dir) for table in tables]
+    if files:
+        parts.insert(0, _load_text(files, encoding_errors, streaming, cache_dir))
+    return concatenate_datasets(parts)
+
+
+def find_sources(corpus: Sequence[str]) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Sorts the entries of a corpus into plain-text files and arguments for `datasets.load_dataset`.
+
+    Args:
+        corpus (`Sequence[str]`): files, folders, globs and Hub ids.
+
+    Returns:
+        `tuple[list[Path], list[dict]]`: the text files in a stable order, and one dictionary of keyword arguments
+        for each source with columns.
+
+    Raises:
+        FileNotFoundError: if an entry is none of the things above.
+        ValueError: if a folder holds no text, or both plain text and files with columns.
+    """
+    files: list[Path] = []
+    tables: list[dict[str, Any]] = []
+    for entry in corpus:
+        path = Path(entry).expanduser()
+        hub = HUB_ID.fullmatch(entry)
+        if path.exists():
+            paths = [path]
+        elif glob.has_magic(entry):
+            paths = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+            if not paths:
+                raise FileNotFoundError(
+                    f"no file matches the pattern {entry!r}: check the folder and quote the pattern"
+                )
+        elif hub and _suffix(path) not in (*TEXT_SUFFIXES, *TABLE_BUILDERS):
+            tables.append({"path": entry.partition(":")[0], "name": hub["configuration"]})
+            continue
+        else:
+            raise FileNotFoundError(
+                f"no file or folder {entry!r}: give an existing path, a glob, or a Hub data set as 'owner/name'"
+            )
+        for found in paths:
+            _add_path(found, files, tables)
+    return files, tables
+
+
+def _add_path(path: Path, files: list[Path], tables: list[dict[str, Any]]) -> None:
+    """Adds a file or what a folder holds to the text files or to the sources with columns."""
+    if path.is_file():
+        builder = TABLE_BUILDERS.get(_suffix(path))
+        if builder:
+            tables.append({"path": builder, "data_files": str(path)})
+        else:
+            files.append(path)
+        return
+    inside = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    texts = [file for file in inside if _suffix(file) in TEXT_SUFFIXES]
+    with_columns = [file for file in inside if _suffix(file) in TABLE_BUILDERS]
+    if texts and with_columns:
+        raise ValueError(
+            f"the folder {path} holds both plain text ({texts[0].name}) and files with columns "
+            f"({with_columns[0].name}): name the files to read, or use a glob such as '{path}/*.txt'"
+        )
+    if with_columns:
+        tables.append({"path": str(path)})
+        return
+    if not texts:
+        raise ValueError(
+            f"the folder {path} holds no text: {len(inside)} files, none of them named "
+            f"{', '.join((*TEXT_SUFFIXES, *TABLE_BUILDERS))} (compressed or not). "
+            f"For files with other names use a glob such as '{path}/**/*'"
+        )
+    if len(texts) < len(inside):
+        logger.warning("%s: reading %d text files, leaving %d others", path, len(texts), len(inside) - len(texts))
+    files.extend(texts)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that says what a file holds, without the one that says how it is compressed."""
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in _openers() else path.suffix.lower()
+
+
+def _openers() -> dict[str, Callable[..., IO[bytes]]]:
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstandard}
+    return openers
+
+
+def _open_zstandard(path: Path, mode: str) -> IO[bytes]:
+    try:
+        import zstandard  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs the zstandard library: pip install zstandard") from error
+    return zstandard.open(path, mode)
+
+
+def read_documents(files: list[str], encoding_errors: str) -> Iterator[dict[str, str]]:
+    """Reads the documents of plain-text files, one at a time.
+
+    Args:
+        files (`list[str]`): paths, compressed or not.
+        encoding_errors (`str`): `"strict"` or `"replace"`.
+
+    Yields:
+        `dict[str, str]`: the `text` of one document, its paragraphs joined by newlines, without blank lines.
+
+    Raises:
+        ValueError: naming the file and place, for what is not UTF-8, cannot be decompressed, or has no end.
+    """
+    for file in files:
+        paragraphs: list[str] = []
+        size = found = 0
+        for number, line in _read_lines(file, encoding_errors):
+            if line:
+                paragraphs.append(line)
+                size += len(line)
+                if size > MAX_DOCUMENT_BYTES:
+                    raise ValueError(_too_long(file, number))
+            elif paragraphs:
+                yield {"text": "\n".join(paragraphs)}
+                paragraphs, size, found = [], 0, found + 1
+        if paragraphs:
+            yield {"text": "\n".join(paragraphs)}
+        elif not found:
+            logger.warning("%s holds no text", file)
+
+
+def _read_lines(file: str, encoding_errors: str) -> Iterator[tuple[int, str]]:
+    """Yields line numbers from 1 and stripped lines. Reads bytes, so that an error can say where it is."""
+    opener = _openers().get(Path(file).suffix.lower(), open)
+    offset = 0
+    try:
+        with opener(file, "rb") as stream:
+            for number, raw in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES), b""), 1):
+                if len(raw) == MAX_DOCUMENT_BYTES:
+                    raise ValueError(_too_long(file, number))
+                try:
+                    line = raw.decode("utf-8", encoding_errors)
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{file} is not UTF-8: byte 0x{raw[error.start]:02x} at line {number} (byte offset "
+                        f"{offset + error.start}). Convert the file, for example with iconv, or set "
+                        "encoding_errors='replace' to read such bytes as U+FFFD"
+                    ) from error
+                offset += len(raw)
+                yield number, line.removeprefix("\ufeff").strip()
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"cannot read {file}: {error}. Is it complete, and is its name right?") from error
+
+
+def _too_long(file: str, number: int) -> str:
+    return (
+        f"the document of {file} that reaches line {number} is longer than {MAX_DOCUMENT_BYTES // 2**20} MiB: "
+        "expected one paragraph a line and a blank line between documents. Put blank lines between them"
+    )
+
+
+def _load_text(
+    files: list[Path], encoding_errors: str, streaming: bool, cache_dir: str | None
+) -> Dataset | IterableDataset:
+    arguments: dict[str, Any] = {"files": [str(file.resolve()) for file in files], "encoding_errors": encoding_errors}
+    if next(read_documents(**arguments), None) is None:
+        raise ValueError(f"the corpus is empty: no text in {', '.join(str(file) for file in files[:5])}")
+    if streaming:
+        return IterableDataset.from_generator(read_documents, features=FEATURES, gen_kwargs=arguments)
+    # `datasets` would hash the arguments only, and serve a stale copy when the content of a file changes.
+    stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    try:
+        documents = Dataset.from_generator(
+            read_documents,
+            features=FEATURES,
+            gen_kwargs=arguments,
+            cache_dir=cache_dir,
+            fingerprint=Hasher.hash(["documents", arguments, stats]),
+        )
+    except DatasetGenerationError as error:
+        # The cause says which file and where; the wrapper says neither.
+        raise error.__cause__ or error from None
+    logger.info("%d documents in %d text files", len(documents), len(files))
+    return documents
+
+
+def _load_table(
+    source: dict[str, Any], text_column: str, streaming: bool, cache_dir: str | None
+) -> Dataset | IterableDataset:
+    """Loads one source with columns through `load_dataset`, keeping the text column and the rows with text."""
+    name = source.get("data_files", source["path"])
+    try:
+        table = load_dataset(**source, split="train", streaming=streaming, cache_dir=cache_dir)
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{name!r} is no file or folder here, and could not be loaded as a Hub data set: {error}"
+        ) from error
+    except (ValueError, DatasetGenerationError) as error:
+        raise ValueError(f"cannot read a 'train' split with rows from {name!r}: {error.__cause__ or error}") from error
+    sample = list(table.take(STREAM_SAMPLE_ROWS)) if streaming else []
+    columns = list(sample[0]) if sample else table.column_names
+    if not columns or (streaming and not sample):
+        raise ValueError(f"cannot read a 'train' split with rows from {name!r}: it has none")
+    if text_column not in columns:
+        raise ValueError(
+            f"{name!r} has no column {text_column!r}: set text_column to one of {', '.join(sorted(columns))}"
+        )
+    kind = table.features[text_column] if table.features else Value("string")
+    if kind not in (Value("string"), Value("large_string")):
+        raise ValueError(f"the column {text_column!r} of {name!r} holds {kind}: set text_column to one of strings")
+    table = table.select_columns([text_column])
+    table = table if text_column == "text" else table.rename_column(text_column, "text")
+    if table.features is None or table.features["text"] != FEATURES["text"]:
+        table = table.cast(FEATURES)
+    kept = table.filter(_have_text, batched=True, input_columns="text")
+    if streaming:
+        check_dropped(sum(_have_text([row[text_column] for row in sample])), len(sample), name, text_column)
+        return kept
+    check_dropped(len(kept), len(table), name, text_column)
+    # An unfiltered table reads faster: a filtered one goes through a table of indices.
+    return table if len(kept) == len(table) else kept
+
+
+def _have_text(texts: list[str | None]) -> list[bool]:
+    return [bool(text and text.strip()) for text in texts]
+
+
+def check_dropped(kept: int, total: int, name: str, text_column: str) -> None:
+    """Logs how many documents of a source are kept, and refuses to go on with less than half of them.
+
+    Args:
+        kept (`int`): documents that have text.
+        total (`int`): all documents.
+        name (`str`): the source, for the message.
+        text_column (`str`): the column that was read.
+
+    Raises:
+        ValueError: if more than half of the documents are empty.
+    """
+    logger.info("%s: %d documents kept, %d empty ones dropped", name, kept, total - kept)
+    if kept < total / 2:
+        raise ValueError(
+            f"{total - kept} of the {total} documents of {name!r} have no text in the column {text_column!r}: "
+            "expected a document a row. Choose another text_column, or remove the empty rows first"
+        )

@@ -1,0 +1,128 @@
+"""Examples to batches: padding and dynamic masked-language-model masking."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label that transformers' losses skip
+
+
+# transformers' DataCollatorForLanguageModeling is close, but its whole-word mode replaces 80/10/10 by all-[MASK],
+# and it can leave a short example with nothing to predict.
+@dataclass
+class PretrainingCollator:
+    """Pads a batch of sentence pairs and masks tokens anew each time an example is seen.
+
+    Of the chosen tokens 80 % become `[MASK]`, 10 % a random ordinary token, and 10 % stay. Special tokens and padding
+    are never chosen, and an example that has any other token always gets at least one label.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`):
+            Gives the special ids and the vocabulary.
+        mlm_probability (`float`, *optional*, defaults to `0.15`):
+            Chance of a token (of a word, with `whole_word_mask`) to be chosen.
+        whole_word_mask (`bool`, *optional*, defaults to `False`):
+            Choose whole words, that is a piece and all the `##` pieces that follow it.
+        pad_to_multiple_of (`int`, *optional*):
+            Round the padded length up to a multiple of this.
+        generator (`torch.Generator`, *optional*):
+            Source of randomness. Defaults to PyTorch's global one, whose state the Trainer saves and restores, so
+            that a resumed run sees the same masks.
+
+    Raises:
+        ValueError: if the tokenizer lacks a mask or padding token, or if `whole_word_mask` is set and no token of
+            the vocabulary starts with `##`.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    mlm_probability: float = 0.15
+    whole_word_mask: bool = False
+    pad_to_multiple_of: int | None = None
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"mlm_probability is {self.mlm_probability}: expected a value between 0 and 1")
+        if self.tokenizer.mask_token_id is None or self.tokenizer.pad_token_id is None:
+            raise ValueError("masking needs a tokenizer with a mask token and a padding token: set both")
+        vocabulary = self.tokenizer.get_vocab()
+        size = max(vocabulary.values()) + 1
+        self._special = torch.zeros(size, dtype=torch.bool)
+        self._special[self.tokenizer.all_special_ids] = True
+        self._continues = torch.zeros(size, dtype=torch.bool)
+        self._continues[[index for token, index in vocabulary.items() if token.startswith("##")]] = True
+        self._continues &= ~self._special
+        if self.whole_word_mask and not self._continues.any():
+            raise ValueError(
+                "whole_word_mask needs a WordPiece vocabulary, whose pieces inside words start with '##', and this "
+                "tokenizer has none: set whole_word_mask to False"
+            )
+        self._ordinary = torch.tensor(sorted(set(vocabulary.values()) - set(self.tokenizer.all_special_ids)))
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Makes a batch.
+
+        Args:
+            features (`Sequence[dict]`): examples with `input_ids`, `token_type_ids` and `next_sentence_label`.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `input_ids`, `attention_mask`, `token_type_ids` and `labels` of shape
+            `(batch_size, seq_length)` and `next_sentence_label` of shape `(batch_size,)`, all int64.
+        """
+        lengths = torch.tensor([len(feature["input_ids"]) for feature in features])
+        multiple = self.pad_to_multiple_of or 1
+        width = -(-int(lengths.max()) // multiple) * multiple
+        attention_mask = torch.arange(width) < lengths[:, None]
+        pad_token_id = self.tokenizer.pad_token_id
+        input_ids = _pad([feature["input_ids"] for feature in features], width, pad_token_id)
+        masked, labels = self.mask_tokens(input_ids, attention_mask)
+        return {
+            "input_ids": masked,
+            "attention_mask": attention_mask.long(),
+            "token_type_ids": _pad([feature["token_type_ids"] for feature in features], width, 0),
+            "labels": labels,
+            "next_sentence_label": torch.tensor([int(feature["next_sentence_label"]) for feature in features]),
+        }
+
+    def mask_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Chooses tokens and hides them.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, seq_length)`, int64): token ids.
+            attention_mask (`torch.Tensor` of shape `(batch_size, seq_length)`, bool): `True` on real tokens.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: the ids with masks, and the labels, which are the original ids of
+            the chosen tokens and -100 elsewhere.
+        """
+        maskable = attention_mask & ~self._special[input_ids]
+        chosen = self._choose(input_ids, maskable)
+        labels = input_ids.masked_fill(~chosen, IGNORED)
+        fate = torch.rand(input_ids.shape, generator=self.generator)
+        random = self._ordinary[torch.randint(len(self._ordinary), input_ids.shape, generator=self.generator)]
+        masked = input_ids.masked_fill(chosen & (fate < 0.8), self.tokenizer.mask_token_id)
+        return torch.where(chosen & (fate >= 0.9), random, masked), labels
+
+    def _choose(self, input_ids: torch.Tensor, maskable: torch.Tensor) -> torch.Tensor:
+        """Draws a score for each token, or one for each word, and chooses what is below the probability."""
+        scores = torch.rand(input_ids.shape, generator=self.generator)
+        if self.whole_word_mask:
+            # Truncation can leave a segment that begins inside a word: what follows a special token starts a word.
+            after_special = ~maskable.roll(1, dims=1)
+            starts = ~self._continues[input_ids] | ~maskable | after_special
+            starts[:, 0] = True
+            scores = scores.gather(1, starts.cumsum(1) - 1)
+        scores = scores.masked_fill(~maskable, 1.0)
+        lowest = scores.amin(1, keepdim=True)
+        return maskable & ((scores < self.mlm_probability) | (scores == lowest))
+
+
+def _pad(rows: Sequence[Sequence[int]], width: int, value: int) -> torch.Tensor:
+    padded = np.full((len(rows), width), value, dtype=np.int64)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+    return torch.from_numpy(padded)

@@ -1,0 +1,222 @@
+"""Documents to next-sentence-prediction pairs, as BERT's `create_pretraining_data.py` makes them.
+
+Works on token ids: a document is one array of ids and the places where its sentences end, so that a segment is a
+slice.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+IS_NEXT, IS_RANDOM = 0, 1  # as in transformers' next-sentence heads
+
+# Ends of sentences: full stop, exclamation and question mark, ellipsis, Arabic and Devanagari marks, which a
+# space must follow; and the Chinese and Japanese marks, which need none. Closing quotes and brackets
+# belong to the sentence.
+_CLOSING = "\"'\u201d\u2019\u00bb\u300d\u300f)\uff09\\]"
+_BOUNDARY = re.compile(
+    rf"([.!?\u2026\u061f\u06d4\u0964]+)[{_CLOSING}]*\s+|[\u3002\uff01\uff1f\uff61]+[{_CLOSING}]*\s*"
+)
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """Splits a paragraph at sentence-ending punctuation, by a rule that needs no model and no language.
+
+    A full stop does not end a sentence after a single capital (`J. Smith`, `U.S. Army`), nor does any mark that is
+    followed by a lower-case letter.
+
+    Args:
+        paragraph (`str`): text without line breaks.
+
+    Returns:
+        `list[str]`: the sentences, stripped, none of them empty.
+    """
+    sentences, start = [], 0
+    for match in _BOUNDARY.finditer(paragraph):
+        end, mark = match.end(), match.start()
+        if match[1] and paragraph[end : end + 1].islower():
+            continue
+        initial = match[1] == "." and paragraph[mark - 1 : mark].isupper()
+        if initial and not paragraph[max(mark - 2, 0) : mark - 1].isalnum():
+            continue
+        sentences.append(paragraph[start:end].strip())
+        start = end
+    sentences.append(paragraph[start:].strip())
+    return [sentence for sentence in sentences if sentence]
+
+
+class Document(NamedTuple):
+    """A tokenized document.
+
+    Args:
+        ids (`np.ndarray` of shape `(num_tokens,)`, int32): token ids without special tokens.
+        bounds (`list[int]`): sentence `i` is `ids[bounds[i] : bounds[i + 1]]`.
+    """
+
+    ids: np.ndarray
+    bounds: list[int]
+
+    @classmethod
+    def from_lengths(cls, ids: Sequence[int], lengths: Sequence[int], longest: int) -> "Document":
+        """Builds a document from its sentences' lengths, cutting longer sentences into pieces.
+
+        Text with no punctuation is one endless sentence, of which truncation would throw almost all away.
+
+        Args:
+            ids (`Sequence[int]`): token ids.
+            lengths (`Sequence[int]`): tokens in each sentence.
+            longest (`int`): a sentence keeps at most this many tokens.
+
+        Returns:
+            `Document`
+        """
+        bounds = [0]
+        for length in np.asarray(lengths).tolist():
+            end = bounds[-1] + length
+            bounds += [*range(bounds[-1] + longest, end, longest), end]
+        return cls(np.asarray(ids, dtype=np.int32), bounds)
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """What pair building depends on besides the documents.
+
+    Args:
+        max_seq_length (`int`): longest example, with its three special tokens.
+        short_seq_probability (`float`): how often an example aims at a shorter length.
+        dupe_factor (`int`): how many times each document is used.
+        seed (`int`): the random choices' seed.
+        cls_token_id (`int`): id of `[CLS]`.
+        sep_token_id (`int`): id of `[SEP]`.
+    """
+
+    max_seq_length: int
+    short_seq_probability: float
+    dupe_factor: int
+    seed: int
+    cls_token_id: int
+    sep_token_id: int
+
+    @property
+    def max_tokens(self) -> int:
+        """The tokens of both segments together, without `[CLS]` and two `[SEP]`."""
+        return self.max_seq_length - 3
+
+
+def build_pairs(
+    document: Document, draw: Callable[[Random], Document] | None, settings: PairSettings, rng: Random
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Cuts a document into pairs of segments, half of them with a second segment from another document.
+
+    Unlike BERT's, the shorter target length is drawn for each pair, not for each document: with one pass over the
+    corpus a document would otherwise be chopped as a whole.
+
+    Args:
+        document (`Document`): the document to use up.
+        draw (`Callable`, *optional*): gives another document. Without one every pair is a true one.
+        settings (`PairSettings`): lengths and probabilities.
+        rng (`random.Random`): the source of randomness.
+
+    Yields:
+        `tuple[np.ndarray, np.ndarray, int]`: segments A and B (int32, at least one token each and at most
+        `settings.max_tokens` together), and 0 if B follows A in the document or 1 if it is random.
+    """
+    ids, bounds = document
+    start, last = 0, len(bounds) - 1
+    while start < last:
+        target = settings.max_tokens
+        if rng.random() < settings.short_seq_probability:
+            target = rng.randint(2, target)
+        end = min(bisect_left(bounds, bounds[start] + target), last)
+        # A takes at least one sentence and leaves at least one, unless there is only one.
+        middle = rng.randint(start + 1, end - 1) if end - start > 1 else end
+        first = ids[bounds[start] : bounds[middle]]
+        if draw is not None and (middle == end or rng.random() < 0.5):
+            second, label = _random_segment(draw(rng), target - len(first), rng), IS_RANDOM
+            start = middle  # the sentences that the random segment replaced are put back
+        else:
+            second, label = ids[bounds[middle] : bounds[end]], IS_NEXT
+            start = end
+        if len(second):
+            yield (*_truncate(first, second, settings.max_tokens, rng), label)
+
+
+def _random_segment(document: Document, target: int, rng: Random) -> np.ndarray:
+    """Sentences from a random one on, until there are `target` tokens or the document ends."""
+    start = rng.randrange(len(document.bounds) - 1)
+    begin = document.bounds[start]
+    end = min(max(bisect_left(document.bounds, begin + target), start + 1), len(document.bounds) - 1)
+    return document.ids[begin : document.bounds[end]]
+
+
+def _truncate(first: np.ndarray, second: np.ndarray, max_tokens: int, rng: Random) -> tuple[np.ndarray, np.ndarray]:
+    """Shortens the longer segment, and once they are equally long both in turn, until they fit."""
+    keep_first = min(len(first), max(max_tokens - len(second), (max_tokens + 1) // 2))
+    keep_second = min(len(second), max_tokens - keep_first)
+    return _cut(first, keep_first, rng), _cut(second, keep_second, rng)
+
+
+def _cut(segment: np.ndarray, keep: int, rng: Random) -> np.ndarray:
+    """Drops tokens one by one, each from a random end, so that no position of a sentence is always lost."""
+    front = sum(rng.random() < 0.5 for _ in range(len(segment) - keep))
+    return segment[front : front + keep]
+
+
+def make_examples(
+    batch: dict[str, list[Any]],
+    indices: list[int],
+    *,
+    settings: PairSettings,
+    pool: Sequence[dict[str, Any]] | None = None,
+) -> dict[str, list[Any]]:
+    """Turns a batch of tokenized documents into examples; a batched function for `datasets`' `map`.
+
+    A document's examples depend on its index and the pool only, so they are the same for any number of processes.
+
+    Args:
+        batch (`dict[str, list]`): `input_ids` and `sentence_lengths` of each document.
+        indices (`list[int]`): the documents' places in the data set, and in the pool.
+        settings (`PairSettings`): lengths and probabilities.
+        pool (`Sequence[dict]`, *optional*): where random segments come from. Defaults to the batch.
+
+    Returns:
+        `dict[str, list]`: `input_ids` (int32), `token_type_ids` (int8) and `next_sentence_label` (int).
+    """
+
+    longest = (settings.max_tokens + 1) // 2  # two of these fill an example
+
+    def load(row: dict[str, Any]) -> Document:
+        return Document.from_lengths(row["input_ids"], row["sentence_lengths"], longest)
+
+    own = [
+        load({"input_ids": ids, "sentence_lengths": lengths})
+        for ids, lengths in zip(batch["input_ids"], batch["sentence_lengths"], strict=True)
+    ]
+    examples: dict[str, list[Any]] = {"input_ids": [], "token_type_ids": [], "next_sentence_label": []}
+    for position, index in enumerate(indices):
+        here, total = (position, len(own)) if pool is None else (index, len(pool))
+
+        def draw(rng: Random, here: int = here, total: int = total) -> Document:
+            other = rng.randrange(total - 1)
+            other += other >= here
+            return own[other] if pool is None else load(pool[other])
+
+        for copy in range(settings.dupe_factor):
+            rng = Random(f"{settings.seed}-{copy}-{index}")
+            for pair in build_pairs(own[position], draw if total > 1 else None, settings, rng):
+                _append(examples, *pair, settings)
+    return examples
+
+
+def _append(
+    examples: dict[str, list[Any]], first: np.ndarray, second: np.ndarray, label: int, settings: PairSettings
+) -> None:
+    start, separator = [settings.cls_token_id], [settings.sep_token_id]
+    examples["input_ids"].append(np.concatenate([start, first, separator, second, separator], dtype=np.int32))
+    examples["token_type_ids"].append(np.repeat(np.array([0, 1], np.int8), [len(first) + 2, len(second) + 1]))
+    examples["next_sentence_label"].append(label)

@@ -1,0 +1,206 @@
+"""WordPiece vocabularies: training one on a corpus, loading one, and checking that it fits."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from .corpus import load_documents
+
+logger = logging.getLogger(__name__)
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+MODEL_MAX_LENGTH = 512
+MAX_ALPHABET = 1000
+MAX_UNKNOWN_RATE = 0.2
+SAMPLE_CHARACTERS = 2000
+
+
+def train_wordpiece(
+    corpus: Sequence[str],
+    vocab_size: int,
+    output_dir: str | Path,
+    *,
+    lowercase: bool = True,
+    min_frequency: int = 2,
+    text_column: str = "text",
+    encoding_errors: str = "strict",
+) -> BertTokenizer:
+    """Trains a BERT tokenizer and saves it as a folder that `AutoTokenizer.from_pretrained` loads.
+
+    The corpus is read as a stream, twice. The same corpus gives the same vocabulary, id for id.
+
+    Args:
+        corpus (`Sequence[str]`): the sources, as [`load_documents`] takes them.
+        vocab_size (`int`): most entries of the vocabulary, special tokens included.
+        output_dir (`str` or `Path`): the folder to write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt` to.
+        lowercase (`bool`, *optional*, defaults to `True`): lower the text's case and strip its accents.
+        min_frequency (`int`, *optional*, defaults to `2`): how often a pair must occur to become one piece.
+        text_column (`str`, *optional*, defaults to `"text"`): the column of documents in sources with columns.
+        encoding_errors (`str`, *optional*, defaults to `"strict"`): as for [`load_documents`].
+
+    Returns:
+        `BertTokenizer`: the trained tokenizer.
+
+    Raises:
+        ValueError: if `vocab_size` does not even hold the corpus' characters, or for what [`load_documents`] refuses.
+    """
+    documents = load_documents(corpus, text_column=text_column, streaming=True, encoding_errors=encoding_errors)
+
+    def lines() -> Iterator[str]:
+        for document in documents:
+            yield from document["text"].split("\n")
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    alphabet, continuing = _alphabet(tokenizer, lines())
+    smallest = len(SPECIAL_TOKENS) + len(alphabet) + len(continuing)
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size is {vocab_size}, but the special tokens and the characters of the corpus, alone and inside "
+            f"words, already need {smallest}: set vocab_size to more than that"
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        # The trainer numbers the characters inside words in the order of a hash map, which changes from run to run and
+        # breaks ties between pieces differently. Special tokens come first, in this order.
+        special_tokens=SPECIAL_TOKENS + continuing,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+    )
+    tokenizer.train_from_iterator(lines(), trainer)
+    return _save(tokenizer.get_vocab(), lowercase, Path(output_dir))
+
+
+def _alphabet(tokenizer: Tokenizer, lines: Iterator[str]) -> tuple[list[str], list[str]]:
+    """The most frequent normalized characters, and the `##` pieces of those that occur inside words."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(tokenizer.normalizer.normalize_str(line))
+    frequent = sorted((char for char in counts if not char.isspace()), key=lambda char: (-counts[char], char))
+    alphabet = sorted(frequent[:MAX_ALPHABET])
+
+    def stays_inside(char: str) -> bool:
+        # Punctuation and CJK characters are words of their own.
+        return len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str("a" + char))) == 1
+
+    return alphabet, [f"##{char}" for char in alphabet if stays_inside(char)]
+
+
+def _save(vocabulary: dict[str, int], lowercase: bool, folder: Path) -> BertTokenizer:
+    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=lowercase, model_max_length=MODEL_MAX_LENGTH)
+    tokenizer.save_pretrained(folder)
+    # transformers 5 no longer writes vocab.txt, which TensorFlow Text, LiteRT's task library and others still read.
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    logger.info("a vocabulary of %d entries is in %s", len(tokens), folder)
+    return tokenizer
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer by Hub id, from a folder, or from a bare `vocab.txt`.
+
+    Args:
+        name_or_path (`str` or `Path`):
+            What `AutoTokenizer.from_pretrained` takes; or a `vocab.txt`, or a folder with nothing else, in which case
+            the text is lowercased unless the vocabulary has upper-case letters.
+
+    Returns:
+        `PreTrainedTokenizerBase`
+
+    Raises:
+        OSError: if there is no tokenizer of that name.
+    """
+    path = Path(name_or_path)
+    vocabulary = path / "vocab.txt" if path.is_dir() else path
+    bare = path.is_file() or not any((path / f"{name}.json").exists() for name in ("tokenizer", "tokenizer_config"))
+    if not (vocabulary.is_file() and bare):
+        return AutoTokenizer.from_pretrained(str(name_or_path))
+    tokens = vocabulary.read_text(encoding="utf-8").splitlines()
+    cased = any(token != token.lower() for token in tokens if not token.startswith("["))
+    return BertTokenizer(vocab=str(vocabulary), do_lower_case=not cased, model_max_length=MODEL_MAX_LENGTH)
+
+
+def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that a tokenizer has all that pairs and masking need.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
+
+    Raises:
+        ValueError: naming the special tokens that are missing.
+    """
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    missing = [name for name in names if getattr(tokenizer, f"{name}_id") is None]
+    if missing:
+        raise ValueError(
+            f"the tokenizer has no {', '.join(missing)}: pre-training needs all of {', '.join(names)}. "
+            "Use a BERT tokenizer, or train one with train_wordpiece"
+        )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Checks that a tokenizer and a model's configuration belong together.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
+        config (`PreTrainedConfig`): a configuration with `vocab_size` and `pad_token_id`.
+
+    Raises:
+        ValueError: if the vocabulary is larger than the model's, if their padding ids differ, or if a special token
+            is missing.
+    """
+    check_special_tokens(tokenizer)
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model's vocab_size is {config.vocab_size}: "
+            f"set vocab_size={len(tokenizer)} or more in the configuration, or use the model's own tokenizer"
+        )
+    if tokenizer.pad_token_id != config.pad_token_id:
+        raise ValueError(
+            f"the tokenizer's {tokenizer.pad_token} has id {tokenizer.pad_token_id}, but the model's pad_token_id is "
+            f"{config.pad_token_id}: set pad_token_id={tokenizer.pad_token_id} in the configuration"
+        )
+
+
+def check_unknown_rate(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that a tokenizer knows the corpus' language and alphabet.
+
+    Args:
+        texts (`Sequence[str]`): a sample of the documents, of each of which the beginning is looked at.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
+
+    Raises:
+        ValueError: if more than 20 % of the tokens are unknown, or if there are none.
+    """
+    ids = encode([text[:SAMPLE_CHARACTERS] for text in texts], tokenizer)
+    total = sum(map(len, ids))
+    if not total:
+        raise ValueError(f"a sample of {len(texts)} documents has not one token: expected text, check the corpus")
+    unknown = sum(row.count(tokenizer.unk_token_id) for row in ids)
+    if unknown > MAX_UNKNOWN_RATE * total:
+        raise ValueError(
+            f"{unknown / total:.0%} of the tokens in a sample of {len(texts)} documents are {tokenizer.unk_token}, "
+            f"and at most {MAX_UNKNOWN_RATE:.0%} is expected: the vocabulary does not fit the corpus' language, "
+            "alphabet or case. Train one on the corpus with train_wordpiece, or check the tokenizer's do_lower_case"
+        )
+
+
+def encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Tokenizes texts without special tokens, also where the text itself spells one, such as `[SEP]`.
+
+    Args:
+        texts (`list[str]`): the texts.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
+
+    Returns:
+        `list[list[int]]`: the ids of each text.
+    """
+    options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, **options)["input_ids"]

@@ -1,0 +1,53 @@
+"""One call from a teacher and a corpus to a distilled student; what the recipe and the demo run."""
+
+from dataclasses import dataclass, field
+
+from transformers import AutoModelForPreTraining, set_seed
+
+from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer
+from ..pretraining.run import ModelArguments, prepare, run, training_inputs
+from .initialization import MATCHED_FIELDS, initialize_from_teacher
+from .trainer import DistillationArguments, DistillationTrainer
+
+
+@dataclass
+class StudentArguments:
+    r"""Which student to make, from which teacher.
+
+    Args:
+        teacher (`str`):
+            Hub id or folder of the teacher, with its tokenizer, which becomes the student's.
+        preset (`str`, *optional*, defaults to `"mobilebert"`):
+            One of the paper's students, a key of `PRESETS`.
+        config_overrides (`str` or `dict`, *optional*):
+            Fields of the student's configuration to change; JSON on the command line, a mapping in YAML. What must be
+            equal to the teacher's is taken from the teacher.
+    """
+
+    teacher: str = field(metadata={"help": "Hub id or folder of the teacher and its tokenizer."})
+    preset: str = field(default="mobilebert", metadata={"help": "mobilebert, mobilebert-tiny or mobilebert-noopt."})
+    config_overrides: str | None = field(default=None, metadata={"help": "Fields of the configuration, as JSON."})
+
+
+def distill(
+    student: StudentArguments, data: PretrainingDataArguments, training: DistillationArguments
+) -> DistillationTrainer:
+    """Transfers a teacher's knowledge to a new student and saves it with the tokenizer to `training.output_dir`.
+
+    Goes on from the last checkpoint there, if there is one. Writes the evaluation to `eval_results.json`.
+
+    Returns:
+        The trainer, after training and evaluation.
+    """
+    set_seed(training.seed)
+    tokenizer = load_tokenizer(student.teacher)
+    teacher = AutoModelForPreTraining.from_pretrained(student.teacher)
+    matched = {name: getattr(teacher.config, name) for name in (*MATCHED_FIELDS, "pad_token_id", "mask_padding")}
+    config = ModelArguments(student.preset, student.config_overrides).build_config(**matched)
+    check_vocabulary(tokenizer, config)
+    model = AutoModelForPreTraining.from_config(config)
+    initialize_from_teacher(model, teacher)
+    examples = prepare(data, tokenizer, training)
+    trainer = DistillationTrainer(model, teacher, training, **training_inputs(examples, data, tokenizer))
+    run(trainer)
+    return trainer

@@ -1,0 +1,167 @@
+"""A strategy of knowledge transfer as a table and as a picture, made from its stages without any training."""
+
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from rich import box
+from rich.table import Table
+
+from .stages import Stage, Strategy
+
+# How many steps of a strategy the picture shows at most: about one for each pixel of its width.
+_SAMPLES = 1500
+# Width of the drawing area and of a letter of a stage's name, in inches: decides whether the name fits lengthwise.
+_DRAWING_WIDTH = 9.0
+_LETTER_WIDTH = 0.08
+_COLORS = "YlGnBu"
+_FROZEN = "#ececec"
+_INK = "#333333"
+
+
+def describe(strategy: Strategy) -> Table:
+    """Return a table of a strategy: for each stage its steps, its depth, the losses that count and what learns.
+
+    Args:
+        strategy ([`Strategy`]): what to describe.
+
+    Returns:
+        `rich.table.Table`: a row for each stage. Steps and layers count from 0 and include the last one named;
+            the factors are of the base learning rate, before the stage's curve.
+    """
+    stages = len(strategy.stages)
+    table = Table(
+        title=f"{strategy.name}: {strategy.steps:,} steps in {stages} stage{'s' if stages > 1 else ''}",
+        caption="numbers under losses and learns: layers, counted from 0\n"
+        "x: factor of the base learning rate; the rest is frozen\n"
+        "FMT, AT: feature-map, attention transfer\n"
+        "MLM: masked LM with distillation; NSP: next sentence",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for header in ("stage", "steps", "depth", "losses", "learns", "curve", "warm-up"):
+        table.add_column(header, justify="right" if header in ("steps", "depth", "warm-up") else "left")
+    for stage, start in zip(strategy.stages, strategy.boundaries, strict=True):
+        table.add_row(
+            stage.name,
+            f"{start:,} - {start + stage.steps - 1:,}",
+            str(stage.depth),
+            _losses(stage),
+            _learning(stage),
+            stage.curve,
+            f"{stage.warmup:,}" if stage.warmup else "",
+        )
+    return table
+
+
+def plot(strategy: Strategy, path: str | Path, base_learning_rate: float) -> Path:
+    """Draw the learning rate of every place over the steps of a strategy.
+
+    Above, the highest rate at each step, with the stages' names; below, a row for each place, from the embeddings at
+    the bottom to the heads at the top, colored by its rate, and light gray where it is frozen.
+
+    Args:
+        strategy ([`Strategy`]): what to draw.
+        path (`str` or `Path`): where to write the picture; the ending says in which format, such as .png or .svg.
+        base_learning_rate (`float`): what the strategy's factors multiply.
+
+    Returns:
+        `Path`: the path of the picture.
+    """
+    edges, rates = _sample(strategy, base_learning_rate)
+    places = list(strategy.stages[0].rates)
+    # A Figure without pyplot draws with Agg, needs no display and leaves no global state behind.
+    figure = Figure(figsize=(_DRAWING_WIDTH + 2.0, 3.2 + 0.2 * len(places)), layout="constrained")
+    top, rows = figure.subplots(2, sharex=True, height_ratios=(1.4, 0.2 * len(places) + 0.6))
+    top.stairs(np.nan_to_num(rates).max(axis=0), edges, color=_INK, linewidth=1.2)
+    top.set_ylabel("highest\nlearning rate")
+    top.set_ylim(bottom=0.0)
+    top.spines[["top", "right"]].set_visible(False)
+    colors = rows.pcolormesh(
+        edges,
+        np.arange(len(places) + 1),
+        np.ma.masked_invalid(rates),
+        cmap=_COLORS,
+        norm=Normalize(0.0, np.nanmax(rates)),
+        rasterized=True,
+    )
+    rows.set_facecolor(_FROZEN)
+    rows.set_yticks(np.arange(len(places)) + 0.5, [place.replace("_", " ") for place in places])
+    rows.tick_params(axis="y", length=0, labelsize=8)
+    rows.set_xlabel("optimizer step")
+    rows.set_xlim(edges[0], edges[-1])
+    rows.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    _mark_stages(strategy, top, rows)
+    bar = figure.colorbar(colors, ax=(top, rows), label="learning rate (light gray: frozen)", pad=0.01)
+    for axis in (top.yaxis, bar.ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+    figure.suptitle(f"{strategy.name} knowledge transfer, {strategy.steps:,} steps")
+    figure.savefig(path, dpi=150)
+    return Path(path)
+
+
+def _losses(stage: Stage) -> str:
+    """Name the losses that count in a stage."""
+    losses = []
+    if stage.transfer_layers:
+        losses.append(f"FMT + AT {_layers(stage.transfer_layers)}")
+    if stage.pretraining:
+        losses.append("MLM + NSP")
+    return ", ".join(losses)
+
+
+def _learning(stage: Stage) -> str:
+    """Name what learns in a stage, with its factor; neighbouring layers of the same factor together."""
+    if len(set(stage.rates.values())) == 1:
+        return f"all x {stage.head_rate:g}"
+    parts = [("embeddings", stage.embedding_rate)]
+    for rate, group in groupby(range(len(stage.layer_rates)), key=stage.layer_rates.__getitem__):
+        parts.append((_layers(tuple(group)), rate))
+    parts.append(("heads", stage.head_rate))
+    return ", ".join(f"{places} x {rate:g}" for places, rate in parts if rate)
+
+
+def _layers(layers: tuple[int, ...]) -> str:
+    """Name layers, neighbouring ones by the first and the last."""
+    if len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
+def _sample(strategy: Strategy, base_learning_rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return step edges [n + 1] and learning rates [places, n] between them, NaN where a place is frozen."""
+    edges: list[int] = []
+    columns: list[list[float]] = []
+    for stage, start in zip(strategy.stages, strategy.boundaries, strict=True):
+        stride = max(1, min(stage.steps // 50, strategy.steps // _SAMPLES))
+        for step in range(0, stage.steps, stride):
+            factor = stage.curve_factor(step) * base_learning_rate
+            edges.append(start + step)
+            columns.append([rate * factor if rate else np.nan for rate in stage.rates.values()])
+    return np.array([*edges, strategy.steps]), np.array(columns).T
+
+
+def _mark_stages(strategy: Strategy, top: Axes, rows: Axes) -> None:
+    """Draw a line at each stage's beginning and write the stages' names above; upright where there is little room."""
+    for stage, start in zip(strategy.stages, strategy.boundaries, strict=True):
+        if start:
+            for axes in (top, rows):
+                axes.axvline(start, color=_INK, linewidth=0.6, alpha=0.6)
+        fits = len(stage.name) * _LETTER_WIDTH < stage.steps / strategy.steps * _DRAWING_WIDTH
+        top.annotate(
+            stage.name,
+            (start + stage.steps / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            rotation=0 if fits else 90,
+            fontsize=9 if fits else 7,
+            ha="center",
+            va="bottom",
+            color=_INK,
+        )

@@ -1,0 +1,215 @@
+"""The strategies of knowledge transfer, each a list of stages.
+
+They are those of "Training Strategies" in the MobileBERT paper (arXiv 2004.02984), in the form of the
+original code.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from .stages import Curve, Position, Stage, Strategy, require
+
+__all__ = [
+    "Curve", "Freezing", "Position", "Stage", "Strategy", "StrategyName",
+    "auxiliary", "build_strategy", "joint", "progressive",
+]  # fmt: skip
+
+Freezing = Literal["hard", "soft"]
+StrategyName = Literal["auxiliary", "joint", "progressive"]
+
+# From the original code. The layer that is being transferred learns at this factor of the base rate ...
+TRANSFER_RATE = 3.0
+# ... and, where freezing is soft, the finished layers below it learn at this factor of its rate.
+BACKGROUND_RATE = 0.1
+# The full-scale recipe warms up for 10k of its 500k steps of distillation.
+WARMUP_RATIO = 0.02
+
+
+def auxiliary(num_layers: int, steps: int, warmup_ratio: float = WARMUP_RATIO) -> Strategy:
+    """Auxiliary knowledge transfer: all layers' transfer losses and distillation count together.
+
+    Args:
+        num_layers (`int`): encoder layers of the student.
+        steps (`int`): the length of the only stage.
+        warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the stage that is warm-up,
+            in [0, 1].
+
+    Returns:
+        [`Strategy`]: everything learns at factor 1, on a linear curve.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    stage = _distillation("auxiliary transfer", num_layers, steps, warmup_ratio, range(num_layers))
+    return Strategy("auxiliary", (stage,))
+
+
+def joint(
+    num_layers: int,
+    transfer_steps: int,
+    distillation_steps: int,
+    transfer_rate: float = TRANSFER_RATE,
+    warmup_ratio: float = WARMUP_RATIO,
+) -> Strategy:
+    """Joint knowledge transfer: first all layers' transfer losses at once, then distillation.
+
+    In the transfer stage the layers learn, all at the factor and on the curve that the current layer has in
+    [`progressive`]; embeddings and heads are frozen, as there. Only the order of the layers differs.
+
+    Args:
+        num_layers (`int`): encoder layers of the student.
+        transfer_steps (`int`): the length of the transfer stage, at least 1.
+        distillation_steps (`int`): the length of the distillation stage; 0 leaves it out.
+        transfer_rate (`float`, *optional*, defaults to 3.0): the layers' factor of the base learning rate.
+        warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the distillation stage that is
+            warm-up, in [0, 1].
+
+    Returns:
+        [`Strategy`]: one or two stages.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    require(num_layers >= 1, "num_layers", num_layers, "at least 1")
+    require(transfer_steps >= 1, "transfer_steps", transfer_steps, "at least 1")
+    layers = tuple(range(num_layers))
+    transfer = _transfer("joint transfer", transfer_steps, layers, (transfer_rate,) * num_layers)
+    return Strategy("joint", (transfer, *_final_stage(num_layers, distillation_steps, warmup_ratio)))
+
+
+def progressive(
+    num_layers: int,
+    transfer_steps: int,
+    distillation_steps: int,
+    freezing: Freezing = "soft",
+    transfer_rate: float = TRANSFER_RATE,
+    background_rate: float = BACKGROUND_RATE,
+    warmup_ratio: float = WARMUP_RATIO,
+) -> Strategy:
+    """Progressive knowledge transfer: a stage for each layer, bottom up, then distillation.
+
+    In a layer's stage only its own transfer losses count, it learns at `transfer_rate`, and nothing above it
+    runs. Embeddings and heads are frozen until the distillation stage, in which everything learns at factor
+    1.
+
+    Args:
+        num_layers (`int`): encoder layers of the student.
+        transfer_steps (`int`): the length of all layers' stages together, at least one step a layer. What is
+            left over by the division goes to the lowest layers, one step each.
+        distillation_steps (`int`): the length of the distillation stage; 0 leaves it out.
+        freezing (`Freezing`, *optional*, defaults to `"soft"`): "hard" freezes the finished layers below the
+            current one; "soft", the original code's way, lets them learn slowly.
+        transfer_rate (`float`, *optional*, defaults to 3.0): the current layer's factor of the base learning
+            rate.
+        background_rate (`float`, *optional*, defaults to 0.1): what multiplies `transfer_rate` for the layers
+            below, if freezing is soft.
+        warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the distillation stage that is
+            warm-up, in [0, 1].
+
+    Returns:
+        [`Strategy`]: `num_layers` stages named "layer 0", "layer 1", ..., and the distillation stage.
+
+    Raises:
+        ValueError: if a number is out of range or `freezing` is unknown.
+    """
+    require(num_layers >= 1, "num_layers", num_layers, "at least 1")
+    require(
+        transfer_steps >= num_layers,
+        "transfer_steps",
+        transfer_steps,
+        f"at least one for each of {num_layers} layers",
+    )
+    require(freezing in get_args(Freezing), "freezing", freezing, f"one of {', '.join(get_args(Freezing))}")
+    below = transfer_rate * background_rate if freezing == "soft" else 0.0
+    steps, left_over = divmod(transfer_steps, num_layers)
+    stages = [
+        _transfer(
+            f"layer {layer}",
+            steps + (layer < left_over),
+            (layer,),
+            (below,) * layer + (transfer_rate,) + (0.0,) * (num_layers - layer - 1),
+        )
+        for layer in range(num_layers)
+    ]
+    return Strategy("progressive", (*stages, *_final_stage(num_layers, distillation_steps, warmup_ratio)))
+
+
+def build_strategy(
+    name: StrategyName,
+    num_layers: int,
+    transfer_steps: int,
+    distillation_steps: int,
+    freezing: Freezing = "soft",
+    transfer_rate: float = TRANSFER_RATE,
+    warmup_ratio: float = WARMUP_RATIO,
+) -> Strategy:
+    """Build a strategy by its name, so that all three can be compared for the same number of steps.
+
+    Args:
+        name (`StrategyName`): "auxiliary", "joint" or "progressive".
+        num_layers (`int`): encoder layers of the student.
+        transfer_steps (`int`): steps of transfer.
+        distillation_steps (`int`): steps of distillation. The auxiliary strategy, which does both at once,
+            takes the sum.
+        freezing (`Freezing`, *optional*, defaults to `"soft"`): see [`progressive`]; the others freeze no
+            layer.
+        transfer_rate (`float`, *optional*, defaults to 3.0): see [`progressive`] and [`joint`]; not for
+            auxiliary.
+        warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the last stage that is warm-up, in
+            [0, 1].
+
+    Returns:
+        [`Strategy`]: the strategy.
+
+    Raises:
+        ValueError: if the name is unknown or a number is out of range.
+    """
+    if name == "auxiliary":
+        return auxiliary(num_layers, transfer_steps + distillation_steps, warmup_ratio)
+    if name == "joint":
+        return joint(num_layers, transfer_steps, distillation_steps, transfer_rate, warmup_ratio)
+    require(name == "progressive", "name", name, f"one of {', '.join(get_args(StrategyName))}")
+    return progressive(
+        num_layers, transfer_steps, distillation_steps, freezing, transfer_rate, warmup_ratio=warmup_ratio
+    )
+
+
+def _transfer(name: str, steps: int, layers: tuple[int, ...], rates: tuple[float, ...]) -> Stage:
+    """Return a stage of transfer alone, no deeper than it must be."""
+    return Stage(
+        name=name,
+        steps=steps,
+        depth=max(layers) + 1,
+        transfer_layers=layers,
+        pretraining=False,
+        layer_rates=rates,
+        embedding_rate=0.0,
+        head_rate=0.0,
+        curve="wave",
+    )
+
+
+def _distillation(
+    name: str, num_layers: int, steps: int, warmup_ratio: float, transfer_layers: Iterable[int] = ()
+) -> Stage:
+    """Return a stage of distillation, in which everything learns."""
+    require(num_layers >= 1, "num_layers", num_layers, "at least 1")
+    require(0.0 <= warmup_ratio <= 1.0, "warmup_ratio", warmup_ratio, "in [0, 1]")
+    return Stage(
+        name=name,
+        steps=steps,
+        depth=num_layers,
+        transfer_layers=tuple(transfer_layers),
+        pretraining=True,
+        layer_rates=(1.0,) * num_layers,
+        embedding_rate=1.0,
+        head_rate=1.0,
+        curve="linear",
+        warmup=round(warmup_ratio * steps),
+    )
+
+
+def _final_stage(num_layers: int, steps: int, warmup_ratio: float) -> tuple[Stage, ...]:
+    """Return the distillation stage after transfer, or nothing if it has no steps."""
+    require(steps >= 0, "distillation_steps", steps, "0 or more")
+    return (_distillation("distillation", num_layers, steps, warmup_ratio),) if steps else ()

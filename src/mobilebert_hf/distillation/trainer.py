@@ -1,0 +1,300 @@
+"""Layer-wise knowledge transfer from a teacher to a student, on `transformers.Trainer`.
+
+The strategy says which layers run, which losses count and what learns; the stage is a pure function of the global
+step, so a run resumes with nothing but the Trainer's own state.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..models.heads import PreTrainingOutput
+from ..models.modeling_mobilebert import MobileBertForPreTraining
+from ..pretraining.optimizer import parameter_groups
+from ..pretraining.trainer import (
+    Columns,
+    PreTrainer,
+    PreTrainingArguments,
+    encoder_inputs,
+    per_place_scheduler,
+    pretraining_columns,
+)
+from .initialization import check_match
+from .objectives import (
+    TransferWeights,
+    attention_discrepancy,
+    feature_map_discrepancy,
+    masked_lm_distillation,
+    masked_mean,
+    next_sentence,
+)
+from .strategies import Stage, Strategy, build_strategy
+
+
+@dataclass
+class DistillationArguments(PreTrainingArguments):
+    r"""`PreTrainingArguments`, and how knowledge is transferred. `max_steps` follows from the strategy.
+
+    Args:
+        strategy (`str`, *optional*, defaults to `"progressive"`):
+            `"progressive"` (a stage a layer, bottom up), `"joint"` (all layers at once) or `"auxiliary"` (all layers
+            together with distillation); see `strategies.py`.
+        freezing (`str`, *optional*, defaults to `"soft"`):
+            Progressive transfer: layers below the current one are frozen (`"hard"`) or learn slowly (`"soft"`).
+        transfer_steps (`int`, *optional*, defaults to 240000):
+            Steps of transfer, of all layers together.
+        distillation_steps (`int`, *optional*, defaults to 500000):
+            Steps of pre-training distillation after it.
+        transfer_rate (`float`, *optional*, defaults to 3.0):
+            Factor on `learning_rate` for the layers that are being transferred.
+        distillation_warmup_ratio (`float`, *optional*, defaults to 0.02):
+            Part of the distillation stage in which the rate warms up.
+        feature_map_weight (`float`, *optional*, defaults to 100.0):
+            Weight of the normalized feature-map discrepancy.
+        mean_weight (`float`, *optional*, defaults to 5000.0):
+            Weight of the squared difference of the features' means.
+        variance_weight (`float`, *optional*, defaults to 5.0):
+            Weight of the absolute difference of the features' variances.
+        attention_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the attention distributions' KL divergence.
+        alpha (`float`, *optional*, defaults to 0.5):
+            Share of the true labels in masked-LM distillation; the rest is the teacher's distribution.
+        temperature (`float`, *optional*, defaults to 1.0):
+            Temperature of both networks' masked-LM logits.
+        teacher_dtype (`str`, *optional*, defaults to `"auto"`):
+            The teacher's dtype (`"float32"`, `"bfloat16"`, ...); `"auto"` is bfloat16 on accelerators that have it.
+    """
+
+    strategy: str = field(
+        default="progressive",
+        metadata={"help": "How knowledge is transferred.", "choices": ["progressive", "joint", "auxiliary"]},
+    )
+    freezing: str = field(
+        default="soft", metadata={"help": "Layers below the current one.", "choices": ["hard", "soft"]}
+    )
+    transfer_steps: int = field(default=240_000, metadata={"help": "Steps of transfer, all layers together."})
+    distillation_steps: int = field(default=500_000, metadata={"help": "Steps of pre-training distillation."})
+    transfer_rate: float = field(default=3.0, metadata={"help": "Rate factor of layers being transferred."})
+    distillation_warmup_ratio: float = field(default=0.02, metadata={"help": "Warm-up of the distillation stage."})
+    feature_map_weight: float = field(default=100.0, metadata={"help": "Of the normalized feature maps."})
+    mean_weight: float = field(default=5000.0, metadata={"help": "Of the feature maps' means."})
+    variance_weight: float = field(default=5.0, metadata={"help": "Of the feature maps' variances."})
+    attention_weight: float = field(default=1.0, metadata={"help": "Of the attention distributions."})
+    alpha: float = field(default=0.5, metadata={"help": "Share of the true labels in masked-LM distillation."})
+    temperature: float = field(default=1.0, metadata={"help": "Of both networks' masked-LM logits."})
+    teacher_dtype: str = field(default="auto", metadata={"help": "The teacher's dtype."})
+
+    def build_strategy(self, num_layers: int) -> Strategy:
+        """The strategy for a network of `num_layers` layers; a ValueError where a number does not fit."""
+        return build_strategy(
+            self.strategy,  # type: ignore[arg-type]
+            num_layers,
+            self.transfer_steps,
+            self.distillation_steps,
+            self.freezing,  # type: ignore[arg-type]
+            self.transfer_rate,
+            self.distillation_warmup_ratio,
+        )
+
+
+class DistillationTrainer(PreTrainer):
+    """Trains `model` on the knowledge of `teacher`, both `...ForPreTraining`, by the strategy of `args`.
+
+    In a stage of depth d neither network computes anything above layer d, and what has rate 0 is frozen. Dropout is
+    off in both networks, as in the original. Each term is logged: `layer_<i>/feature_map`, `/mean`, `/variance`,
+    `/attention` (unweighted), `masked_lm_loss`, `masked_lm_distillation`, `next_sentence_loss`, and `stage`, the
+    stage's index. Evaluation runs both networks in full and adds every layer's terms to `PreTrainer`'s metrics.
+
+    Args:
+        model: The student.
+        teacher: Frozen, in evaluation mode; moved to the Trainer's device and to `args.teacher_dtype`.
+        args: The arguments.
+        kwargs: As `transformers.Trainer`.
+
+    Raises:
+        ValueError: Student and teacher do not match, or the strategy's steps do not fit their layers.
+    """
+
+    args: DistillationArguments
+
+    def __init__(
+        self,
+        model: MobileBertForPreTraining,
+        teacher: MobileBertForPreTraining,
+        args: DistillationArguments,
+        **kwargs: Any,
+    ) -> None:
+        check_match(model.config, teacher.config)
+        self.strategy = args.build_strategy(model.config.num_hidden_layers)
+        self.weights = TransferWeights(
+            args.feature_map_weight, args.mean_weight, args.variance_weight, args.attention_weight
+        )
+        args.max_steps = self.strategy.steps
+        super().__init__(model=model, args=args, **kwargs)
+        self.teacher = teacher.eval().requires_grad_(False).to(args.device, _teacher_dtype(args))
+        self.add_callback(_StageCallback(self.strategy))
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The strategy's rates, for each place of the network."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            assert optimizer is not None
+            self.lr_scheduler = per_place_scheduler(optimizer, self.strategy.rates)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_learning_rate(self) -> float:
+        """The highest rate of all places, where the library takes the first group's."""
+        assert self.optimizer is not None
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the library's, without dropout."""
+        assert self.model is not None
+        with without_dropout(self.model):
+            return super().train(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The objectives of the stage that the global step belongs to."""
+        index, stage, _ = self.strategy.position(self.state.global_step)
+        student, teacher = self._run(model, inputs, stage.depth, stage.transfer_layers)
+        real = inputs["attention_mask"].bool()
+        loss = torch.zeros((), device=real.device)
+        terms = {"stage": loss + index}
+        for layer, columns in self._transfer_terms(stage.transfer_layers, student, teacher, real).items():
+            means = {name: masked_mean(values, real) for name, values in columns.items()}
+            terms.update({f"layer_{layer}/{name}": mean for name, mean in means.items()})
+            weighted = sum(getattr(self.weights, name) * mean for name, mean in means.items())
+            loss = loss + weighted / self.teacher.config.num_hidden_layers
+        if stage.pretraining:
+            pretraining = self._pretraining_terms(student, teacher, inputs)
+            loss = loss + pretraining.pop("combined") + pretraining["next_sentence_loss"]
+            terms.update(pretraining)
+        self.record(terms)
+        return (loss, student) if return_outputs else loss
+
+    def evaluation_columns(self, model: nn.Module, inputs: dict[str, Tensor]) -> Columns:
+        """`PreTrainer`'s columns, and the transfer terms of every layer."""
+        depth = self.teacher.config.num_hidden_layers
+        student, teacher = self._run(model, inputs, depth, tuple(range(depth)))
+        columns = pretraining_columns(student, inputs["labels"], inputs["next_sentence_label"])
+        real = inputs["attention_mask"].bool()
+        for layer, terms in self._transfer_terms(tuple(range(depth)), student, teacher, real).items():
+            for name, values in terms.items():
+                columns[f"layer_{layer}/{name}"] = values.masked_fill(~real, 0).sum(1), real.sum(1)
+        return columns
+
+    def _run(
+        self, model: nn.Module, inputs: dict[str, Tensor], depth: int, layers: tuple[int, ...]
+    ) -> tuple[PreTrainingOutput, PreTrainingOutput]:
+        """Both networks up to `depth`, with what the losses of `layers` need."""
+        options = {
+            **encoder_inputs(inputs),
+            "stop_layer": depth,
+            "capture_layers": layers,
+            "capture_scores": layers,
+            "prediction_mask": inputs["labels"] != -100,
+        }
+        student = model(**options)
+        with torch.no_grad():
+            teacher = self.teacher(**options)
+        return student, teacher
+
+    @staticmethod
+    def _transfer_terms(
+        layers: tuple[int, ...], student: PreTrainingOutput, teacher: PreTrainingOutput, real: Tensor
+    ) -> dict[int, dict[str, Tensor]]:
+        """For each layer the terms of `TransferWeights`, [batch, seq]; `real` [batch, seq] is False at padding."""
+        terms = {}
+        captured = zip(layers, *_captured(student), *_captured(teacher), strict=True)
+        for layer, student_features, student_scores, teacher_features, teacher_scores in captured:
+            features = feature_map_discrepancy(student_features, teacher_features)
+            terms[layer] = {
+                "feature_map": features.normalized,
+                "mean": features.mean,
+                "variance": features.variance,
+                "attention": attention_discrepancy(student_scores, teacher_scores, real),
+            }
+        return terms
+
+    def _pretraining_terms(
+        self, student: PreTrainingOutput, teacher: PreTrainingOutput, inputs: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        labels = inputs["labels"]
+        assert student.prediction_logits is not None
+        assert student.seq_relationship_logits is not None
+        hard, soft, combined = masked_lm_distillation(
+            student.prediction_logits,
+            teacher.prediction_logits,
+            labels[labels != -100],
+            self.args.alpha,
+            self.args.temperature,
+        )
+        sentences = next_sentence(student.seq_relationship_logits, inputs["next_sentence_label"])
+        return {
+            "combined": combined.mean(),
+            "masked_lm_loss": hard.mean(),
+            "masked_lm_distillation": soft.mean(),
+            "next_sentence_loss": sentences.mean(),
+        }
+
+
+class _StageCallback(TrainerCallback):
+    """Freezes what does not learn in a stage, and resets the optimizer's moments where one begins."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.stage: Stage | None = None
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        _, stage, step = self.strategy.position(state.global_step)
+        if step == 0:
+            # As the original: the objective changes here, and moments of the old one would be misleading.
+            kwargs["optimizer"].state.clear()
+        if stage is not self.stage:
+            self.stage = stage
+            for group in parameter_groups(kwargs["model"], weight_decay=0.0, trust_ratio=False):
+                for parameter in group["params"]:
+                    parameter.requires_grad_(stage.rates[group["name"]] > 0)
+
+
+def _captured(outputs: PreTrainingOutput) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    return outputs.layer_outputs or (), outputs.attention_scores or ()
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Turns every dropout of a model off inside the block, in training mode too."""
+    dropouts = [(module, module.p) for module in model.modules() if isinstance(module, nn.Dropout)]
+    try:
+        for module, _ in dropouts:
+            module.p = 0.0
+        yield
+    finally:
+        for module, p in dropouts:
+            module.p = p
+
+
+def _teacher_dtype(args: DistillationArguments) -> torch.dtype:
+    if args.teacher_dtype != "auto":
+        dtype = getattr(torch, args.teacher_dtype, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ValueError(f"teacher_dtype={args.teacher_dtype!r} is not a floating dtype of torch or 'auto'.")
+        return dtype
+    bfloat16 = args.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if bfloat16 else torch.float32

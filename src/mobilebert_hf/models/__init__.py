@@ -1,0 +1,47 @@
+"""The networks: configurations, the shared encoder, and both families' `transformers` classes."""
+
+from .configuration import PRESETS, IBBertConfig, MobileBertConfig
+from .modeling_ib_bert import (
+    IBBertForMaskedLM,
+    IBBertForMultipleChoice,
+    IBBertForNextSentencePrediction,
+    IBBertForPreTraining,
+    IBBertForQuestionAnswering,
+    IBBertForSequenceClassification,
+    IBBertForTokenClassification,
+    IBBertModel,
+)
+from .modeling_mobilebert import (
+    MobileBertForMaskedLM,
+    MobileBertForNextSentencePrediction,
+    MobileBertForPreTraining,
+    MobileBertModel,
+)
+from .modeling_mobilebert_tasks import (
+    MobileBertForMultipleChoice,
+    MobileBertForQuestionAnswering,
+    MobileBertForSequenceClassification,
+    MobileBertForTokenClassification,
+)
+
+__all__ = [
+    "PRESETS",
+    "IBBertConfig",
+    "IBBertForMaskedLM",
+    "IBBertForMultipleChoice",
+    "IBBertForNextSentencePrediction",
+    "IBBertForPreTraining",
+    "IBBertForQuestionAnswering",
+    "IBBertForSequenceClassification",
+    "IBBertForTokenClassification",
+    "IBBertModel",
+    "MobileBertConfig",
+    "MobileBertForMaskedLM",
+    "MobileBertForMultipleChoice",
+    "MobileBertForNextSentencePrediction",
+    "MobileBertForPreTraining",
+    "MobileBertForQuestionAnswering",
+    "MobileBertForSequenceClassification",
+    "MobileBertForTokenClassification",
+    "MobileBertModel",
+]

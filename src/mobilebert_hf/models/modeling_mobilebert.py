@@ -1,0 +1,359 @@
+"""The student MobileBERT as a `transformers` model, with the heads of pre-training.
+
+Checkpoints are exactly stock `mobilebert` checkpoints, parameter names included: what is saved here loads in stock
+transformers and the other way round. The heads for tasks are in `modeling_mobilebert_tasks.py`; the teacher in
+`modeling_ib_bert.py` has the same classes and names.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import (
+    MaskedLMOutput,
+    NextSentencePredictorOutput,
+)
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration import MobileBertConfig
+from .encoder import Embeddings, Encoder, EncoderLayer, NoNorm
+from .heads import EncoderOutput, MaskedLMHead, Pooler, PreTrainingHeads, PreTrainingOutput
+
+
+class MobileBertPreTrainedModel(PreTrainedModel):
+    """What all classes of the family share: weight initialisation and the library's declarations."""
+
+    config: MobileBertConfig
+    config_class = MobileBertConfig
+    base_model_prefix = "mobilebert"
+    supports_gradient_checkpointing = True
+    # The losses of the heads are means over the batch they see; Trainer then averages over accumulated batches.
+    accepts_loss_kwargs = False
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["Embeddings", "EncoderLayer"]  # noqa: RUF012 (the library's form)
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": EncoderLayer,
+        "attentions": OutputRecorder(EncoderLayer, index=1),
+    }
+
+    def _build_encoder(self, config: MobileBertConfig, add_pooling_layer: bool = True) -> "MobileBertModel":
+        return MobileBertModel(config, add_pooling_layer)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, NoNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, MaskedLMHead):
+            init.zeros_(module.bias)
+        elif isinstance(module, Embeddings):
+            positions = torch.arange(module.position_ids.shape[-1]).expand((1, -1))
+            init.copy_(module.position_ids, positions)
+
+
+class MobileBertModel(MobileBertPreTrainedModel):
+    """The encoder with embeddings and pooler, no head.
+
+    Args:
+        config: The configuration.
+        add_pooling_layer: Whether `pooler_output` is computed.
+    """
+
+    def __init__(self, config: MobileBertConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config) if add_pooling_layer else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word table, vocab_size x embedding_size."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the word table."""
+        self.embeddings.register_module("word_embeddings", value)
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_layer: int = 0,
+        stop_layer: int | None = None,
+        capture_layers: Collection[int] = (),
+        capture_scores: Collection[int] = (),
+        **kwargs: Any,
+    ) -> tuple | EncoderOutput:
+        """Runs the encoder, or layers `start_layer` to `stop_layer - 1` of it.
+
+        Args:
+            input_ids: Token ids [batch, seq], int64.
+            attention_mask: [batch, seq], 1 for real tokens, 0 for padding; or a 4D mask as the library takes it.
+            token_type_ids: [batch, seq], int64; zeros by default.
+            position_ids: [batch, seq], int64; 0, 1, ... by default.
+            inputs_embeds: In place of `input_ids`, word embeddings [batch, seq, embedding_size]. With
+                `start_layer` > 0 the input of that layer, [batch, seq, hidden_size]; no embedding is computed then.
+            start_layer: First layer to run.
+            stop_layer: Layer before which to stop; None runs to the end. The pooler runs only then.
+            capture_layers: Indices of layers whose output is returned in `layer_outputs`.
+            capture_scores: Indices of layers whose raw attention scores are returned in `attention_scores`; these
+                layers materialise their scores, all others use the configured attention kernel.
+            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention kernel takes.
+                With `output_attentions` every layer materialises its probabilities, whatever the kernel.
+
+        Returns:
+            `EncoderOutput`, or a tuple of its values.
+
+        Raises:
+            ValueError: Both or none of `input_ids` and `inputs_embeds` are given, the sequence is too long, or a
+                layer is asked for that does not run.
+            FloatingPointError: The result is not finite in float16 (not checked under `torch.compile`).
+        """
+        output_attentions = kwargs.pop("output_attentions", None)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        self._check_layers(start_layer, stop_layer, capture_layers, capture_scores, input_ids is None)
+        if start_layer > 0 and inputs_embeds is not None:
+            hidden_states = inputs_embeds
+        else:
+            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, attention_mask)
+        tensor_mask = attention_mask
+        if attention_mask is not None and attention_mask.dim() == 2:
+            tensor_mask = attention_mask[:, None, None, :].bool()
+        hidden_states, layer_outputs, attention_scores = self.encoder(
+            hidden_states,
+            create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask),
+            tensor_mask,
+            start=start_layer,
+            stop=stop_layer,
+            capture_layers=capture_layers,
+            capture_scores=capture_scores,
+            output_attentions=self.config.output_attentions if output_attentions is None else output_attentions,
+            **kwargs,
+        )
+        if not torch.compiler.is_compiling() and _computes_in_float16(hidden_states):
+            _check_finite(hidden_states)
+        complete = stop_layer is None or stop_layer == self.config.num_hidden_layers
+        return EncoderOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=self.pooler(hidden_states) if self.pooler is not None and complete else None,
+            layer_outputs=layer_outputs or None,
+            attention_scores=attention_scores or None,
+        )
+
+    def _check_layers(
+        self,
+        start: int,
+        stop: int | None,
+        capture_layers: Collection[int],
+        capture_scores: Collection[int],
+        has_embeds: bool,
+    ) -> None:
+        end = self.config.num_hidden_layers if stop is None else stop
+        if not 0 <= start <= end <= self.config.num_hidden_layers:
+            raise ValueError(
+                f"start_layer={start}, stop_layer={stop} is not a run of layers of a model with "
+                f"num_hidden_layers={self.config.num_hidden_layers}."
+            )
+        if start > 0 and not has_embeds:
+            raise ValueError(
+                f"start_layer={start} needs inputs_embeds, the input of that layer, in place of input_ids."
+            )
+        for name, layers in (("capture_layers", capture_layers), ("capture_scores", capture_scores)):
+            if outside := [layer for layer in layers if not start <= layer < end]:
+                raise ValueError(f"{name}={list(layers)}: layers {outside} do not run; {start}..{end - 1} do.")
+
+
+def _computes_in_float16(hidden_states: torch.Tensor) -> bool:
+    device = hidden_states.device.type
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    return autocast or hidden_states.dtype == torch.float16
+
+
+def _check_finite(hidden_states: torch.Tensor) -> None:
+    """Overflow in float16 is this family's best-known trap: released activations reach 1e7, float16 ends at 65504."""
+    if not torch.isfinite(hidden_states).all():
+        raise FloatingPointError(
+            "MobileBERT's activations overflowed float16 and the output is not finite. Load the model with "
+            "dtype=torch.bfloat16 or torch.float32 (in training: bf16=True in place of fp16=True)."
+        )
+
+
+class _MaskedLMResizing(MobileBertPreTrainedModel):
+    """Classes with a masked-LM head: the word table is tied, and resized together with the extra matrix."""
+
+    cls: PreTrainingHeads
+    _tied_weights_keys = {  # noqa: RUF012
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+        "cls.predictions.decoder.weight": "mobilebert.embeddings.word_embeddings.weight",
+    }
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The decoder, whose weight is the word table."""
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replaces the decoder and the bias tied to its bias."""
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """As the library's; the extra output matrix (extra width x vocab_size) follows the word table."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        dense = self.cls.predictions.dense
+        if dense.in_features != embeddings.num_embeddings:
+            self.cls.predictions.dense = self._get_resized_lm_head(
+                dense, new_num_tokens=embeddings.num_embeddings, transposed=True, mean_resizing=mean_resizing
+            )
+        return embeddings
+
+
+class MobileBertForPreTraining(_MaskedLMResizing):
+    """Masked-LM head and next-sentence head."""
+
+    def __init__(self, config: MobileBertConfig) -> None:
+        super().__init__(config)
+        self.mobilebert = self._build_encoder(config)
+        self.cls = PreTrainingHeads(config, masked_lm=True, next_sentence=True)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        next_sentence_label: torch.Tensor | None = None,
+        prediction_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | PreTrainingOutput:
+        """As `MobileBertModel.forward`, and the heads; where `stop_layer` cuts the encoder short, no heads.
+
+        Args:
+            input_ids: See `MobileBertModel.forward`, as the other inputs and `kwargs`.
+            attention_mask: See there.
+            token_type_ids: See there.
+            position_ids: See there.
+            inputs_embeds: See there.
+            labels: Masked-LM targets [batch, seq], int64, -100 where no prediction counts.
+            next_sentence_label: [batch], int64: 0 says that B follows A, 1 that it is a random sentence.
+            prediction_mask: [batch, seq], bool: compute masked-LM logits at these positions only.
+            kwargs: See there.
+        """
+        outputs = self.mobilebert(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
+        output = PreTrainingOutput(
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            layer_outputs=outputs.layer_outputs,
+            attention_scores=outputs.attention_scores,
+        )
+        if outputs.pooler_output is None:
+            return output
+        states = outputs.last_hidden_state
+        if prediction_mask is not None:
+            states = states[prediction_mask]
+            labels = labels[prediction_mask] if labels is not None else None
+        output.prediction_logits = self.cls.predictions(states)
+        output.seq_relationship_logits = self.cls.seq_relationship(outputs.pooler_output)
+        losses = []
+        if labels is not None:
+            losses.append(nn.functional.cross_entropy(output.prediction_logits.flatten(0, -2), labels.flatten()))
+        if next_sentence_label is not None:
+            losses.append(nn.functional.cross_entropy(output.seq_relationship_logits, next_sentence_label.flatten()))
+        output.loss = torch.stack(losses).sum() if losses else None
+        return output
+
+
+class MobileBertForMaskedLM(_MaskedLMResizing):
+    """Masked-LM head."""
+
+    def __init__(self, config: MobileBertConfig) -> None:
+        super().__init__(config)
+        self.mobilebert = self._build_encoder(config, add_pooling_layer=False)
+        self.cls = PreTrainingHeads(config, masked_lm=True, next_sentence=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | MaskedLMOutput:
+        """Inputs as `MobileBertModel.forward`; `labels` [batch, seq], -100 where no prediction counts."""
+        outputs = self.mobilebert(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
+        logits = self.cls.predictions(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+        return MaskedLMOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class MobileBertForNextSentencePrediction(MobileBertPreTrainedModel):
+    """Next-sentence head."""
+
+    def __init__(self, config: MobileBertConfig) -> None:
+        super().__init__(config)
+        self.mobilebert = self._build_encoder(config)
+        self.cls = PreTrainingHeads(config, masked_lm=False, next_sentence=True)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | NextSentencePredictorOutput:
+        """Inputs as `MobileBertModel.forward`; `labels` [batch]: 0 says that B follows A, 1 that it is random."""
+        outputs = self.mobilebert(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
+        logits = self.cls.seq_relationship(outputs.pooler_output)
+        loss = nn.functional.cross_entropy(logits, labels.flatten()) if labels is not None else None
+        return NextSentencePredictorOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )

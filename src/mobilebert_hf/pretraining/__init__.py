@@ -1,0 +1,1 @@
+"""Pre-training: what the teacher's and the student's training share."""

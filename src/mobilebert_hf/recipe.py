@@ -1,0 +1,58 @@
+"""The command line of a recipe: dataclasses of arguments, filled from a YAML file, overridden by options."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Parses `--config FILE.yaml --name value ...` into one instance of each class.
+
+    The file's keys are the fields of the classes, all in one level; an option of the same name wins over the file.
+
+    Args:
+        argument_classes: Dataclasses as `transformers.HfArgumentParser` takes them, with no field in common.
+        argv: The words of the command line; by default the process' own.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a mapping, or has a key that is no field; names file, key and the nearest field.
+        SystemExit: An option is unknown or misses a value, or help was asked for, as argparse does it.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config", type=Path)
+    known, options = config_parser.parse_known_args(argv)
+
+    parser = HfArgumentParser(list(argument_classes))  # type: ignore[arg-type]
+    parser.add_argument("--config", metavar="FILE.yaml", help="Values for any of these options; options win.")
+    if known.config is not None:
+        values = _read(known.config, [field.name for cls in argument_classes for field in fields(cls) if field.init])
+        for action in parser._actions:
+            if action.dest in values:
+                action.required = False
+        # argparse converts defaults that are strings, so `1e-3`, text to YAML, is a number here.
+        parser.set_defaults(**values)
+    *arguments, _ = parser.parse_args_into_dataclasses(options)
+    return tuple(arguments)
+
+
+def _read(path: Path, names: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {path}: give --config the path of a YAML file.")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} does not hold `name: value` lines, but {type(values).__name__}.")
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{path}: {key!r} is not an argument of this recipe{hint} See --help for all of them.")
+    return values

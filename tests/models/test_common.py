@@ -1,0 +1,94 @@
+"""transformers' own common model tests on both families."""
+
+import unittest
+
+import torch
+
+from mobilebert_hf import IBBertConfig, MobileBertConfig, models
+
+from .transformers_common_tests import import_common_tests
+
+common = import_common_tests()
+
+TABLES = {
+    "MaskedLM": "MASKED_LM",
+    "MultipleChoice": "MULTIPLE_CHOICE",
+    "NextSentencePrediction": "NEXT_SENTENCE_PREDICTION",
+    "PreTraining": "PRETRAINING",
+    "QuestionAnswering": "QUESTION_ANSWERING",
+    "SequenceClassification": "SEQUENCE_CLASSIFICATION",
+    "TokenClassification": "TOKEN_CLASSIFICATION",
+}
+
+
+class Tester:
+    """What the common tests ask of a model tester."""
+
+    batch_size = 13
+    seq_length = 7
+    num_choices = 4
+    num_hidden_layers = 2
+    num_attention_heads = 4
+    hidden_size = 64
+    is_training = True
+
+    def __init__(self, config_class, **fields):
+        self.config_class = config_class
+        self.fields = fields
+
+    def get_config(self):
+        return self.config_class(
+            vocab_size=99,
+            hidden_size=self.hidden_size,
+            embedding_size=32,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            hidden_dropout_prob=0.1,
+            attention_probs_dropout_prob=0.1,
+            max_position_embeddings=512,
+            type_vocab_size=16,
+            initializer_range=0.02,
+            **self.fields,
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        shape = [self.batch_size, self.seq_length]
+        inputs = {
+            "input_ids": common.ids_tensor(shape, 99),
+            "token_type_ids": common.ids_tensor(shape, 16),
+            "attention_mask": common.random_attention_mask(shape),
+        }
+        return self.get_config(), inputs
+
+
+# The common tests look class names up in the library's tables of names, where a model of the library would stand.
+common.MODEL_MAPPING_NAMES["ib_bert"] = "IBBertModel"
+for head, table in TABLES.items():
+    getattr(common, f"MODEL_FOR_{table}_MAPPING_NAMES")["ib_bert"] = f"IBBertFor{head}"
+
+
+class FamilyTest(common.ModelTesterMixin):
+    """The common tests; they leave the labels of pre-training to each model's own tests."""
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        if return_labels and model_class.__name__.endswith("ForPreTraining"):
+            batch, length = inputs["input_ids"].shape
+            inputs["labels"] = torch.zeros((batch, length), dtype=torch.long)
+            inputs["next_sentence_label"] = torch.zeros(batch, dtype=torch.long)
+        return inputs
+
+
+class MobileBertCommonTest(FamilyTest, unittest.TestCase):
+    all_model_classes = (models.MobileBertModel, *(getattr(models, f"MobileBertFor{head}") for head in TABLES))
+
+    def setUp(self):
+        # The fields of stock transformers' own MobileBERT tester.
+        self.model_tester = Tester(MobileBertConfig, intermediate_size=37, hidden_act="gelu")
+
+
+class IBBertCommonTest(FamilyTest, unittest.TestCase):
+    all_model_classes = (models.IBBertModel, *(getattr(models, f"IBBertFor{head}") for head in TABLES))
+
+    def setUp(self):
+        self.model_tester = Tester(IBBertConfig, intra_bottleneck_size=96, intermediate_size=128)

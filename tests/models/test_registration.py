@@ -1,0 +1,122 @@
+"""Importing the package makes the Auto classes and pipelines work for both families, silently."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import BertTokenizer
+
+from mobilebert_hf import models
+from mobilebert_hf.registration import HEADS
+
+from .helpers import FAMILIES, build
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "paper", "is", "short", "long", "##er", "."]
+PIPELINES = {
+    "fill-mask": "ForMaskedLM",
+    "text-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "feature-extraction": "Model",
+}
+
+# Run with the saved folders' parent as its argument; prints what it found as JSON.
+RESOLVE = """
+import json, sys, pathlib
+import transformers
+import mobilebert_hf
+mobilebert_hf.register()
+
+def full_name(thing):
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+found = {}
+for folder in pathlib.Path(sys.argv[1]).iterdir():
+    head = folder.name.split("-")[1]
+    auto_model = getattr(transformers, "AutoModel" + head.removeprefix("Model"))
+    found[folder.name] = {
+        "config": full_name(transformers.AutoConfig.from_pretrained(folder)),
+        "model": full_name(auto_model.from_pretrained(folder)),
+        "tokenizer": full_name(transformers.AutoTokenizer.from_pretrained(folder)),
+    }
+    for task, task_head in TASKS.items():
+        if task_head == head:
+            text = "the [MASK] is short ." if task == "fill-mask" else "the paper is long ."
+            found[folder.name]["pipeline"] = transformers.pipeline(task, model=str(folder))(text)
+found["stock"] = [
+    transformers.MobileBertModel.__module__,
+    transformers.MobileBertConfig.__module__,
+    transformers.MobileBertForMaskedLM(transformers.MobileBertConfig(num_hidden_layers=1)).config.__module__,
+]
+print(json.dumps(found))
+""".replace("TASKS", repr(PIPELINES))
+
+
+def python(*arguments):
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What a fresh process makes of a saved folder of every head of both families."""
+    parent = tmp_path_factory.mktemp("saved")
+    vocabulary = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    vocabulary.write_text("\n".join(WORDS))
+    tokenizer = BertTokenizer(str(vocabulary))
+    for family in FAMILIES:
+        for head in ("Model", *(f"For{head}" for head in HEADS)):
+            folder = parent / f"{family}-{head}"
+            build(family, head, vocab_size=len(WORDS), num_hidden_layers=1).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    return json.loads(python("-c", RESOLVE, str(parent)).stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", ["Model", *(f"For{head}" for head in HEADS)])
+def test_auto_classes_resolve(found, family, head):
+    resolved = found[f"{family}-{head}"]
+    model_class = getattr(models, f"{family}{head}")
+    assert resolved["model"] == f"{model_class.__module__}.{model_class.__name__}"
+    assert resolved["config"] == f"mobilebert_hf.models.configuration.{family}Config"
+    assert resolved["tokenizer"].endswith(".BertTokenizer")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fill_mask(found, family):
+    answers = found[f"{family}-ForMaskedLM"]["pipeline"]
+    assert len(answers) == 5
+    assert {answer["token_str"] for answer in answers} <= set(WORDS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_classification(found, family):
+    (answer,) = found[f"{family}-ForSequenceClassification"]["pipeline"]
+    assert answer["label"] in {"LABEL_0", "LABEL_1"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_token_classification(found, family):
+    answers = found[f"{family}-ForTokenClassification"]["pipeline"]
+    assert [answer["word"] for answer in answers] == ["the", "paper", "is", "long", "."]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_feature_extraction(found, family):
+    (states,) = found[f"{family}-Model"]["pipeline"]
+    assert (len(states), len(states[0])) == (7, 64)
+
+
+def test_stock_classes_by_name_stay_stock(found):
+    stock = "transformers.models.mobilebert"
+    assert found["stock"] == [
+        f"{stock}.modeling_mobilebert",
+        f"{stock}.configuration_mobilebert",
+        f"{stock}.configuration_mobilebert",
+    ]
+
+
+def test_importing_prints_nothing():
+    done = python("-c", "import mobilebert_hf, transformers.models.mobilebert.modeling_mobilebert")
+    assert (done.stdout, done.stderr) == ("", "")
