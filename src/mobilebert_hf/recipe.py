@@ -38,6 +38,8 @@ def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = 
         for action in parser._actions:
             if action.dest in values:
                 action.required = False
+                if action.nargs == "+" and isinstance(values[action.dest], str):
+                    values[action.dest] = [values[action.dest]]  # as on the command line
         # argparse converts defaults that are strings, so `1e-3`, text to YAML, is a number here.
         parser.set_defaults(**values)
     *arguments, _ = parser.parse_args_into_dataclasses(options)
@@ -53,6 +55,6 @@ def _read(path: Path, names: list[str]) -> dict[str, Any]:
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ValueError(f"{path}: {key!r} is not an argument of this recipe{hint} See --help for all of them.")
     return values

@@ -48,7 +48,7 @@ found["stock"] = [
     transformers.MobileBertConfig.__module__,
     transformers.MobileBertForMaskedLM(transformers.MobileBertConfig(num_hidden_layers=1)).config.__module__,
 ]
-print(json.dumps(found))
+print(json.dumps(found, default=float))
 """.replace("TASKS", repr(PIPELINES))
 
 

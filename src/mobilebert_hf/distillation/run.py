@@ -6,6 +6,7 @@ from transformers import AutoModelForPreTraining, set_seed
 
 from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer
 from ..pretraining.run import ModelArguments, prepare, run, training_inputs
+from ..progress import show_progress
 from .initialization import MATCHED_FIELDS, initialize_from_teacher
 from .trainer import DistillationArguments, DistillationTrainer
 
@@ -29,6 +30,10 @@ class StudentArguments:
     config_overrides: str | None = field(default=None, metadata={"help": "Fields of the configuration, as JSON."})
 
 
+# What the recipe's YAML file and command line are made of, in the order `distill` takes them.
+RECIPE_ARGUMENTS = (StudentArguments, PretrainingDataArguments, DistillationArguments)
+
+
 def distill(
     student: StudentArguments, data: PretrainingDataArguments, training: DistillationArguments
 ) -> DistillationTrainer:
@@ -49,5 +54,6 @@ def distill(
     initialize_from_teacher(model, teacher)
     examples = prepare(data, tokenizer, training)
     trainer = DistillationTrainer(model, teacher, training, **training_inputs(examples, data, tokenizer))
+    show_progress(trainer, f"distilling {student.preset}", tuple(stage.name for stage in trainer.strategy.stages))
     run(trainer)
     return trainer

@@ -253,7 +253,7 @@ class DistillationTrainer(PreTrainer):
 
 
 class _StageCallback(TrainerCallback):
-    """Freezes what does not learn in a stage, and resets the optimizer's moments where one begins."""
+    """Freezes what does not learn in a stage, until training ends, and resets the moments where a stage begins."""
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
@@ -271,6 +271,12 @@ class _StageCallback(TrainerCallback):
             for group in parameter_groups(kwargs["model"], weight_decay=0.0, trust_ratio=False):
                 for parameter in group["params"]:
                     parameter.requires_grad_(stage.rates[group["name"]] > 0)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.stage = None
+        kwargs["model"].requires_grad_(True)
 
 
 def _captured(outputs: PreTrainingOutput) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

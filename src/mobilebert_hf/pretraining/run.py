@@ -18,6 +18,7 @@ from ..data import (
     train_wordpiece,
 )
 from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
+from ..progress import show_progress
 from .trainer import PreTrainer, PreTrainingArguments
 
 
@@ -66,10 +67,15 @@ def parse_overrides(overrides: str | dict[str, Any] | None) -> dict[str, Any]:
     try:
         parsed = json.loads(overrides)
     except json.JSONDecodeError as error:
-        raise ValueError(f'config_overrides={overrides!r} is not JSON ({error}); for instance: {{"hidden_size": 256}}')
+        example = '{"hidden_size": 256}'
+        raise ValueError(f"config_overrides={overrides!r} is not JSON ({error}); write it as {example}.") from error
     if not isinstance(parsed, dict):
         raise ValueError(f"config_overrides={overrides!r} must be a JSON object of configuration fields.")
     return parsed
+
+
+# What the recipe's YAML file and command line are made of, in the order `pretrain` takes them.
+RECIPE_ARGUMENTS = (ModelArguments, PretrainingDataArguments, PreTrainingArguments)
 
 
 def pretrain(model: ModelArguments, data: PretrainingDataArguments, training: PreTrainingArguments) -> PreTrainer:
@@ -90,6 +96,7 @@ def pretrain(model: ModelArguments, data: PretrainingDataArguments, training: Pr
         args=training,
         **training_inputs(examples, data, tokenizer),
     )
+    show_progress(trainer, f"pre-training {model.preset}")
     return run(trainer)
 
 

@@ -4,11 +4,13 @@ What `transformers.Trainer` does not have: LAMB with a rate for each place in th
 logs, and an evaluation in the field's terms (masked-LM loss and accuracy, next-sentence accuracy).
 """
 
+import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,6 +51,7 @@ class PreTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.data_collator = _SeededByBatch(self.data_collator, self.args.seed)
         self.compute_metrics = self._average_columns
         self._column_names: list[str] = []
         self._recorded: dict[str, list[Tensor]] = defaultdict(list)
@@ -136,6 +139,27 @@ class PreTrainer(Trainer):
         means = _means(torch.as_tensor(prediction.predictions))
         metrics = dict(zip(self._column_names, means.tolist(), strict=True))
         return {"loss": metrics["masked_lm_loss"] + metrics["next_sentence_loss"], **metrics}
+
+
+class _SeededByBatch:
+    """A collator whose random choices follow from a seed and the batch's examples alone.
+
+    `Trainer` collates batches before the step whose random state a checkpoint keeps: with that state a resumed run
+    would see other masks than an uninterrupted one. Shuffling makes new batches, and so new masks, in every epoch;
+    evaluation does not shuffle and always predicts the same tokens.
+    """
+
+    def __init__(self, collator: Callable[[Any], dict[str, Any]], seed: int) -> None:
+        self.collator = collator
+        self.seed = seed
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        seed = self.seed
+        for feature in features:
+            seed = zlib.crc32(np.asarray(feature["input_ids"], dtype=np.int32).tobytes(), seed)
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators
+            return self.collator(features)
 
 
 def encoder_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,58 @@
+"""The command `mobilebert-hf`: parses, and calls one function. Heavy imports happen inside the commands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+
+@app.callback()
+def main() -> None:
+    """MobileBERT and its teacher: pre-train, distil, use."""
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for models, table and picture.")] = Path("runs/demo"),
+) -> None:
+    """Teacher, distilled student and its use, in miniature, on an embedded corpus; minutes on two CPU cores."""
+    from .demo.run import run_demo
+
+    run_demo(output)
+
+
+@app.command()
+def schedule(
+    config: Annotated[Path, typer.Argument(help="YAML file of recipes/distil_student.py.", exists=True)],
+    layers: Annotated[int, typer.Option(help="Layers of the networks.", min=1)] = 24,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for the learning rate of every layer.")] = None,
+) -> None:
+    """Shows the stages of a distillation recipe as a table, and as a picture, without training."""
+    from rich.console import Console
+
+    from .distillation.run import RECIPE_ARGUMENTS
+    from .distillation.schedule_view import describe
+    from .distillation.schedule_view import plot as plot_schedule
+    from .recipe import parse_recipe
+
+    *_, arguments = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(config)])
+    strategy = arguments.build_strategy(layers)
+    Console().print(describe(strategy))
+    if plot is not None:
+        plot_schedule(strategy, plot, base_learning_rate=arguments.learning_rate)
+        Console().print(f"picture in {plot}")
+
+
+@app.command()
+def vocabulary(
+    corpus: Annotated[list[str], typer.Argument(help="Files, folders, globs, or Hub data sets.")],
+    output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
+    size: Annotated[int, typer.Option(help="Entries of the vocabulary.")] = 30_522,
+    cased: Annotated[bool, typer.Option(help="Keep upper case.")] = False,
+) -> None:
+    """Trains a WordPiece vocabulary on a corpus and saves it as a tokenizer."""
+    from .data import train_wordpiece
+
+    train_wordpiece(corpus, size, output, lowercase=not cased)

@@ -1,0 +1,80 @@
+"""What the demo shows at its end: a table and a picture of the losses."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from rich.table import Table
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+@dataclass
+class Result:
+    """One model's row: sizes, accuracies (shares of 1) on held-out text, milliseconds of a forward pass."""
+
+    name: str
+    steps: int
+    parameters: int
+    bytes_on_disk: int
+    masked_lm_accuracy: float
+    task_accuracy: float
+    latency_ms: float
+
+
+def build_table(results: list[Result]) -> Table:
+    """The comparison of all models."""
+    table = Table(title="Held-out text of ten textbooks")
+    table.add_column("model")
+    for heading in ("steps", "parameters", "on disk", "masked-LM accuracy", "task accuracy", "latency"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        table.add_row(
+            result.name,
+            f"{result.steps:,}",
+            f"{result.parameters / 1e6:.2f} M",
+            f"{result.bytes_on_disk / 2**20:.1f} MiB",
+            f"{result.masked_lm_accuracy:.1%}",
+            f"{result.task_accuracy:.1%}",
+            f"{result.latency_ms:.1f} ms",
+        )
+    return table
+
+
+def plot_losses(histories: dict[str, list[dict[str, Any]]], boundaries: tuple[int, ...], path: Path) -> None:
+    """Masked-LM loss of every model, and the student's layers approaching the teacher's.
+
+    Args:
+        histories: Log lines of each model's training, as `trainer.state.log_history`; the distilled student's is
+            the one with `layer_<i>/feature_map`.
+        boundaries: The steps at which the student's stages begin.
+        path: The PNG file to write.
+    """
+    figure, (masked_lm, transfer) = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True)
+    for name, history in histories.items():
+        _plot(masked_lm, history, "masked_lm_loss", name)
+    masked_lm.set(title="Masked-LM loss in training", xlabel="step", ylabel="nats a masked token")
+    masked_lm.legend()
+
+    for history in histories.values():
+        layers = sorted({key for line in history for key in line if key.endswith("/feature_map") and key[0] == "l"})
+        for key in layers:
+            _plot(transfer, history, key, key.split("/")[0].replace("_", " "))
+    for step in boundaries[1:]:
+        transfer.axvline(step, color="0.7", linewidth=0.8)
+    transfer.set(
+        title="Student's layers against the teacher's, stage by stage",
+        xlabel="step",
+        ylabel="normalised feature-map discrepancy",
+        ylim=(0, None),
+    )
+    transfer.legend()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _plot(axes: Any, history: list[dict[str, Any]], key: str, label: str) -> None:
+    points = [(line["step"], float(line[key])) for line in history if key in line]
+    axes.plot(*zip(*points, strict=True), label=label)

@@ -1,0 +1,51 @@
+"""The library's progress bar, with what is being trained, its stage and its loss beside the time left."""
+
+from typing import Any
+
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+
+class StageProgress(ProgressCallback):
+    """`transformers`' bar, which prints a dictionary for every log line; here the last one stands in the bar.
+
+    Args:
+        name: What is being trained.
+        stage_names: The names that the logged value `stage` counts.
+    """
+
+    def __init__(self, name: str, stage_names: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.name = name
+        self.stage_names = stage_names
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Opens the bar."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.name)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Shows stage and loss."""
+        if self.training_bar is None or logs is None or "loss" not in logs:
+            return
+        if "stage" in logs and self.stage_names:
+            self.training_bar.set_description(f"{self.name}, {self.stage_names[round(logs['stage'])]}")
+        self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+
+def show_progress(trainer: Trainer, name: str, stage_names: tuple[str, ...] = ()) -> None:
+    """Puts `StageProgress` in the place of the library's bar, unless `disable_tqdm` turns bars off."""
+    trainer.remove_callback(PrinterCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(StageProgress(name, stage_names))

@@ -1,0 +1,29 @@
+import pytest
+
+from mobilebert_hf.data import PretrainingDataArguments, prepare_pretraining_data, train_wordpiece
+
+from .data.conftest import write_corpus
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory):
+    """A text file of 40 short documents."""
+    return write_corpus(tmp_path_factory.mktemp("tiny") / "corpus.txt", documents=40)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_corpus):
+    return train_wordpiece([str(tiny_corpus)], 200, tiny_corpus.parent / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def tiny_examples(tiny_corpus, tiny_tokenizer):
+    """Examples of up to 24 tokens, unmasked, half of them shorter; the splits `train` and `validation`."""
+    data = PretrainingDataArguments(
+        [str(tiny_corpus)],
+        max_seq_length=24,
+        short_seq_probability=0.5,
+        validation_fraction=0.1,
+        cache_dir=str(tiny_corpus.parent / "cache"),
+    )
+    return prepare_pretraining_data(data, tiny_tokenizer)

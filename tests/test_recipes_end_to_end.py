@@ -1,0 +1,134 @@
+"""The recipes as a user launches them: a teacher from raw text, then a student of it, on a tiny corpus."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+import mobilebert_hf
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+TERMS = ("feature_map", "mean", "variance", "attention")
+NETWORK = {"num_hidden_layers": 2, "hidden_size": 32, "embedding_size": 16, "max_position_embeddings": 32}
+COMMON = {
+    "max_seq_length": 24,
+    "validation_fraction": 0.1,
+    "per_device_train_batch_size": 8,
+    "learning_rate": "1e-3",
+    "logging_steps": 1,
+    "save_steps": 2,
+}
+STOCK = """
+import sys, transformers
+network = transformers.AutoModelForMaskedLM.from_pretrained(sys.argv[1])
+fill = transformers.pipeline("fill-mask", model=sys.argv[1])
+assert type(network) is transformers.MobileBertForMaskedLM
+assert "mobilebert_hf" not in sys.modules
+print(network.config.model_type, fill(f"the {fill.tokenizer.mask_token} engine")[0]["score"])
+"""
+
+
+class Workplace:
+    """A folder with a corpus, in which recipes are launched in processes of their own, without network."""
+
+    def __init__(self, folder, corpus):
+        self.folder, self.corpus = folder, str(corpus)
+        self.teacher, self.student = str(folder / "teacher"), str(folder / "student")
+
+    def run(self, *command):
+        environment = {**os.environ, "HF_HOME": str(self.folder / "home"), "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+    def launch(self, recipe, *options, **values):
+        path = self.folder / f"{recipe}.yaml"
+        path.write_text(yaml.safe_dump({**COMMON, "corpus": [self.corpus], **values}))
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+        return self.run(*launcher, str(RECIPES / f"{recipe}.py"), "--config", str(path), *options)
+
+    def pretrain(self, *options):
+        return self.launch(
+            "pretrain_teacher",
+            *options,
+            output_dir=self.teacher,
+            preset="ib-bert-large",
+            config_overrides={**NETWORK, "intra_bottleneck_size": 64, "intermediate_size": 64},
+            vocab_size=200,
+            max_steps=4,
+        )
+
+    def distil(self, *options):
+        return self.launch(
+            "distil_student",
+            *options,
+            output_dir=self.student,
+            teacher=self.teacher,
+            config_overrides={"intra_bottleneck_size": 16, "intermediate_size": 32},
+            transfer_steps=4,
+            distillation_steps=2,
+        )
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, tiny_corpus):
+    """With a trained teacher and a distilled student."""
+    workplace = Workplace(tmp_path_factory.mktemp("recipes"), tiny_corpus)
+    for finished in (workplace.pretrain(), workplace.distil()):
+        assert finished.returncode == 0, finished.stderr[-3000:]
+    return workplace
+
+
+@pytest.mark.parametrize(("kind", "architecture"), [("teacher", "IBBert"), ("student", "MobileBert")])
+def test_what_is_saved_loads_and_fills_masks(workplace, kind, architecture):
+    folder = getattr(workplace, kind)
+    network = AutoModelForMaskedLM.from_pretrained(folder)
+    assert type(network) is getattr(mobilebert_hf, f"{architecture}ForMaskedLM")
+    assert network.config.vocab_size == len(AutoTokenizer.from_pretrained(folder))
+    filled = pipeline("fill-mask", model=folder)("The [MASK] begins slowly.", top_k=3)
+    assert len(filled) == 3
+    assert all(0 < answer["score"] < 1 for answer in filled)
+
+
+def test_the_student_loads_in_stock_transformers(workplace):
+    finished = workplace.run(sys.executable, "-c", STOCK, workplace.student)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    model_type, score = finished.stdout.split()
+    assert model_type == "mobilebert"
+    ours = pipeline("fill-mask", model=workplace.student)("the [MASK] engine")[0]["score"]
+    assert float(score) == pytest.approx(ours, rel=1e-5)
+
+
+def test_the_evaluation_is_written_down(workplace):
+    common = {f"eval_{task}_{kind}" for task in ("masked_lm", "next_sentence") for kind in ("loss", "accuracy")}
+    layers = {f"eval_layer_{layer}/{term}" for layer in range(2) for term in TERMS}
+    for folder, expected in ((workplace.teacher, common), (workplace.student, common | layers)):
+        results = json.loads((Path(folder) / "eval_results.json").read_text())
+        assert expected <= results.keys()
+        assert 0 < results["eval_loss"] < 12
+
+
+def test_the_same_command_goes_on_from_the_last_checkpoint(workplace):
+    folder = Path(workplace.student)
+    weights = (folder / "model.safetensors").read_bytes()
+    kept = folder / "checkpoint-4" / "trainer_state.json"
+    written = kept.stat().st_mtime_ns
+    # As if the run had been interrupted in the distillation stage.
+    (folder / "checkpoint-6").rename(folder.parent / "checkpoint-6")
+    (folder / "model.safetensors").unlink()
+    finished = workplace.distil()
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert kept.stat().st_mtime_ns == written, "it started over"
+    assert (folder / "checkpoint-6").is_dir()
+    assert (folder / "model.safetensors").read_bytes() == weights, "the interruption changed the result"
+
+
+def test_a_wrong_path_is_named_before_anything_is_made(workplace):
+    output_dir = workplace.folder / "nothing"
+    finished = workplace.pretrain("--corpus", "no_such_file.txt", "--output_dir", str(output_dir))
+    assert finished.returncode != 0
+    assert "FileNotFoundError: no file or folder 'no_such_file.txt'" in finished.stderr
+    assert not output_dir.exists()
