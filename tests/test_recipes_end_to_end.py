@@ -11,6 +11,8 @@ import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import mobilebert_hf
+from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS, pretrain
+from mobilebert_hf.recipe import parse_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TERMS = ("feature_map", "mean", "variance", "attention")
@@ -33,7 +35,7 @@ print(network.config.model_type, fill(f"the {fill.tokenizer.mask_token} engine")
 """
 
 
-class Workplace:
+class Workshop:
     """A folder with a corpus, in which recipes are launched in processes of their own, without network."""
 
     def __init__(self, folder, corpus):
@@ -44,16 +46,15 @@ class Workplace:
         environment = {**os.environ, "HF_HOME": str(self.folder / "home"), "HF_HUB_OFFLINE": "1"}
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
-    def launch(self, recipe, *options, **values):
+    def launch(self, recipe, **values):
         path = self.folder / f"{recipe}.yaml"
         path.write_text(yaml.safe_dump({**COMMON, "corpus": [self.corpus], **values}))
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
-        return self.run(*launcher, str(RECIPES / f"{recipe}.py"), "--config", str(path), *options)
+        return self.run(*launcher, str(RECIPES / f"{recipe}.py"), "--config", str(path))
 
-    def pretrain(self, *options):
+    def pretrain(self):
         return self.launch(
             "pretrain_teacher",
-            *options,
             output_dir=self.teacher,
             preset="ib-bert-large",
             config_overrides={**NETWORK, "intra_bottleneck_size": 64, "intermediate_size": 64},
@@ -61,10 +62,9 @@ class Workplace:
             max_steps=4,
         )
 
-    def distil(self, *options):
+    def distil(self):
         return self.launch(
             "distil_student",
-            *options,
             output_dir=self.student,
             teacher=self.teacher,
             config_overrides={"intra_bottleneck_size": 16, "intermediate_size": 32},
@@ -74,17 +74,17 @@ class Workplace:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, tiny_corpus):
+def workshop(tmp_path_factory, tiny_corpus):
     """With a trained teacher and a distilled student."""
-    workplace = Workplace(tmp_path_factory.mktemp("recipes"), tiny_corpus)
-    for finished in (workplace.pretrain(), workplace.distil()):
+    workshop = Workshop(tmp_path_factory.mktemp("recipes"), tiny_corpus)
+    for finished in (workshop.pretrain(), workshop.distil()):
         assert finished.returncode == 0, finished.stderr[-3000:]
-    return workplace
+    return workshop
 
 
 @pytest.mark.parametrize(("kind", "architecture"), [("teacher", "IBBert"), ("student", "MobileBert")])
-def test_what_is_saved_loads_and_fills_masks(workplace, kind, architecture):
-    folder = getattr(workplace, kind)
+def test_what_is_saved_loads_and_fills_masks(workshop, kind, architecture):
+    folder = getattr(workshop, kind)
     network = AutoModelForMaskedLM.from_pretrained(folder)
     assert type(network) is getattr(mobilebert_hf, f"{architecture}ForMaskedLM")
     assert network.config.vocab_size == len(AutoTokenizer.from_pretrained(folder))
@@ -93,42 +93,42 @@ def test_what_is_saved_loads_and_fills_masks(workplace, kind, architecture):
     assert all(0 < answer["score"] < 1 for answer in filled)
 
 
-def test_the_student_loads_in_stock_transformers(workplace):
-    finished = workplace.run(sys.executable, "-c", STOCK, workplace.student)
+def test_the_student_loads_in_stock_transformers(workshop):
+    finished = workshop.run(sys.executable, "-c", STOCK, workshop.student)
     assert finished.returncode == 0, finished.stderr[-3000:]
     model_type, score = finished.stdout.split()
     assert model_type == "mobilebert"
-    ours = pipeline("fill-mask", model=workplace.student)("the [MASK] engine")[0]["score"]
+    ours = pipeline("fill-mask", model=workshop.student)("the [MASK] engine")[0]["score"]
     assert float(score) == pytest.approx(ours, rel=1e-5)
 
 
-def test_the_evaluation_is_written_down(workplace):
+def test_the_evaluation_is_written_down(workshop):
     common = {f"eval_{task}_{kind}" for task in ("masked_lm", "next_sentence") for kind in ("loss", "accuracy")}
     layers = {f"eval_layer_{layer}/{term}" for layer in range(2) for term in TERMS}
-    for folder, expected in ((workplace.teacher, common), (workplace.student, common | layers)):
+    for folder, expected in ((workshop.teacher, common), (workshop.student, common | layers)):
         results = json.loads((Path(folder) / "eval_results.json").read_text())
         assert expected <= results.keys()
         assert 0 < results["eval_loss"] < 12
 
 
-def test_the_same_command_goes_on_from_the_last_checkpoint(workplace):
-    folder = Path(workplace.student)
+def test_the_same_command_goes_on_from_the_last_checkpoint(workshop):
+    folder = Path(workshop.student)
     weights = (folder / "model.safetensors").read_bytes()
     kept = folder / "checkpoint-4" / "trainer_state.json"
     written = kept.stat().st_mtime_ns
     # As if the run had been interrupted in the distillation stage.
     (folder / "checkpoint-6").rename(folder.parent / "checkpoint-6")
     (folder / "model.safetensors").unlink()
-    finished = workplace.distil()
+    finished = workshop.distil()
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert kept.stat().st_mtime_ns == written, "it started over"
     assert (folder / "checkpoint-6").is_dir()
     assert (folder / "model.safetensors").read_bytes() == weights, "the interruption changed the result"
 
 
-def test_a_wrong_path_is_named_before_anything_is_made(workplace):
-    output_dir = workplace.folder / "nothing"
-    finished = workplace.pretrain("--corpus", "no_such_file.txt", "--output_dir", str(output_dir))
-    assert finished.returncode != 0
-    assert "FileNotFoundError: no file or folder 'no_such_file.txt'" in finished.stderr
+def test_a_wrong_path_is_named_before_anything_is_made(tmp_path):
+    output_dir = tmp_path / "nothing"
+    arguments = parse_recipe(RECIPE_ARGUMENTS, ["--corpus", "no_such_file.txt", "--output_dir", str(output_dir)])
+    with pytest.raises(FileNotFoundError, match=r"no file or folder 'no_such_file\.txt'"):
+        pretrain(*arguments)
     assert not output_dir.exists()

@@ -267,8 +267,7 @@ def features(draw, vocabulary: int = 100):
 @settings(max_examples=150, deadline=None)
 @given(features(), st.booleans(), st.sampled_from([None, 8]), st.floats(0.01, 0.99), st.integers(0, 2**31))
 def test_masking_never_touches_special_tokens_or_padding(tokenizer, rows, whole_word, multiple, probability, seed):
-    generator = torch.Generator().manual_seed(seed)
-    collator = PretrainingCollator(tokenizer, probability, whole_word, multiple, generator)
+    collator = PretrainingCollator(tokenizer, probability, whole_word, multiple, seed)
     batch = collator(rows)
     assert list(batch) == ["input_ids", "attention_mask", "token_type_ids", "labels", "next_sentence_label"]
     assert all(value.dtype == torch.int64 for value in batch.values())
@@ -301,7 +300,6 @@ def assert_whole_words(ids, labels, tokenizer):
 
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_masking_rates(tokenizer, whole_word):
-    torch.manual_seed(0)
     rng = Random(0)
     ids = [token for token in range(len(tokenizer)) if token not in tokenizer.all_special_ids]
     rows = [
@@ -318,14 +316,21 @@ def test_masking_rates(tokenizer, whole_word):
     assert kept == pytest.approx(0.1 + 0.1 / len(ids), abs=0.015)
 
 
-def test_masks_are_dynamic_and_follow_the_global_generator(tokenizer):
-    rows = [{"input_ids": [2, *range(5, 80), 3], "token_type_ids": [0] * 77, "next_sentence_label": 0}] * 4
-    collator = PretrainingCollator(tokenizer)
-    torch.manual_seed(3)
-    first, second = collator(rows)["labels"], collator(rows)["labels"]
-    torch.manual_seed(3)
-    assert torch.equal(collator(rows)["labels"], first)
-    assert not torch.equal(first, second)
+def test_masks_follow_from_seed_epoch_and_example_alone(tokenizer):
+    rng = Random(0)
+    rows = [
+        {"input_ids": [2, *rng.choices(range(5, 80), k=size), 3], "token_type_ids": [0] * (size + 2)}
+        | {"next_sentence_label": 0}
+        for size in (75, 40, 60)
+    ]
+    first = PretrainingCollator(tokenizer)(rows)
+    for index, row in enumerate(rows):
+        alone = PretrainingCollator(tokenizer)([row])
+        length = len(row["input_ids"])
+        assert torch.equal(alone["labels"][0], first["labels"][index, :length])
+        assert torch.equal(alone["input_ids"][0], first["input_ids"][index, :length])
+    for other in (PretrainingCollator(tokenizer, epoch=1), PretrainingCollator(tokenizer, seed=1)):
+        assert not torch.equal(other(rows)["labels"], first["labels"])
 
 
 def test_collator_refuses_tokenizers_it_cannot_mask_for(tokenizer):

@@ -330,7 +330,7 @@ class Boundaries(AtEachStep):
 
 @pytest.fixture(scope="module", params=["hard", "soft"])
 def finished(request, tmp_path_factory, tiny_examples, tiny_tokenizer, batch):
-    """Progressive transfer of 30 steps a layer, then 10 of distillation."""
+    """Progressive transfer of 60 steps a layer, then 10 of distillation."""
     teacher = pretraining_model("IBBert", tiny_tokenizer)
     with torch.no_grad():
         for layer in teacher.mobilebert.encoder.layer:
@@ -343,7 +343,7 @@ def finished(request, tmp_path_factory, tiny_examples, tiny_tokenizer, batch):
             DistillationArguments,
             tmp_path_factory.mktemp("progressive"),
             freezing=request.param,
-            transfer_steps=30 * LAYERS,
+            transfer_steps=60 * LAYERS,
             distillation_steps=10,
         ),
         train_dataset=tiny_examples["train"],

@@ -1,7 +1,9 @@
 """Pre-training with `PreTrainer`: the losses it logs, what its evaluation says, and its optimizers."""
 
 import math
+from collections import defaultdict
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
@@ -95,20 +97,29 @@ def test_evaluation_predicts_the_same_tokens_every_time(make_trainer):
     assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
 
 
-def test_masks_are_new_in_other_batches_and_with_other_seeds(make_trainer, tiny_examples):
-    examples = [tiny_examples["train"][index] for index in range(40)]
+def test_masks_are_new_in_every_epoch_and_the_same_in_every_evaluation(make_trainer):
+    trainer = make_trainer(num_train_epochs=3, max_steps=-1, eval_strategy="epoch")
+    collate, seen = trainer.data_collator, defaultdict(set)
 
-    def predicted(examples, seed=0):
-        """For each example, by its text, the positions that are predicted."""
-        labels = make_trainer(seed=seed).data_collator(examples)["labels"]
-        chosen = [tuple((row != -100).nonzero().flatten().tolist()) for row in labels]
-        return dict(zip([tuple(example["input_ids"]) for example in examples], chosen, strict=True))
+    class Spy:
+        def __setattr__(self, name, value):
+            setattr(collate, name, value)
 
-    usual = predicted(examples)
-    assert predicted(examples) == usual
-    for other in (predicted(examples[::-1]), predicted(examples, seed=1)):
-        assert other.keys() == usual.keys()
-        assert sum(other[text] == usual[text] for text in usual) < 20
+        epoch = property(lambda self: collate.epoch)
+
+        def __call__(self, examples):
+            batch = collate(examples)
+            for example, labels in zip(examples, batch["labels"], strict=True):
+                predicted = tuple((labels != -100).nonzero().flatten().tolist())
+                seen[tuple(example["input_ids"])].add(predicted)
+            return batch
+
+    trainer.data_collator = Spy()
+    trainer.train()
+    trained = {tuple(row["input_ids"]) for row in trainer.train_dataset}
+    held_out = {tuple(row["input_ids"]) for row in trainer.eval_dataset} - trained
+    assert {len(masks) for text, masks in seen.items() if text in held_out} == {1}
+    assert np.mean([len(masks) for text, masks in seen.items() if text not in held_out]) > 2.5
 
 
 @pytest.mark.parametrize("save_steps", [4, 7])

@@ -1,5 +1,6 @@
 """Examples to batches: padding and dynamic masked-language-model masking."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,11 @@ IGNORED = -100  # the label that transformers' losses skip
 # and it can leave a short example with nothing to predict.
 @dataclass
 class PretrainingCollator:
-    """Pads a batch of sentence pairs and masks tokens anew each time an example is seen.
+    """Pads a batch of sentence pairs and masks tokens anew in each epoch.
+
+    The masks of an example follow from the seed, the epoch and the example alone. So a resumed run sees the masks of
+    an uninterrupted one, and neither the batch size nor the number of processes changes what is predicted. The
+    trainers of this package keep `epoch` up to date.
 
     Of the chosen tokens 80 % become `[MASK]`, 10 % a random ordinary token, and 10 % stay. Special tokens and padding
     are never chosen, and an example that has any other token always gets at least one label.
@@ -29,9 +34,10 @@ class PretrainingCollator:
             Choose whole words, that is a piece and all the `##` pieces that follow it.
         pad_to_multiple_of (`int`, *optional*):
             Round the padded length up to a multiple of this.
-        generator (`torch.Generator`, *optional*):
-            Source of randomness. Defaults to PyTorch's global one, whose state the Trainer saves and restores, so
-            that a resumed run sees the same masks.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of all masks.
+        epoch (`int`, *optional*, defaults to `0`):
+            How many times the data was seen before.
 
     Raises:
         ValueError: if the tokenizer lacks a mask or padding token, or if `whole_word_mask` is set and no token of
@@ -42,7 +48,8 @@ class PretrainingCollator:
     mlm_probability: float = 0.15
     whole_word_mask: bool = False
     pad_to_multiple_of: int | None = None
-    generator: torch.Generator | None = None
+    seed: int = 0
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.mlm_probability < 1:
@@ -79,7 +86,8 @@ class PretrainingCollator:
         attention_mask = torch.arange(width) < lengths[:, None]
         pad_token_id = self.tokenizer.pad_token_id
         input_ids = _pad([feature["input_ids"] for feature in features], width, pad_token_id)
-        masked, labels = self.mask_tokens(input_ids, attention_mask)
+        draws = self._draw([feature["input_ids"] for feature in features], width)
+        masked, labels = self._mask_tokens(input_ids, attention_mask, draws)
         return {
             "input_ids": masked,
             "attention_mask": attention_mask.long(),
@@ -88,28 +96,29 @@ class PretrainingCollator:
             "next_sentence_label": torch.tensor([int(feature["next_sentence_label"]) for feature in features]),
         }
 
-    def mask_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Chooses tokens and hides them.
+    def _draw(self, rows: Sequence[Sequence[int]], width: int) -> torch.Tensor:
+        """Three uniform numbers for each token, (3, batch_size, seq_length), from each example's own generator."""
+        draws = np.zeros((3, len(rows), width))
+        for index, row in enumerate(rows):
+            digest = zlib.crc32(np.asarray(row, dtype=np.int32).tobytes())
+            generator = np.random.default_rng((self.seed, self.epoch, digest))
+            draws[:, index, : len(row)] = generator.random((3, len(row)))
+        return torch.from_numpy(draws)
 
-        Args:
-            input_ids (`torch.Tensor` of shape `(batch_size, seq_length)`, int64): token ids.
-            attention_mask (`torch.Tensor` of shape `(batch_size, seq_length)`, bool): `True` on real tokens.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: the ids with masks, and the labels, which are the original ids of
-            the chosen tokens and -100 elsewhere.
-        """
+    def _mask_tokens(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, draws: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ids with masks; and the labels, which are the original ids of the chosen tokens and -100 elsewhere."""
         maskable = attention_mask & ~self._special[input_ids]
-        chosen = self._choose(input_ids, maskable)
+        chance, fate, replacement = draws
+        chosen = self._choose(input_ids, maskable, chance)
         labels = input_ids.masked_fill(~chosen, IGNORED)
-        fate = torch.rand(input_ids.shape, generator=self.generator)
-        random = self._ordinary[torch.randint(len(self._ordinary), input_ids.shape, generator=self.generator)]
+        random = self._ordinary[(replacement * len(self._ordinary)).long()]
         masked = input_ids.masked_fill(chosen & (fate < 0.8), self.tokenizer.mask_token_id)
         return torch.where(chosen & (fate >= 0.9), random, masked), labels
 
-    def _choose(self, input_ids: torch.Tensor, maskable: torch.Tensor) -> torch.Tensor:
-        """Draws a score for each token, or one for each word, and chooses what is below the probability."""
-        scores = torch.rand(input_ids.shape, generator=self.generator)
+    def _choose(self, input_ids: torch.Tensor, maskable: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Chooses tokens whose score, or whose word's first score, is below the probability."""
         if self.whole_word_mask:
             # Truncation can leave a segment that begins inside a word: what follows a special token starts a word.
             after_special = ~maskable.roll(1, dims=1)

@@ -5,31 +5,30 @@ cores; what the demo shows is how they compare, not what MobileBERT can do.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 from rich.console import Console
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from transformers.utils import logging
 
 from ..data import PretrainingDataArguments, load_tokenizer, train_wordpiece
 from ..distillation.run import StudentArguments, distill
-from ..distillation.trainer import DistillationArguments
+from ..distillation.trainer import DistillationArguments, DistillationTrainer
 from ..pretraining.run import ModelArguments, pretrain
 from ..pretraining.trainer import PreTrainer, PreTrainingArguments
 from .classification import fine_tune, latencies, load_task
 from .corpus import TEXTBOOKS
 from .report import Result, build_table, plot_losses
 
-VOCABULARY = 2048
 TEACHER = {
     "hidden_size": 128,
-    "embedding_size": 64,
+    "embedding_size": 96,
     "num_hidden_layers": 3,
-    "intra_bottleneck_size": 256,
-    "intermediate_size": 512,
+    "intra_bottleneck_size": 160,
+    "intermediate_size": 320,
     "max_position_embeddings": 128,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
@@ -41,136 +40,174 @@ STUDENT = {
     "attention_probs_dropout_prob": 0.0,
     "initializer_range": 0.06,
 }
-TEACHER_STEPS = 1000
-TRANSFER_STEPS = 450
-DISTILLATION_STEPS = 450
+# What must be the same in both; a distilled student takes it from its teacher.
+SHARED = {name: TEACHER[name] for name in ("hidden_size", "embedding_size", "num_hidden_layers")}
 
 
-def run_demo(output_dir: Path) -> list[Result]:
-    """Runs the demo and leaves models, `results.json`, `results.txt` and `losses.png` in a folder.
+@dataclass(frozen=True)
+class DemoSettings:
+    """How long the demo trains; the defaults are for minutes on two CPU cores.
 
     Args:
-        output_dir: Must not exist, or hold an earlier demo, which is done again from its beginning.
+        vocab_size: WordPiece vocabulary.
+        teacher_steps: Steps of the teacher's pre-training.
+        transfer_steps: Steps of progressive transfer, all layers together.
+        distillation_steps: Steps of pre-training distillation after it. The student without transfer trains for
+            the sum of both.
+        task_size: Paragraphs to fine-tune on.
+    """
+
+    vocab_size: int = 2048
+    teacher_steps: int = 1200
+    transfer_steps: int = 300
+    distillation_steps: int = 300
+    task_size: int = 2000
+
+
+class Demo:
+    """One run of the demo in one folder.
+
+    Args:
+        output_dir: Gets the models, `results.json`, `results.txt` and `losses.png`; what an earlier demo left there
+            is written over.
+        settings: How long to train.
+    """
+
+    def __init__(self, output_dir: Path, settings: DemoSettings) -> None:
+        self.output_dir = output_dir
+        self.settings = settings
+        self.console = Console()
+        self.tokenizer = output_dir / "tokenizer"
+        self.data = PretrainingDataArguments(
+            corpus=[str(TEXTBOOKS)],
+            max_seq_length=64,
+            # Twice BERT's share: more predictions a step, which is what a minute of training lacks.
+            mlm_probability=0.3,
+            cache_dir=str(output_dir / "cache"),
+        )
+
+    def train_vocabulary(self) -> None:
+        """A WordPiece vocabulary from the textbooks."""
+        self.console.rule("1. Vocabulary")
+        train_wordpiece(self.data.corpus, self.settings.vocab_size, self.tokenizer)
+        self.console.print(f"{self.settings.vocab_size} pieces, trained on the textbooks")
+
+    def pretrain_teacher(self) -> PreTrainer:
+        """A small IB-BERT, pre-trained on masked words and next sentences."""
+        self.console.rule("2. Teacher: a small IB-BERT, pre-trained")
+        arguments = self._arguments("teacher", max_steps=self.settings.teacher_steps, warmup_steps=0.1)
+        model = ModelArguments("ib-bert-large", json.dumps(TEACHER), str(self.tokenizer))
+        return pretrain(model, self.data, PreTrainingArguments(**arguments))
+
+    def distill_student(self) -> DistillationTrainer:
+        """A small MobileBERT, distilled from the teacher layer by layer."""
+        self.console.rule("3. Student: a small MobileBERT, distilled layer by layer")
+        arguments = self._arguments(
+            "student",
+            transfer_steps=self.settings.transfer_steps,
+            distillation_steps=self.settings.distillation_steps,
+            distillation_warmup_ratio=0.1,
+        )
+        student = StudentArguments(str(self.output_dir / "teacher"), "mobilebert", json.dumps(STUDENT))
+        return distill(student, self.data, DistillationArguments(**arguments))
+
+    def pretrain_student_alone(self) -> PreTrainer:
+        """The same student without any transfer, for as many steps."""
+        self.console.rule("4. The same student without transfer, for as many steps")
+        steps = self.settings.transfer_steps + self.settings.distillation_steps
+        arguments = self._arguments("student-alone", max_steps=steps, warmup_steps=0.1)
+        shape = {**SHARED, "max_position_embeddings": TEACHER["max_position_embeddings"], **STUDENT}
+        model = ModelArguments("mobilebert", json.dumps(shape), str(self.tokenizer))
+        return pretrain(model, self.data, PreTrainingArguments(**arguments))
+
+    def compare(self, trainers: dict[str, PreTrainer]) -> list[Result]:
+        """Fine-tunes each model on the task and measures all of them."""
+        self.console.rule("5. Fine-tuning: which textbook is a paragraph from?")
+        tokenizer = load_tokenizer(self.tokenizer)
+        task = load_task(tokenizer, train_size=self.settings.task_size, test_size=600)
+        accuracy = {
+            name: fine_tune(self.output_dir / name, task, tokenizer, self._classifier(name)) for name in trainers
+        }
+        models = {
+            name: AutoModelForSequenceClassification.from_pretrained(self._classifier(name)) for name in trainers
+        }
+        milliseconds = latencies(models)
+        return [
+            Result(
+                name=name,
+                steps=trainer.state.global_step,
+                parameters=models[name].num_parameters(),
+                bytes_on_disk=(self._classifier(name) / "model.safetensors").stat().st_size,
+                masked_lm_accuracy=self._evaluation(name)["eval_masked_lm_accuracy"],
+                task_accuracy=accuracy[name],
+                latency_ms=milliseconds[name],
+            )
+            for name, trainer in trainers.items()
+        ]
+
+    def use_student(self) -> None:
+        """Uses the student as anyone would: from its folder, by Auto classes and pipelines."""
+        self.console.rule("6. The student in pipelines")
+        classify = pipeline("text-classification", model=str(self._classifier("student")))
+        text = "The orbit of a planet is an ellipse with the Sun at one focus."
+        [answer] = classify(text)
+        self.console.print(f"“{text}” is from the book on {answer['label']} ({answer['score']:.0%} sure)")
+        folder = self.output_dir / "student"
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        text = f"The price of a good rises when {tokenizer.mask_token} exceeds supply."
+        guesses = pipeline("fill-mask", model=str(folder), tokenizer=tokenizer)(text)
+        best = ", ".join(f"{guess['token_str']} ({guess['score']:.0%})" for guess in guesses)
+        self.console.print(f"“{text}”: {best}", markup=False)
+
+    def report(self, results: list[Result], trainers: dict[str, PreTrainer], boundaries: tuple[int, ...]) -> None:
+        """Writes results and picture, and prints the table."""
+        histories = {name: trainer.state.log_history for name, trainer in trainers.items()}
+        plot_losses(histories, boundaries, self.output_dir / "losses.png")
+        rows = [asdict(result) for result in results]
+        (self.output_dir / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        table = build_table(results)
+        with (self.output_dir / "results.txt").open("w", encoding="utf-8") as file:
+            Console(file=file, width=120).print(table)
+        self.console.print(table)
+        self.console.print(f"Models, results.json, results.txt and losses.png are in {self.output_dir}")
+
+    def _arguments(self, name: str, **specific: Any) -> dict[str, Any]:
+        """What all three trainings have in common, and what is specific to one."""
+        return {
+            "output_dir": str(self.output_dir / name),
+            "per_device_train_batch_size": 16,
+            "per_device_eval_batch_size": 64,
+            "learning_rate": 2e-3,
+            "adam_beta2": 0.98,
+            "weight_decay": 0.01,
+            "logging_steps": 10,
+            "save_strategy": "no",
+            "dataloader_pin_memory": False,
+            "seed": 0,
+            **specific,
+        }
+
+    def _classifier(self, name: str) -> Path:
+        return self.output_dir / f"{name}-textbooks"
+
+    def _evaluation(self, name: str) -> dict[str, float]:
+        return json.loads((self.output_dir / name / "eval_results.json").read_text(encoding="utf-8"))
+
+
+def run_demo(output_dir: Path, settings: DemoSettings | None = None) -> list[Result]:
+    """Runs the demo from corpus to table; see `Demo`.
 
     Returns:
         The rows of the table: teacher, distilled student, student without transfer.
     """
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    console = Console()
-    data = PretrainingDataArguments(
-        corpus=[str(TEXTBOOKS)], max_seq_length=64, cache_dir=str(output_dir / "cache"), preprocessing_num_workers=1
-    )
-    folders = {name: output_dir / name for name in ("teacher", "student", "student-without-transfer")}
-
-    console.rule("1. Vocabulary")
-    tokenizer_folder = str(output_dir / "tokenizer")
-    train_wordpiece(data.corpus, VOCABULARY, tokenizer_folder)
-    console.print(f"{VOCABULARY} pieces, trained on the textbooks")
-
-    console.rule("2. Teacher: IB-BERT, pre-trained on masked words and next sentences")
-    teacher = pretrain(
-        ModelArguments("ib-bert-large", json.dumps(TEACHER), tokenizer_folder),
-        data,
-        PreTrainingArguments(**_training(folders["teacher"]), max_steps=TEACHER_STEPS, warmup_steps=0.1),
-    )
-
-    console.rule("3. Student: MobileBERT, distilled layer by layer")
-    student = distill(
-        StudentArguments(str(folders["teacher"]), "mobilebert", json.dumps(STUDENT)),
-        data,
-        DistillationArguments(
-            **_training(folders["student"]),
-            transfer_steps=TRANSFER_STEPS,
-            distillation_steps=DISTILLATION_STEPS,
-            distillation_warmup_ratio=0.1,
-        ),
-    )
-
-    console.rule("4. The same student without transfer, for as many steps")
-    shape = {name: TEACHER[name] for name in ("hidden_size", "embedding_size", "num_hidden_layers")}
-    alone = pretrain(
-        ModelArguments(
-            "mobilebert", json.dumps({**shape, "max_position_embeddings": 128, **STUDENT}), tokenizer_folder
-        ),
-        data,
-        PreTrainingArguments(
-            **_training(folders["student-without-transfer"]), max_steps=student.args.max_steps, warmup_steps=0.1
-        ),
-    )
-
-    console.rule("5. Fine-tuning: which textbook is a paragraph from?")
-    trainers = dict(zip(folders, (teacher, student, alone), strict=True))
-    results = _compare(trainers, folders)
-
-    console.rule("6. The student in a pipeline")
-    _use(folders["student"], console)
-
-    plot_losses(
-        {name: trainer.state.log_history for name, trainer in trainers.items()},
-        student.strategy.boundaries,
-        output_dir / "losses.png",
-    )
-    (output_dir / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
-    table = build_table(results)
-    console.print(table)
-    with (output_dir / "results.txt").open("w", encoding="utf-8") as file:
-        Console(file=file, width=120).print(table)
-    console.print(f"Models, results.json, results.txt and losses.png are in {output_dir}")
+    demo = Demo(output_dir, settings or DemoSettings())
+    demo.train_vocabulary()
+    teacher = demo.pretrain_teacher()
+    student = demo.distill_student()
+    trainers = {"teacher": teacher, "student": student, "student-alone": demo.pretrain_student_alone()}
+    results = demo.compare(trainers)
+    demo.use_student()
+    demo.report(results, trainers, student.strategy.boundaries)
     return results
-
-
-def _training(folder: Path) -> dict[str, Any]:
-    """What all three trainings have in common."""
-    return {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 16,
-        "per_device_eval_batch_size": 64,
-        "learning_rate": 2e-3,
-        "adam_beta2": 0.98,
-        "weight_decay": 0.01,
-        "logging_steps": 10,
-        "save_strategy": "no",
-        "dataloader_pin_memory": False,
-        "seed": 0,
-    }
-
-
-def _compare(trainers: dict[str, PreTrainer], folders: dict[str, Path]) -> list[Result]:
-    tokenizer = load_tokenizer(folders["teacher"])
-    task = load_task(tokenizer, train_size=2000, test_size=600)
-    accuracies = {
-        name: fine_tune(folder, task, tokenizer, folder.with_name(f"{name}-textbooks"))
-        for name, folder in folders.items()
-    }
-    classifiers: dict[str, PreTrainedModel] = {
-        name: AutoModelForSequenceClassification.from_pretrained(folder.with_name(f"{name}-textbooks"))
-        for name, folder in folders.items()
-    }
-    milliseconds = latencies(classifiers)
-    return [
-        Result(
-            name=name,
-            steps=trainer.state.global_step,
-            parameters=classifiers[name].num_parameters(),
-            bytes_on_disk=(folders[name].with_name(f"{name}-textbooks") / "model.safetensors").stat().st_size,
-            masked_lm_accuracy=json.loads((folders[name] / "eval_results.json").read_text())[
-                "eval_masked_lm_accuracy"
-            ],
-            task_accuracy=accuracies[name],
-            latency_ms=milliseconds[name],
-        )
-        for name, trainer in trainers.items()
-    ]
-
-
-def _use(student: Path, console: Console) -> None:
-    """Uses the published form: folders, Auto classes, pipelines."""
-    classify = pipeline("text-classification", model=str(student.with_name("student-textbooks")))
-    text = "The orbit of a planet is an ellipse with the Sun at one focus."
-    console.print(f"{text!r} is from: {classify(text)[0]}")
-    tokenizer = AutoTokenizer.from_pretrained(student)
-    fill = pipeline("fill-mask", model=str(student), tokenizer=tokenizer)
-    sentence = f"The price of a good rises when {tokenizer.mask_token} exceeds supply."
-    guesses = ", ".join(f"{guess['token_str']} {guess['score']:.2f}" for guess in fill(sentence))
-    console.print(f"{sentence!r}: {guesses}")

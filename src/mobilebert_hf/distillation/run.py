@@ -53,7 +53,9 @@ def distill(
     model = AutoModelForPreTraining.from_config(config)
     initialize_from_teacher(model, teacher)
     examples = prepare(data, tokenizer, training)
-    trainer = DistillationTrainer(model, teacher, training, **training_inputs(examples, data, tokenizer))
+    trainer = DistillationTrainer(
+        model, teacher, training, **training_inputs(examples, data, tokenizer, training.seed)
+    )
     show_progress(trainer, f"distilling {student.preset}", tuple(stage.name for stage in trainer.strategy.stages))
     run(trainer)
     return trainer

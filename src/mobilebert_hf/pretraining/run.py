@@ -94,7 +94,7 @@ def pretrain(model: ModelArguments, data: PretrainingDataArguments, training: Pr
     trainer = PreTrainer(
         model=AutoModelForPreTraining.from_config(config),
         args=training,
-        **training_inputs(examples, data, tokenizer),
+        **training_inputs(examples, data, tokenizer, training.seed),
     )
     show_progress(trainer, f"pre-training {model.preset}")
     return run(trainer)
@@ -129,13 +129,16 @@ def prepare(
 
 
 def training_inputs(
-    examples: DatasetDict | IterableDatasetDict, data: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase
+    examples: DatasetDict | IterableDatasetDict,
+    data: PretrainingDataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
 ) -> dict[str, Any]:
     """The Trainer's keywords for the data."""
     return {
         "train_dataset": examples["train"],
         "eval_dataset": examples["validation"],
-        "data_collator": PretrainingCollator(tokenizer, data.mlm_probability, data.whole_word_mask),
+        "data_collator": PretrainingCollator(tokenizer, data.mlm_probability, data.whole_word_mask, seed=seed),
         "processing_class": tokenizer,
     }
 

@@ -4,19 +4,26 @@ What `transformers.Trainer` does not have: LAMB with a rate for each place in th
 logs, and an evaluation in the field's terms (masked-LM loss and accuracy, next-sentence accuracy).
 """
 
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalLoopOutput
 
+from ..data import PretrainingCollator
 from ..models.heads import PreTrainingOutput
 from .optimizer import lamb, parameter_groups
 
@@ -48,10 +55,11 @@ class PreTrainer(Trainer):
     """
 
     args: PreTrainingArguments
+    data_collator: PretrainingCollator
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.data_collator = _SeededByBatch(self.data_collator, self.args.seed)
+        self.add_callback(_EpochCallback(self.data_collator))
         self.compute_metrics = self._average_columns
         self._column_names: list[str] = []
         self._recorded: dict[str, list[Tensor]] = defaultdict(list)
@@ -110,6 +118,14 @@ class PreTrainer(Trainer):
 
     # ---- evaluation
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As the library's; the same tokens are predicted whatever the epoch."""
+        epoch, self.data_collator.epoch = getattr(self.data_collator, "epoch", 0), 0
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            self.data_collator.epoch = epoch
+
     def evaluation_columns(self, model: nn.Module, inputs: dict[str, Tensor]) -> Columns:
         """What evaluation averages, of one batch; subclasses add to it."""
         predicted = inputs["labels"] != -100
@@ -141,25 +157,17 @@ class PreTrainer(Trainer):
         return {"loss": metrics["masked_lm_loss"] + metrics["next_sentence_loss"], **metrics}
 
 
-class _SeededByBatch:
-    """A collator whose random choices follow from a seed and the batch's examples alone.
+class _EpochCallback(TrainerCallback):
+    """Tells the collator the epoch, so that each one has masks of its own."""
 
-    `Trainer` collates batches before the step whose random state a checkpoint keeps: with that state a resumed run
-    would see other masks than an uninterrupted one. Shuffling makes new batches, and so new masks, in every epoch;
-    evaluation does not shuffle and always predicts the same tokens.
-    """
-
-    def __init__(self, collator: Callable[[Any], dict[str, Any]], seed: int) -> None:
+    def __init__(self, collator: PretrainingCollator) -> None:
         self.collator = collator
-        self.seed = seed
 
-    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        seed = self.seed
-        for feature in features:
-            seed = zlib.crc32(np.asarray(feature["input_ids"], dtype=np.int32).tobytes(), seed)
-        with torch.random.fork_rng(devices=()):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators
-            return self.collator(features)
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The state counts in fractions of an epoch, which add up to almost a whole one.
+        self.collator.epoch = int((state.epoch or 0.0) + 1e-6)
 
 
 def encoder_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
