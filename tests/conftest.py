@@ -1,8 +1,16 @@
+import os
+
 import pytest
+import torch
 
 from mobilebert_hf.data import PretrainingDataArguments, prepare_pretraining_data, train_wordpiece
 
 from .data.conftest import write_corpus
+
+# The networks are so small that threads mostly wait for each other; and two test processes with two threads each, on
+# two cores, would wait for ages. Processes that tests start inherit it.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

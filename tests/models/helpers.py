@@ -8,9 +8,6 @@ import torch
 
 from mobilebert_hf import IBBertConfig, MobileBertConfig, models
 
-# The networks are so small that threads mostly wait for each other.
-torch.set_num_threads(1)
-
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VOCAB = 99
 HEADS = (

@@ -24,23 +24,36 @@ class Result:
     latency_ms: float
 
 
+HEADINGS = ("model", "steps", "parameters", "on disk", "masked-LM accuracy", "task accuracy", "latency")
+
+
+def cells(result: Result) -> list[str]:
+    """One row, formatted, in the order of `HEADINGS`."""
+    return [
+        result.name,
+        f"{result.steps:,}",
+        f"{result.parameters / 1e6:.2f} M",
+        f"{result.bytes_on_disk / 2**20:.1f} MiB",
+        f"{result.masked_lm_accuracy:.1%}",
+        f"{result.task_accuracy:.1%}",
+        f"{result.latency_ms:.1f} ms",
+    ]
+
+
 def build_table(results: list[Result]) -> Table:
-    """The comparison of all models."""
+    """The comparison of all models, for a terminal."""
     table = Table(title="Held-out text of ten textbooks")
-    table.add_column("model")
-    for heading in ("steps", "parameters", "on disk", "masked-LM accuracy", "task accuracy", "latency"):
-        table.add_column(heading, justify="right")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=heading == "model")
     for result in results:
-        table.add_row(
-            result.name,
-            f"{result.steps:,}",
-            f"{result.parameters / 1e6:.2f} M",
-            f"{result.bytes_on_disk / 2**20:.1f} MiB",
-            f"{result.masked_lm_accuracy:.1%}",
-            f"{result.task_accuracy:.1%}",
-            f"{result.latency_ms:.1f} ms",
-        )
+        table.add_row(*cells(result))
     return table
+
+
+def markdown_table(results: list[Result]) -> str:
+    """The same comparison for a README."""
+    rows = [list(HEADINGS), ["---", *["---:"] * (len(HEADINGS) - 1)], *map(cells, results)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def plot_losses(histories: dict[str, list[dict[str, Any]]], boundaries: tuple[int, ...], path: Path) -> None:
@@ -71,6 +84,9 @@ def plot_losses(histories: dict[str, list[dict[str, Any]]], boundaries: tuple[in
         ylim=(0, None),
     )
     transfer.legend()
+    for axes in (masked_lm, transfer):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="0.92")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

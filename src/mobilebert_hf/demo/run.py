@@ -61,7 +61,7 @@ class DemoSettings:
     teacher_steps: int = 1200
     transfer_steps: int = 300
     distillation_steps: int = 300
-    task_size: int = 2000
+    task_size: int = 3000
 
 
 class Demo:
@@ -183,6 +183,7 @@ class Demo:
             "logging_steps": 10,
             "save_strategy": "no",
             "dataloader_pin_memory": False,
+            "disable_tqdm": False,
             "seed": 0,
             **specific,
         }
@@ -201,6 +202,7 @@ def run_demo(output_dir: Path, settings: DemoSettings | None = None) -> list[Res
         The rows of the table: teacher, distilled student, student without transfer.
     """
     logging.set_verbosity_error()
+    logging.disable_progress_bar()  # those of loading and saving; training keeps its own
     datasets.disable_progress_bars()
     demo = Demo(output_dir, settings or DemoSettings())
     demo.train_vocabulary()

@@ -170,7 +170,9 @@ class DistillationTrainer(PreTrainer):
     ) -> Any:
         """The objectives of the stage that the global step belongs to."""
         index, stage, _ = self.strategy.position(self.state.global_step)
-        student, teacher = self._run(model, inputs, stage.depth, stage.transfer_layers)
+        # A stage of transfer alone at full depth would compute logits that nothing reads.
+        predicted = (inputs["labels"] != -100) & stage.pretraining
+        student, teacher = self._run(model, inputs, stage.depth, stage.transfer_layers, predicted)
         real = inputs["attention_mask"].bool()
         loss = torch.zeros((), device=real.device)
         terms = {"stage": loss + index}
@@ -189,16 +191,17 @@ class DistillationTrainer(PreTrainer):
     def evaluation_columns(self, model: nn.Module, inputs: dict[str, Tensor]) -> Columns:
         """`PreTrainer`'s columns, and the transfer terms of every layer."""
         depth = self.teacher.config.num_hidden_layers
-        student, teacher = self._run(model, inputs, depth, tuple(range(depth)))
+        layers = tuple(range(depth))
+        student, teacher = self._run(model, inputs, depth, layers, inputs["labels"] != -100)
         columns = pretraining_columns(student, inputs["labels"], inputs["next_sentence_label"])
         real = inputs["attention_mask"].bool()
-        for layer, terms in self._transfer_terms(tuple(range(depth)), student, teacher, real).items():
+        for layer, terms in self._transfer_terms(layers, student, teacher, real).items():
             for name, values in terms.items():
                 columns[f"layer_{layer}/{name}"] = values.masked_fill(~real, 0).sum(1), real.sum(1)
         return columns
 
     def _run(
-        self, model: nn.Module, inputs: dict[str, Tensor], depth: int, layers: tuple[int, ...]
+        self, model: nn.Module, inputs: dict[str, Tensor], depth: int, layers: tuple[int, ...], predicted: Tensor
     ) -> tuple[PreTrainingOutput, PreTrainingOutput]:
         """Both networks up to `depth`, with what the losses of `layers` need."""
         options = {
@@ -206,7 +209,7 @@ class DistillationTrainer(PreTrainer):
             "stop_layer": depth,
             "capture_layers": layers,
             "capture_scores": layers,
-            "prediction_mask": inputs["labels"] != -100,
+            "prediction_mask": predicted,
         }
         student = model(**options)
         with torch.no_grad():

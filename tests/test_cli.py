@@ -1,0 +1,55 @@
+"""The command `mobilebert-hf` as a user types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from transformers import AutoTokenizer
+
+from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS as DISTILLATION
+from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS as PRETRAINING
+from mobilebert_hf.recipe import parse_recipe
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def mobilebert(*words):
+    command = [str(Path(sys.executable).with_name("mobilebert-hf")), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_schedule_prints_a_table_and_draws_a_picture(tmp_path):
+    picture = tmp_path / "schedule.png"
+    done = mobilebert("schedule", RECIPES / "distil_student.yaml", "--layers", 6, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    assert "layer 5" in done.stdout
+    assert "8,000 steps in 7 stages" in done.stdout
+    assert min(Image.open(picture).size) > 300
+
+
+def test_schedule_of_too_many_layers_says_what_is_allowed():
+    done = mobilebert("schedule", RECIPES / "distil_student.yaml", "--layers", 4000)
+    assert done.returncode != 0
+    assert "transfer_steps is 3000, but must be at least one for each of 4000 layers" in done.stderr
+
+
+def test_vocabulary_makes_a_tokenizer(tiny_corpus, tmp_path):
+    done = mobilebert("vocabulary", tiny_corpus, "--size", 200, "--output", tmp_path / "tokenizer")
+    assert done.returncode == 0, done.stderr
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert len(tokenizer) == 200
+    assert tokenizer.unk_token_id not in tokenizer("the engine")["input_ids"]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_file_parses_and_its_networks_can_be_made(path, tmp_path):
+    classes = DISTILLATION if path.stem.startswith("distil") else PRETRAINING
+    options = ["--config", str(path), "--output_dir", str(tmp_path), "--bf16", "false"]
+    model, data, training = parse_recipe(classes, options)
+    assert data.corpus
+    if path.stem.startswith("distil"):
+        assert training.build_strategy(24).steps == training.transfer_steps + training.distillation_steps
+    else:
+        assert model.build_config().num_hidden_layers > 0

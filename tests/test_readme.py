@@ -1,0 +1,28 @@
+"""What the README says must be what a run wrote, and what the package has."""
+
+import json
+import re
+from pathlib import Path
+
+from mobilebert_hf import PRESETS
+from mobilebert_hf.demo.report import Result, markdown_table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_demo_table_is_the_recorded_run():
+    rows = json.loads((ROOT / "benchmarks" / "demo" / "results.json").read_text(encoding="utf-8"))
+    shown = re.search(r"<!-- demo -->\n(.*)\n<!-- /demo -->", README, re.DOTALL)
+    assert shown is not None
+    assert shown[1] == markdown_table([Result(**row) for row in rows])
+
+
+def test_every_preset_is_listed():
+    assert all(f"| `{name}` |" in README for name in PRESETS)
+
+
+def test_links_lead_to_files():
+    for page in (ROOT / "README.md", ROOT / "recipes" / "README.md"):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
