@@ -1,5 +1,6 @@
 """The command `mobilebert-hf`: parses, and calls one function. Heavy imports happen inside the commands."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -56,3 +57,11 @@ def vocabulary(
     from .data import train_wordpiece
 
     train_wordpiece(corpus, size, output, lowercase=not cased)
+
+
+def run() -> None:
+    """The entry point: mistakes in what was given are told in a line, without a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        sys.exit(f"mobilebert-hf: {error}")

@@ -5,6 +5,8 @@ cores; what the demo shows is how they compare, not what MobileBERT can do.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -201,15 +203,31 @@ def run_demo(output_dir: Path, settings: DemoSettings | None = None) -> list[Res
     Returns:
         The rows of the table: teacher, distilled student, student without transfer.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()  # those of loading and saving; training keeps its own
-    datasets.disable_progress_bars()
     demo = Demo(output_dir, settings or DemoSettings())
-    demo.train_vocabulary()
-    teacher = demo.pretrain_teacher()
-    student = demo.distill_student()
-    trainers = {"teacher": teacher, "student": student, "student-alone": demo.pretrain_student_alone()}
-    results = demo.compare(trainers)
-    demo.use_student()
+    with _only_training_bars():
+        demo.train_vocabulary()
+        teacher = demo.pretrain_teacher()
+        student = demo.distill_student()
+        trainers = {"teacher": teacher, "student": student, "student-alone": demo.pretrain_student_alone()}
+        results = demo.compare(trainers)
+        demo.use_student()
     demo.report(results, trainers, student.strategy.boundaries)
     return results
+
+
+@contextmanager
+def _only_training_bars() -> Iterator[None]:
+    """Silences what the libraries say of loading, saving and preparing."""
+    verbosity, loading_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    data_bars = datasets.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if loading_bars:
+            logging.enable_progress_bar()
+        if not data_bars:
+            datasets.enable_progress_bars()
