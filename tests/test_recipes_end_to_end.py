@@ -46,10 +46,10 @@ class Workshop:
         environment = {**os.environ, "HF_HOME": str(self.folder / "home"), "HF_HUB_OFFLINE": "1"}
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
-    def launch(self, recipe, **values):
+    def launch(self, recipe, processes=1, **values):
         path = self.folder / f"{recipe}.yaml"
         path.write_text(yaml.safe_dump({**COMMON, "corpus": [self.corpus], **values}))
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--cpu"]
         return self.run(*launcher, str(RECIPES / f"{recipe}.py"), "--config", str(path))
 
     def pretrain(self):
@@ -62,15 +62,15 @@ class Workshop:
             max_steps=4,
         )
 
-    def distil(self):
-        return self.launch(
-            "distil_student",
-            output_dir=self.student,
-            teacher=self.teacher,
-            config_overrides={"intra_bottleneck_size": 16, "intermediate_size": 32},
-            transfer_steps=4,
-            distillation_steps=2,
-        )
+    def distil(self, **changes):
+        values = {
+            "output_dir": self.student,
+            "teacher": self.teacher,
+            "config_overrides": {"intra_bottleneck_size": 16, "intermediate_size": 32},
+            "transfer_steps": 4,
+            "distillation_steps": 2,
+        }
+        return self.launch("distil_student", **{**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,16 @@ def test_the_same_command_goes_on_from_the_last_checkpoint(workshop):
     assert kept.stat().st_mtime_ns == written, "it started over"
     assert (folder / "checkpoint-6").is_dir()
     assert (folder / "model.safetensors").read_bytes() == weights, "the interruption changed the result"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"processes": 2}, {"streaming": True}], ids=["two-processes", "streaming"])
+def test_other_ways_to_launch_reach_the_end(workshop, tmp_path, changes):
+    finished = workshop.distil(output_dir=str(tmp_path), freezing="hard", **changes)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    results = json.loads((tmp_path / "eval_results.json").read_text())
+    assert 0 < results["eval_masked_lm_loss"] < 12
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 6
 
 
 def test_a_wrong_path_is_named_before_anything_is_made(tmp_path):

@@ -32,7 +32,7 @@ def test_a_short_demo_leaves_table_picture_and_models(tmp_path, capsys):
         assert row["latency_ms"] > 0
     assert rows[1]["parameters"] == rows[2]["parameters"] < rows[0]["parameters"]
     assert min(Image.open(tmp_path / "losses.png").size) > 400
-    assert "masked-LM" in (tmp_path / "results.txt").read_text()
+    assert "MLM acc." in (tmp_path / "results.txt").read_text()
     assert "is from the book on" in " ".join(capsys.readouterr().out.split())
 
 

@@ -24,7 +24,7 @@ class Result:
     latency_ms: float
 
 
-HEADINGS = ("model", "steps", "parameters", "on disk", "masked-LM accuracy", "task accuracy", "latency")
+HEADINGS = ("model", "steps", "params", "on disk", "MLM acc.", "task acc.", "latency")
 
 
 def cells(result: Result) -> list[str]:
