@@ -7,7 +7,7 @@ Any argument of the YAML file can be given on the command line too, and wins; --
 """
 
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS, distill
-from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf.recipe import launch
 
 if __name__ == "__main__":
-    distill(*parse_recipe(RECIPE_ARGUMENTS))
+    launch(distill, RECIPE_ARGUMENTS)

@@ -6,7 +6,7 @@ Any argument of the YAML file can be given on the command line too, and wins; --
 """
 
 from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS, pretrain
-from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf.recipe import launch
 
 if __name__ == "__main__":
-    pretrain(*parse_recipe(RECIPE_ARGUMENTS))
+    launch(pretrain, RECIPE_ARGUMENTS)

@@ -20,8 +20,12 @@ def demo(
 ) -> None:
     """Teacher, distilled student and its use, in miniature, on an embedded corpus; minutes on two CPU cores."""
     from .demo.run import run_demo
+    from .pretraining.durable import TrainingInterrupted
 
-    run_demo(output)
+    try:
+        run_demo(output)
+    except TrainingInterrupted as interruption:
+        typer.echo(interruption, err=True)
 
 
 @app.command()

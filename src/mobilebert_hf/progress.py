@@ -1,7 +1,8 @@
-"""The library's progress bar, with what is being trained, its stage and its loss beside the time left."""
+"""The library's progress bar, with what is being trained, its stage, its loss, its speed and the time left."""
 
 from typing import Any
 
+from tqdm import tqdm
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -25,6 +26,8 @@ class StageProgress(ProgressCallback):
         """Opens the bar."""
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None:
+            # tqdm's own estimate takes all steps for equally long; a deep stage's are many times a shallow one's.
+            self.training_bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
             self.training_bar.set_description(self.name)
 
     def on_log(
@@ -35,12 +38,16 @@ class StageProgress(ProgressCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Shows stage and loss."""
+        """Shows stage, loss, speed and time left."""
         if self.training_bar is None or logs is None or "loss" not in logs:
             return
         if "stage" in logs and self.stage_names:
-            self.training_bar.set_description(f"{self.name}, {self.stage_names[round(logs['stage'])]}")
-        self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+            self.training_bar.set_description(f"{self.name}, {self.stage_names[int(logs['stage'])]}")
+        values = {"loss": f"{float(logs['loss']):.3f}"}
+        if "hours_left" in logs:
+            values["left"] = tqdm.format_interval(3600 * logs["hours_left"])
+            values["speed"] = f"{logs['tokens_per_second']:,.0f} tokens/s"
+        self.training_bar.set_postfix(values)
 
 
 def show_progress(trainer: Trainer, name: str, stage_names: tuple[str, ...] = ()) -> None:

@@ -3,13 +3,25 @@
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import PartialState
 from transformers import HfArgumentParser
+
+
+def launch(recipe: Callable[..., Any], argument_classes: Sequence[type]) -> None:
+    """Runs a recipe from its command line. One that was interrupted, and can go on, ends without an error."""
+    from .pretraining.durable import TrainingInterrupted
+
+    try:
+        recipe(*parse_recipe(argument_classes))
+    except TrainingInterrupted as interruption:
+        if PartialState().is_main_process:
+            print(interruption, file=sys.stderr)
 
 
 def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:

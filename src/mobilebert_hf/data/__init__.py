@@ -1,14 +1,17 @@
 """From raw text to pre-training batches."""
 
+from .batching import LengthGroupedBatches, example_lengths
 from .corpus import load_documents
 from .masking import PretrainingCollator
 from .pretraining import PretrainingDataArguments, prepare_pretraining_data
 from .vocabulary import check_vocabulary, load_tokenizer, train_wordpiece
 
 __all__ = [
+    "LengthGroupedBatches",
     "PretrainingCollator",
     "PretrainingDataArguments",
     "check_vocabulary",
+    "example_lengths",
     "load_documents",
     "load_tokenizer",
     "prepare_pretraining_data",

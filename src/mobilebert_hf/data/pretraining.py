@@ -59,6 +59,10 @@ class PretrainingDataArguments:
             not on the seed.
         max_seq_length (`int`, *optional*, defaults to `128`):
             Longest example in tokens, with the three special ones.
+        long_seq_length (`int`, *optional*):
+            Longest example of a second phase of training, as BERT's 512 after 128. Without it there is one phase.
+        long_seq_ratio (`float`, *optional*, defaults to `0.1`):
+            The share of the steps, the last ones, that is the second phase.
         short_seq_probability (`float`, *optional*, defaults to `0.1`):
             How often an example aims at a random shorter length.
         dupe_factor (`int`, *optional*, defaults to `1`):
@@ -98,6 +102,12 @@ class PretrainingDataArguments:
     )
     validation_fraction: float = field(default=0.05, metadata={"help": "Share of the documents to hold out."})
     max_seq_length: int = field(default=128, metadata={"help": "Longest example in tokens, special ones included."})
+    long_seq_length: int | None = field(
+        default=None, metadata={"help": "Longest example of a second phase of training; none: one phase."}
+    )
+    long_seq_ratio: float = field(
+        default=0.1, metadata={"help": "Share of the steps, the last ones, that is the second phase."}
+    )
     short_seq_probability: float = field(
         default=0.1, metadata={"help": "How often an example aims at a random shorter length."}
     )
@@ -115,6 +125,8 @@ class PretrainingDataArguments:
     def __post_init__(self) -> None:
         in_range = {
             f"max_seq_length: at least {MIN_SEQ_LENGTH}": self.max_seq_length >= MIN_SEQ_LENGTH,
+            "long_seq_length: longer than max_seq_length": (self.long_seq_length or 2**31) > self.max_seq_length,
+            "long_seq_ratio: between 0 and 1": 0 < self.long_seq_ratio < 1,
             "validation_fraction: between 0 and 1": 0 < self.validation_fraction < 1,
             "short_seq_probability: from 0 to 1": 0 <= self.short_seq_probability <= 1,
             "mlm_probability: between 0 and 1": 0 < self.mlm_probability < 1,

@@ -2,7 +2,7 @@
 
 Every function computes in float32 whatever dtype comes in, and returns one value per position, not reduced.
 The caller drops padding and divides by the number of real positions over all devices and accumulated batches,
-which no single call can know; [`masked_mean`] does so for one batch.
+which no single call can know; [`masked_mean`] takes that number.
 
 Source: Sun et al., "MobileBERT" (arXiv 2004.02984), "Training Objectives", and the original TF 1 code, from
 which the decomposition of the feature-map objective and the default weights come.
@@ -203,13 +203,15 @@ def next_sentence(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="none")
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values at the real positions of one batch; 0 when nothing is real.
+def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean of the values at the real positions of a batch; 0 when nothing is real.
 
     Args:
         values (`Tensor`): any shape and floating dtype; what stands at masked positions, even NaN, does not
             count.
         mask (`Tensor`): bool of the same shape, True for a real position.
+        count (`Tensor`, *optional*): what to divide the sum by, where this batch is a part of a larger one; by
+            default the real positions of this batch.
 
     Returns:
         `Tensor`: a float32 scalar.
@@ -218,7 +220,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
         ValueError: if the mask does not have the shape of the values or is not bool.
     """
     _check_mask("mask", mask, tuple(values.shape), "the shape of the values")
-    return values.float().masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+    total = values.float().masked_fill(~mask, 0.0).sum()
+    return total / (mask.sum().clamp(min=1) if count is None else count)
 
 
 def _check_pair(what: str, layout: str, student: Tensor, teacher: Tensor) -> None:

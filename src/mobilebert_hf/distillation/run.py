@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from transformers import AutoModelForPreTraining, set_seed
 
 from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer
-from ..pretraining.run import ModelArguments, prepare, run, training_inputs
+from ..pretraining.run import ModelArguments, Phase, plan_phases, run
+from ..pretraining.run_folder import open_run_folder
 from ..progress import show_progress
 from .initialization import MATCHED_FIELDS, initialize_from_teacher
 from .trainer import DistillationArguments, DistillationTrainer
@@ -39,10 +40,14 @@ def distill(
 ) -> DistillationTrainer:
     """Transfers a teacher's knowledge to a new student and saves it with the tokenizer to `training.output_dir`.
 
-    Goes on from the last checkpoint there, if there is one. Writes the evaluation to `eval_results.json`.
+    Goes on from the last whole checkpoint there, if there is one. Writes the evaluation to `eval_results.json`.
 
     Returns:
         The trainer, after training and evaluation.
+
+    Raises:
+        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
+        ValueError: The teacher, the corpus, the student and the arguments do not fit; before training starts.
     """
     set_seed(training.seed)
     tokenizer = load_tokenizer(student.teacher)
@@ -50,12 +55,17 @@ def distill(
     matched = {name: getattr(teacher.config, name) for name in (*MATCHED_FIELDS, "pad_token_id", "mask_padding")}
     config = ModelArguments(student.preset, student.config_overrides).build_config(**matched)
     check_vocabulary(tokenizer, config)
-    model = AutoModelForPreTraining.from_config(config)
-    initialize_from_teacher(model, teacher)
-    examples = prepare(data, tokenizer, training)
-    trainer = DistillationTrainer(
-        model, teacher, training, **training_inputs(examples, data, tokenizer, training.seed)
-    )
-    show_progress(trainer, f"distilling {student.preset}", tuple(stage.name for stage in trainer.strategy.stages))
-    run(trainer)
-    return trainer
+    strategy = training.build_strategy(config.num_hidden_layers)
+
+    def make_trainer(phase: Phase) -> DistillationTrainer:
+        assert isinstance(phase.training, DistillationArguments)
+        set_seed(training.seed)
+        model = AutoModelForPreTraining.from_config(config)
+        initialize_from_teacher(model, teacher)
+        trainer = DistillationTrainer(model, teacher, phase.training, **phase.inputs(tokenizer))
+        show_progress(trainer, f"distilling {student.preset}", tuple(stage.name for stage in strategy.stages))
+        return trainer
+
+    phases = plan_phases(data, training, strategy.steps, tokenizer, config)
+    with open_run_folder(training, (student, data, training)):
+        return run(make_trainer, phases)

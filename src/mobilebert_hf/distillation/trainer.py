@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..data.masking import IGNORED
 from ..models.heads import PreTrainingOutput
 from ..models.modeling_mobilebert import MobileBertForPreTraining
 from ..pretraining.optimizer import parameter_groups
 from ..pretraining.trainer import (
     Columns,
+    Counts,
     PreTrainer,
     PreTrainingArguments,
     encoder_inputs,
@@ -67,7 +69,8 @@ class DistillationArguments(PreTrainingArguments):
         temperature (`float`, *optional*, defaults to 1.0):
             Temperature of both networks' masked-LM logits.
         teacher_dtype (`str`, *optional*, defaults to `"auto"`):
-            The teacher's dtype (`"float32"`, `"bfloat16"`, ...); `"auto"` is bfloat16 on accelerators that have it.
+            The teacher's dtype (`"float32"`, `"bfloat16"`, ...); `"auto"` is bfloat16 where the hardware multiplies
+            matrices in it (CUDA since Ampere, CPUs with AMX), else float32.
     """
 
     strategy: str = field(
@@ -107,8 +110,9 @@ class DistillationTrainer(PreTrainer):
 
     In a stage of depth d neither network computes anything above layer d, and what has rate 0 is frozen. Dropout is
     off in both networks, as in the original. Each term is logged: `layer_<i>/feature_map`, `/mean`, `/variance`,
-    `/attention` (unweighted), `masked_lm_loss`, `masked_lm_distillation`, `next_sentence_loss`, and `stage`, the
-    stage's index. Evaluation runs both networks in full and adds every layer's terms to `PreTrainer`'s metrics.
+    `/attention` (unweighted), `masked_lm_loss`, `masked_lm_distillation`, `next_sentence_loss`; and `stage`, the
+    stage's index, and `learning_rate/<place>`. Evaluation runs both networks in full and adds every layer's terms to
+    `PreTrainer`'s metrics.
 
     Args:
         model: The student.
@@ -135,6 +139,7 @@ class DistillationTrainer(PreTrainer):
             args.feature_map_weight, args.mean_weight, args.variance_weight, args.attention_weight
         )
         args.max_steps = self.strategy.steps
+        self._step_costs = [float(stage.depth) for stage in self.strategy.stages]
         super().__init__(model=model, args=args, **kwargs)
         self.teacher = teacher.eval().requires_grad_(False).to(args.device, _teacher_dtype(args))
         self.add_callback(_StageCallback(self.strategy))
@@ -155,6 +160,27 @@ class DistillationTrainer(PreTrainer):
         assert self.optimizer is not None
         return max(group["lr"] for group in self.optimizer.param_groups)
 
+    def work(self, steps: int) -> float:
+        """FLOPs of the first `steps` steps; those of a deep stage cost many times those of a shallow one."""
+        index, _, done = self.strategy.position(steps)
+        before = zip(self.strategy.stages[:index], self._step_costs[:index], strict=True)
+        return sum(stage.steps * cost for stage, cost in before) + done * self._step_costs[index]
+
+    def place_of(self, step: int) -> str:
+        """Step and stage."""
+        return f'{super().place_of(step)} (stage "{self.strategy.position(step).stage.name}")'
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `PreTrainer`'s; lines of training also carry the stage and the rate of every place."""
+        if "loss" in logs:
+            step = self.state.global_step - 1  # the one that was just taken
+            rates = {
+                f"learning_rate/{place}": self.args.learning_rate * rate
+                for place, rate in self.strategy.rates(step).items()
+            }
+            logs = {**logs, "stage": self.strategy.position(step).stage_index, **rates}
+        super().log(logs, start_time)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the library's, without dropout."""
         assert self.model is not None
@@ -169,30 +195,29 @@ class DistillationTrainer(PreTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The objectives of the stage that the global step belongs to."""
-        index, stage, _ = self.strategy.position(self.state.global_step)
-        # A stage of transfer alone at full depth would compute logits that nothing reads.
-        predicted = (inputs["labels"] != -100) & stage.pretraining
-        student, teacher = self._run(model, inputs, stage.depth, stage.transfer_layers, predicted)
+        counts = Counts.of(inputs, num_items_in_batch)
+        stage = self.strategy.position(self.state.global_step).stage
+        stop = None if stage.pretraining else stage.depth
+        student, teacher = self._run(model, inputs, stop, stage.transfer_layers)
         real = inputs["attention_mask"].bool()
         loss = torch.zeros((), device=real.device)
-        terms = {"stage": loss + index}
+        terms = {}
         for layer, columns in self._transfer_terms(stage.transfer_layers, student, teacher, real).items():
-            means = {name: masked_mean(values, real) for name, values in columns.items()}
+            means = {name: masked_mean(values, real, counts.tokens) for name, values in columns.items()}
             terms.update({f"layer_{layer}/{name}": mean for name, mean in means.items()})
             weighted = sum(getattr(self.weights, name) * mean for name, mean in means.items())
             loss = loss + weighted / self.teacher.config.num_hidden_layers
         if stage.pretraining:
-            pretraining = self._pretraining_terms(student, teacher, inputs)
+            pretraining = self._pretraining_terms(student, teacher, inputs, counts)
             loss = loss + pretraining.pop("combined") + pretraining["next_sentence_loss"]
             terms.update(pretraining)
-        self.record(terms)
+        self.meter.record(self.state.global_step, terms)
         return (loss, student) if return_outputs else loss
 
     def evaluation_columns(self, model: nn.Module, inputs: dict[str, Tensor]) -> Columns:
         """`PreTrainer`'s columns, and the transfer terms of every layer."""
-        depth = self.teacher.config.num_hidden_layers
-        layers = tuple(range(depth))
-        student, teacher = self._run(model, inputs, depth, layers, inputs["labels"] != -100)
+        layers = tuple(range(self.teacher.config.num_hidden_layers))
+        student, teacher = self._run(model, inputs, None, layers)
         columns = pretraining_columns(student, inputs["labels"], inputs["next_sentence_label"])
         real = inputs["attention_mask"].bool()
         for layer, terms in self._transfer_terms(layers, student, teacher, real).items():
@@ -201,20 +226,19 @@ class DistillationTrainer(PreTrainer):
         return columns
 
     def _run(
-        self, model: nn.Module, inputs: dict[str, Tensor], depth: int, layers: tuple[int, ...], predicted: Tensor
+        self, model: nn.Module, inputs: dict[str, Tensor], stop: int | None, layers: tuple[int, ...]
     ) -> tuple[PreTrainingOutput, PreTrainingOutput]:
-        """Both networks up to `depth`, with what the losses of `layers` need."""
+        """Both networks up to layer `stop`, or in full with heads, with what the losses of `layers` need."""
         options = {
             **encoder_inputs(inputs),
-            "stop_layer": depth,
+            "stop_layer": stop,
             "capture_layers": layers,
             "capture_scores": layers,
-            "prediction_mask": predicted,
+            "prediction_mask": inputs["labels"] != IGNORED,
         }
-        student = model(**options)
-        with torch.no_grad():
+        with torch.inference_mode():
             teacher = self.teacher(**options)
-        return student, teacher
+        return model(**options), teacher
 
     @staticmethod
     def _transfer_terms(
@@ -234,7 +258,7 @@ class DistillationTrainer(PreTrainer):
         return terms
 
     def _pretraining_terms(
-        self, student: PreTrainingOutput, teacher: PreTrainingOutput, inputs: dict[str, Tensor]
+        self, student: PreTrainingOutput, teacher: PreTrainingOutput, inputs: dict[str, Tensor], counts: Counts
     ) -> dict[str, Tensor]:
         labels = inputs["labels"]
         assert student.prediction_logits is not None
@@ -242,16 +266,16 @@ class DistillationTrainer(PreTrainer):
         hard, soft, combined = masked_lm_distillation(
             student.prediction_logits,
             teacher.prediction_logits,
-            labels[labels != -100],
+            labels[labels != IGNORED],
             self.args.alpha,
             self.args.temperature,
         )
         sentences = next_sentence(student.seq_relationship_logits, inputs["next_sentence_label"])
         return {
-            "combined": combined.mean(),
-            "masked_lm_loss": hard.mean(),
-            "masked_lm_distillation": soft.mean(),
-            "next_sentence_loss": sentences.mean(),
+            "combined": combined.sum() / counts.predictions,
+            "masked_lm_loss": hard.sum() / counts.predictions,
+            "masked_lm_distillation": soft.sum() / counts.predictions,
+            "next_sentence_loss": sentences.sum() / counts.sentences,
         }
 
 
@@ -305,5 +329,8 @@ def _teacher_dtype(args: DistillationArguments) -> torch.dtype:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"teacher_dtype={args.teacher_dtype!r} is not a floating dtype of torch or 'auto'.")
         return dtype
-    bfloat16 = args.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if bfloat16 else torch.float32
+    bfloat16 = {
+        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+        "cpu": lambda: torch.cpu.get_capabilities().get("amx_bf16", False),
+    }.get(args.device.type, lambda: False)
+    return torch.bfloat16 if bfloat16() else torch.float32

@@ -1,13 +1,14 @@
 """One call from a corpus to a pre-trained network; what the recipe and the demo run."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import DatasetDict, IterableDatasetDict
 from transformers import AutoModelForPreTraining, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import (
     PretrainingCollator,
@@ -19,6 +20,9 @@ from ..data import (
 )
 from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
 from ..progress import show_progress
+from .checkpoints import step_of
+from .durable import EndAt
+from .run_folder import find_checkpoint, open_run_folder
 from .trainer import PreTrainer, PreTrainingArguments
 
 
@@ -74,6 +78,8 @@ def parse_overrides(overrides: str | dict[str, Any] | None) -> dict[str, Any]:
     return parsed
 
 
+AnyTrainer = TypeVar("AnyTrainer", bound=PreTrainer)
+
 # What the recipe's YAML file and command line are made of, in the order `pretrain` takes them.
 RECIPE_ARGUMENTS = (ModelArguments, PretrainingDataArguments, PreTrainingArguments)
 
@@ -81,23 +87,31 @@ RECIPE_ARGUMENTS = (ModelArguments, PretrainingDataArguments, PreTrainingArgumen
 def pretrain(model: ModelArguments, data: PretrainingDataArguments, training: PreTrainingArguments) -> PreTrainer:
     """Pre-trains a network from scratch on raw text and saves it with its tokenizer to `training.output_dir`.
 
-    Goes on from the last checkpoint there, if there is one. Writes the evaluation to `eval_results.json`.
+    Goes on from the last whole checkpoint there, if there is one. Writes the evaluation to `eval_results.json`.
 
     Returns:
         The trainer, after training and evaluation.
+
+    Raises:
+        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
+        ValueError: The corpus, the network and the arguments do not fit; before training starts.
     """
     set_seed(training.seed)
     tokenizer = load_or_train_tokenizer(model, data, training)
     config = model.build_config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     check_vocabulary(tokenizer, config)
-    examples = prepare(data, tokenizer, training)
-    trainer = PreTrainer(
-        model=AutoModelForPreTraining.from_config(config),
-        args=training,
-        **training_inputs(examples, data, tokenizer, training.seed),
-    )
-    show_progress(trainer, f"pre-training {model.preset}")
-    return run(trainer)
+
+    def make_trainer(phase: Phase) -> PreTrainer:
+        set_seed(training.seed)
+        trainer = PreTrainer(
+            model=AutoModelForPreTraining.from_config(config), args=phase.training, **phase.inputs(tokenizer)
+        )
+        show_progress(trainer, f"pre-training {model.preset}")
+        return trainer
+
+    phases = plan_phases(data, training, training.max_steps, tokenizer, config)
+    with open_run_folder(training, (model, data, training)):
+        return run(make_trainer, phases)
 
 
 def load_or_train_tokenizer(
@@ -109,15 +123,84 @@ def load_or_train_tokenizer(
     folder = Path(training.output_dir or ".") / "tokenizer"
     with training.main_process_first(desc="training the vocabulary"):
         if not folder.is_dir():
+            aside = folder.with_name(f".{folder.name}.part")
             train_wordpiece(
                 data.corpus,
                 model.vocab_size,
-                folder,
+                aside,
                 lowercase=model.lowercase,
                 text_column=data.text_column,
                 encoding_errors=data.encoding_errors,
             )
+            aside.rename(folder)
     return load_tokenizer(folder)
+
+
+@dataclass
+class Phase:
+    """A part of training on examples of one length, up to global step `end` (None: to the end)."""
+
+    data: PretrainingDataArguments
+    training: PreTrainingArguments
+    examples: DatasetDict | IterableDatasetDict
+    end: int | None
+
+    def inputs(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The Trainer's keywords for the data."""
+        data = self.data
+        collator = PretrainingCollator(tokenizer, data.mlm_probability, data.whole_word_mask, seed=self.training.seed)
+        return {
+            "train_dataset": self.examples["train"],
+            "eval_dataset": self.examples["validation"],
+            "data_collator": collator,
+            "processing_class": tokenizer,
+        }
+
+
+def plan_phases(
+    data: PretrainingDataArguments,
+    training: PreTrainingArguments,
+    steps: int,
+    tokenizer: PreTrainedTokenizerBase,
+    config: MobileBertConfig,
+) -> list[Phase]:
+    """One phase; or two where `long_seq_length` is set, the second one with the longer examples.
+
+    The long phase takes the same examples in a step, in smaller batches and more of them accumulated, so that no
+    more tokens are in memory at a time. All data is prepared here, before training starts.
+
+    Args:
+        data: What to prepare.
+        training: Of the whole run.
+        steps: How many steps the run has; below 1 where epochs are counted instead.
+        tokenizer: The tokenizer.
+        config: The network's.
+
+    Raises:
+        ValueError: The network does not take examples this long, or two phases are asked for without a number of
+            steps.
+    """
+    lengths = [length for length in (data.max_seq_length, data.long_seq_length) if length is not None]
+    if max(lengths) > config.max_position_embeddings:
+        raise ValueError(
+            f"The longest examples have {max(lengths)} tokens, but the network takes "
+            f"{config.max_position_embeddings}: shorten max_seq_length or long_seq_length, or make a network with "
+            "more max_position_embeddings."
+        )
+    if data.long_seq_length is None:
+        return [Phase(data, training, prepare(data, tokenizer, training), None)]
+    if steps < 1:
+        raise ValueError("long_seq_length needs max_steps: it counts in steps, not in epochs.")
+    long_data = replace(data, max_seq_length=data.long_seq_length)
+    long_training = copy(training)
+    batch = training.per_device_train_batch_size
+    fitting = max(batch * data.max_seq_length // data.long_seq_length, 1)
+    long_training.per_device_train_batch_size = next(size for size in range(fitting, 0, -1) if batch % size == 0)
+    long_training.gradient_accumulation_steps *= batch // long_training.per_device_train_batch_size
+    return [
+        Phase(data, training, prepare(data, tokenizer, training), steps - round(data.long_seq_ratio * steps)),
+        Phase(long_data, long_training, prepare(long_data, tokenizer, training), None),
+    ]
 
 
 def prepare(
@@ -128,27 +211,22 @@ def prepare(
         return prepare_pretraining_data(data, tokenizer)
 
 
-def training_inputs(
-    examples: DatasetDict | IterableDatasetDict,
-    data: PretrainingDataArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-) -> dict[str, Any]:
-    """The Trainer's keywords for the data."""
-    return {
-        "train_dataset": examples["train"],
-        "eval_dataset": examples["validation"],
-        "data_collator": PretrainingCollator(tokenizer, data.mlm_probability, data.whole_word_mask, seed=seed),
-        "processing_class": tokenizer,
-    }
+def run(make_trainer: Callable[[Phase], AnyTrainer], phases: Sequence[Phase]) -> AnyTrainer:
+    """Trains phase by phase from the last whole checkpoint on, evaluates, and saves model, metrics and state.
 
-
-def run(trainer: PreTrainer) -> PreTrainer:
-    """Trains (from the last checkpoint, if there is one), evaluates, and saves model, metrics and state."""
-    output_dir = trainer.args.output_dir or "."
-    checkpoint = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    Args:
+        make_trainer: From a phase to its trainer, with a new network each time.
+        phases: At least one.
+    """
+    for phase in phases:
+        checkpoint = find_checkpoint(phase.training)
+        if phase.end is not None and checkpoint is not None and step_of(checkpoint) >= phase.end:
+            continue
+        trainer = make_trainer(phase)
+        if phase.end is not None:
+            trainer.add_callback(EndAt(phase.end))
+        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_final_model()
     trainer.save_state()
     trainer.save_metrics("eval", trainer.evaluate(), combined=False)
     return trainer

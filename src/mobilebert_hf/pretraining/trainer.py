@@ -1,31 +1,32 @@
 """Pre-training on masked-LM and next-sentence prediction, of a teacher or of a student without one.
 
-What `transformers.Trainer` does not have: LAMB with a rate for each place in the network, each loss term in the
-logs, and an evaluation in the field's terms (masked-LM loss and accuracy, next-sentence accuracy).
+What `transformers.Trainer` does not have: batches grouped by length, losses that are means over the whole global
+batch, LAMB with a rate for each place in the network, each loss term in the logs, and an evaluation in the field's
+terms (masked-LM loss and accuracy, next-sentence accuracy).
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import (
-    EvalPrediction,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from torch.utils.data import DataLoader, IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data import PretrainingCollator
+from ..data import LengthGroupedBatches, PretrainingCollator, example_lengths
+from ..data.masking import IGNORED
 from ..models.heads import PreTrainingOutput
+from .durable import DurableTrainer
+from .meter import Meter
 from .optimizer import lamb, parameter_groups
+from .run_folder import find_checkpoint
 
 # For every example of a batch: the sum of a quantity over the example's positions, and how many positions count.
 Columns = dict[str, tuple[Tensor, Tensor]]
@@ -47,11 +48,31 @@ class PreTrainingArguments(TrainingArguments):
     use_lamb: bool = field(default=False, metadata={"help": "LAMB as in the original, in place of `optim`."})
 
 
-class PreTrainer(Trainer):
+class Counts(NamedTuple):
+    """What the sums of a step's loss terms are divided by, scalars.
+
+    Totals over all processes and accumulated batches, divided by the number of processes, because gradients are
+    averaged over these. So the same global batch has the same losses and gradients however it is spread.
+    """
+
+    tokens: Tensor
+    predictions: Tensor
+    sentences: Tensor
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Tensor], totals: Tensor | int | None) -> "Counts":
+        """From the totals [3] that `PreTrainer.get_batch_samples` found; without them, of a batch by itself."""
+        return cls(*(totals if isinstance(totals, Tensor) else count(inputs).clamp(min=1)))
+
+
+class PreTrainer(DurableTrainer):
     """`transformers.Trainer` for `...ForPreTraining` models and batches of `PretrainingCollator`.
 
-    Logs `masked_lm_loss` and `next_sentence_loss` (nats) beside their sum. Evaluation reports those two, their sum
-    `loss`, and `masked_lm_accuracy` and `next_sentence_accuracy` (shares of 1).
+    Logs `masked_lm_loss` and `next_sentence_loss` (nats) beside their sum, `tokens_per_second` (real tokens, all
+    processes) and `hours_left`. Evaluation reports the two losses, their sum `loss`, and `masked_lm_accuracy` and
+    `next_sentence_accuracy` (shares of 1).
+
+    Training batches are grouped by length; a stream (`datasets.IterableDataset`) comes in its own order.
     """
 
     args: PreTrainingArguments
@@ -59,10 +80,101 @@ class PreTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.add_callback(_EpochCallback(self.data_collator))
+        if self.args.dataloader_persistent_workers:
+            raise ValueError(
+                "dataloader_persistent_workers=True would repeat the first epoch's masks in every epoch: set it to "
+                "False."
+            )
+        self.loss_is_scaled_for_ga = True  # by `Counts`
         self.compute_metrics = self._average_columns
+        self.meter = Meter()
         self._column_names: list[str] = []
-        self._recorded: dict[str, list[Tensor]] = defaultdict(list)
+        self._batches: LengthGroupedBatches | None = None
+        self._stream: StatefulDataLoader | None = None
+        self._resumed_checkpoint: Path | None = None
+        # A stream goes on from the place that a checkpoint notes; the library would read it again from its beginning.
+        self.args.ignore_data_skip |= isinstance(self.train_dataset, IterableDataset)
+        self.add_callback(_EpochCallback(self))
+
+    # ---- batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of `LengthGroupedBatches`, handed out to the processes by Accelerate."""
+        if isinstance(self.train_dataset, IterableDataset):
+            self._stream = self._open_stream(self.train_dataset)
+            return self._stream
+        assert self.train_dataset is not None
+        args = self.args
+        self._batches = LengthGroupedBatches(
+            example_lengths(self.train_dataset),
+            self._train_batch_size,
+            multiple=args.gradient_accumulation_steps * args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+        )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(loader)
+
+    def _open_stream(self, examples: IterableDataset) -> StatefulDataLoader:
+        """The process' part of a stream, at the place where the resumed checkpoint left it."""
+        from ..data.streaming import ExampleStream, stream_loader
+
+        args = self.args
+        loader = stream_loader(
+            ExampleStream(examples, rank=args.process_index, world_size=args.world_size),
+            self._train_batch_size,
+            self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+        if self._resumed_checkpoint is not None:
+            place = self._resumed_checkpoint / self._stream_file()
+            if not place.is_file():
+                raise ValueError(
+                    f"{self._resumed_checkpoint} has no {place.name}: a stream goes on only with as many processes "
+                    "as before."
+                )
+            loader.load_state_dict(torch.load(place, weights_only=True))
+        return loader
+
+    def save_data_state(self, checkpoint: Path) -> None:
+        """The stream's place, for each process."""
+        if self._stream is not None:
+            torch.save(self._stream.state_dict(), checkpoint / self._stream_file())
+
+    def _stream_file(self) -> str:
+        return f"stream_{self.args.process_index}_of_{self.args.world_size}.pt"
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `DurableTrainer.train`."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_checkpoint(self.args)
+        self._resumed_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def start_epoch(self) -> None:
+        """Gives order and masks the epoch that the global step belongs to."""
+        if self._batches is not None:
+            epoch = self.state.global_step // self._batches.steps
+            self._batches.epoch = self.data_collator.epoch = epoch
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | None]:
+        """The batches that one step accumulates, and what to divide their losses by: `Counts`, as a tensor [3]."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        totals = torch.stack([count(batch) for batch in batches]).sum(0).to(device)
+        totals = self.accelerator.reduce(totals, reduction="sum")
+        self.meter.begin_step(self.state.global_step, totals[0])
+        return batches, totals.clamp(min=1) / self.args.world_size
 
     # ---- optimizer and rates
 
@@ -90,39 +202,42 @@ class PreTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Masked-LM loss plus next-sentence loss; logits are computed at the masked positions alone."""
+        counts = Counts.of(inputs, num_items_in_batch)
         predicted = inputs["labels"] != -100
         outputs = model(**encoder_inputs(inputs), prediction_mask=predicted)
+        token_losses = cross_entropies(outputs.prediction_logits, inputs["labels"][predicted])
+        sentence_losses = cross_entropies(outputs.seq_relationship_logits, inputs["next_sentence_label"])
         terms = {
-            "masked_lm_loss": F.cross_entropy(outputs.prediction_logits.float(), inputs["labels"][predicted]),
-            "next_sentence_loss": F.cross_entropy(
-                outputs.seq_relationship_logits.float(), inputs["next_sentence_label"]
-            ),
+            "masked_lm_loss": token_losses.sum() / counts.predictions,
+            "next_sentence_loss": sentence_losses.sum() / counts.sentences,
         }
-        self.record(terms)
+        self.meter.record(self.state.global_step, terms)
         loss = terms["masked_lm_loss"] + terms["next_sentence_loss"]
         return (loss, outputs) if return_outputs else loss
 
-    def record(self, terms: Mapping[str, Tensor]) -> None:
-        """Keeps scalars for the next log line, which shows their means since the last one."""
-        for name, value in terms.items():
-            self._recorded[name].append(value.detach().float())
+    def loss_terms(self) -> Mapping[str, Tensor]:
+        """The terms of the current step."""
+        return self.meter.at(self.state.global_step)
+
+    def work(self, steps: int) -> float:
+        """What the first `steps` steps cost together, in any unit; for the time left."""
+        return steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the library's; lines of training also carry what was recorded, averaged over processes."""
-        if "loss" in logs and self._recorded:
-            means = torch.stack([torch.stack(values).mean() for values in self._recorded.values()])
-            means = self.accelerator.reduce(means, reduction="mean")
-            logs = {**logs, **dict(zip(self._recorded, means.tolist(), strict=True))}
-            self._recorded.clear()
+        """As the library's; lines of training also carry the meter's values."""
+        if "loss" in logs:
+            mean = partial(self.accelerator.reduce, reduction="mean")
+            logs = {**logs, **self.meter.read(self.state.global_step, self.work, self.state.max_steps, mean)}
         super().log(logs, start_time)
 
     # ---- evaluation
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As the library's; the same tokens are predicted whatever the epoch."""
+        """As the library's; the same tokens are predicted whatever the epoch, and training's randomness stays."""
         epoch, self.data_collator.epoch = getattr(self.data_collator, "epoch", 0), 0
         try:
-            return super().evaluation_loop(*args, **kwargs)
+            with torch.random.fork_rng(devices=[]):  # a data loader draws a seed
+                return super().evaluation_loop(*args, **kwargs)
         finally:
             self.data_collator.epoch = epoch
 
@@ -158,16 +273,31 @@ class PreTrainer(Trainer):
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells the collator the epoch, so that each one has masks of its own."""
+    """Begins an epoch; the library tells only samplers that it knows, and not all of those on resuming."""
 
-    def __init__(self, collator: PretrainingCollator) -> None:
-        self.collator = collator
+    def __init__(self, trainer: PreTrainer) -> None:
+        self.trainer = trainer
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # The state counts in fractions of an epoch, which add up to almost a whole one.
-        self.collator.epoch = int((state.epoch or 0.0) + 1e-6)
+        self.trainer.start_epoch()
+
+
+def count(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Real tokens, masked positions and labelled sentence pairs of a batch, int64 [3]."""
+    return torch.stack(
+        [
+            inputs["attention_mask"].sum(),
+            (inputs["labels"] != IGNORED).sum(),
+            (inputs["next_sentence_label"] != IGNORED).sum(),
+        ]
+    )
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits [n, classes] of any dtype and labels [n] -> losses in nats, float32 [n]; 0 where the label is -100."""
+    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
 
 
 def encoder_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,62 @@
+"""What happens between two log lines: the means of the loss terms, and how fast training goes."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Sums loss terms and tokens, on the device they are on, until they are read."""
+
+    def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self._terms: dict[str, dict[int, Tensor]] = defaultdict(dict)
+        self._tokens: Tensor | int = 0
+        self._begin: tuple[int, float] | None = None
+
+    def begin_step(self, step: int, tokens: Tensor) -> None:
+        """Counts the real tokens of a global step's batch, a scalar over all processes."""
+        if self._begin is None:
+            self._begin = step, time.perf_counter()
+        self._tokens = self._tokens + tokens
+
+    def record(self, step: int, terms: Mapping[str, Tensor]) -> None:
+        """Adds the scalars of one of the batches that a step accumulates."""
+        for name, value in terms.items():
+            steps = self._terms[name]
+            steps[step] = steps[step] + value.detach().float() if step in steps else value.detach().float()
+
+    def at(self, step: int) -> dict[str, Tensor]:
+        """The terms recorded for a step."""
+        return {name: steps[step] for name, steps in self._terms.items() if step in steps}
+
+    def read(
+        self, step: int, work: Callable[[int], float], last_step: int, reduce: Callable[[Tensor], Tensor]
+    ) -> dict[str, float]:
+        """The log line's values since the last call.
+
+        Args:
+            step: How many steps are done.
+            work: From a number of steps to what they cost together, in any unit.
+            last_step: How many steps training has.
+            reduce: Averages a tensor over the processes.
+
+        Returns:
+            The mean of each term over the steps that had it; `tokens_per_second` of all processes together, padding
+            not counted; and `hours_left`, from the time that the work since the last call took.
+        """
+        if self._begin is None:
+            return {}
+        means = torch.stack([torch.stack(list(steps.values())).mean() for steps in self._terms.values()])
+        values = dict(zip(self._terms, reduce(means).tolist(), strict=True))
+        first_step, began = self._begin
+        seconds = time.perf_counter() - began
+        values["tokens_per_second"] = float(self._tokens) / seconds
+        values["hours_left"] = seconds * (work(last_step) - work(step)) / (work(step) - work(first_step)) / 3600
+        self._restart()
+        return values

@@ -1,0 +1,100 @@
+"""The folder of a run: one process tree at a time writes to it, and it says what the run was made with."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from .checkpoints import last_good_checkpoint, write_aside
+
+logger = logging.getLogger(__name__)
+
+RECIPE = "recipe.yaml"
+LOCK = ".lock"
+# What `TrainingArguments` makes of fields that nobody set. (A token is never written down.)
+LIBRARY_DEFAULTS = {
+    "report_to": [],
+    "accelerator_config": {k: v for k, v in AcceleratorConfig().to_dict().items() if k != "use_configured_state"},
+    "hub_token": "<HUB_TOKEN>",
+}
+
+
+@contextmanager
+def open_run_folder(training: TrainingArguments, arguments: Sequence[Any]) -> Iterator[Path]:
+    """Keeps other runs out of `training.output_dir`, and writes the recipe there.
+
+    `recipe.yaml` has every argument that is not at its default, and is a recipe itself. Where a run goes on with
+    other arguments than it began with, a warning names them.
+
+    Args:
+        training: Of this run.
+        arguments: All dataclasses of the recipe, `training` among them.
+
+    Raises:
+        ValueError: Another run writes to this folder now.
+    """
+    folder = Path(training.output_dir or ".")
+    if training.process_index > 0:
+        yield folder
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"{folder} is in use by another run: wait for it or end it (a launcher that was killed can leave its "
+            "processes behind), or choose another output_dir."
+        ) from error
+    try:
+        _write_recipe(folder, _resolve(arguments))
+        yield folder
+    finally:
+        lock.release()
+
+
+def find_checkpoint(training: TrainingArguments) -> str | None:
+    """Where the run goes on: its newest whole checkpoint, else `resume_from_checkpoint`, else nowhere.
+
+    One process looks (see `last_good_checkpoint`), and tells the others.
+    """
+    found: list[str | None] = [None]
+    if training.process_index == 0:
+        checkpoint = last_good_checkpoint(training.output_dir or ".")
+        found = [str(checkpoint) if checkpoint else training.resume_from_checkpoint]
+    return broadcast_object_list(found)[0]
+
+
+def _write_recipe(folder: Path, values: dict[str, Any]) -> None:
+    path = folder / RECIPE
+    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else values
+    changed = [
+        f"{name} {before.get(name, 'default')!r} -> {values.get(name, 'default')!r}"
+        for name in sorted(before.keys() | values.keys())
+        if before.get(name) != values.get(name)
+    ]
+    if changed:
+        logger.warning("%s was begun with other arguments: %s.", folder, "; ".join(changed))
+    write_aside(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _resolve(arguments: Sequence[Any]) -> dict[str, Any]:
+    """The fields that are not at their defaults, in values that YAML knows."""
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        given = argument.to_dict() if isinstance(argument, TrainingArguments) else vars(argument)
+        for field in fields(argument):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            value = given.get(field.name, default)
+            unset = value == default or value == LIBRARY_DEFAULTS.get(field.name) or not (value or default)
+            if field.init and not unset:
+                values[field.name] = value
+    return values
