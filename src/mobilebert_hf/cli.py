@@ -51,6 +51,18 @@ def schedule(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Output folder of a recipe.", exists=True, file_okay=False)],
+    output: Annotated[Path | None, typer.Option(help="Folder for the report; the run's by default.")] = None,
+) -> None:
+    """Draws a run, finished or not: losses by stage, learning rates, every layer's loss, as picture and web page."""
+    from .reporting import write_report
+
+    for path in write_report(run, output):
+        typer.echo(path)
+
+
+@app.command()
 def vocabulary(
     corpus: Annotated[list[str], typer.Argument(help="Files, folders, globs, or Hub data sets.")],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],

@@ -27,7 +27,7 @@ class StageProgress(ProgressCallback):
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None:
             # tqdm's own estimate takes all steps for equally long; a deep stage's are many times a shallow one's.
-            self.training_bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+            self.training_bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
             self.training_bar.set_description(self.name)
 
     def on_log(

@@ -22,6 +22,9 @@ def launch(recipe: Callable[..., Any], argument_classes: Sequence[type]) -> None
     except TrainingInterrupted as interruption:
         if PartialState().is_main_process:
             print(interruption, file=sys.stderr)
+    # No process leaves while another one still talks to it.
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:

@@ -182,28 +182,6 @@ def test_validation_corpus(corpus_file, tmp_path, tokenizer):
     assert 0 < len(data["validation"]) < len(data["train"])
 
 
-@pytest.mark.parametrize("separate", [False, True])
-def test_streaming_gives_the_same_kind_of_examples(corpus_file, tmp_path, tokenizer, separate):
-    held_out = [str(write_corpus(tmp_path / "held_out.txt", 5, seed=9))] if separate else None
-    options = arguments(
-        corpus_file,
-        tmp_path,
-        streaming=True,
-        streaming_buffer_size=16,
-        validation_fraction=0.3,
-        validation_corpus=held_out,
-    )
-    data = prepare_pretraining_data(options, tokenizer)
-    rows = {split: list(data[split]) for split in data}
-    for split in data:
-        np.testing.assert_equal(list(data[split]), rows[split])
-    for split in ("train", "validation"):
-        assert list(rows[split][0]) == ["input_ids", "token_type_ids", "next_sentence_label"]
-        assert {row["next_sentence_label"] for row in rows[split]} == {0, 1}
-        assert max(len(row["input_ids"]) for row in rows[split]) <= 128
-    assert len(rows["train"]) > len(rows["validation"])
-
-
 def test_too_few_documents(tmp_path, tokenizer):
     file = write_corpus(tmp_path / "a.txt", 3)
     with pytest.raises(ValueError, match=r"has 3 documents, of which validation takes 2.*blank lines"):

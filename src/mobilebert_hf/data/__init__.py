@@ -3,17 +3,21 @@
 from .batching import LengthGroupedBatches, example_lengths
 from .corpus import load_documents
 from .masking import PretrainingCollator
-from .pretraining import PretrainingDataArguments, prepare_pretraining_data
+from .pretraining import PretrainingData, PretrainingDataArguments, prepare_pretraining_data
+from .streaming import ExampleStream, stream_loader
 from .vocabulary import check_vocabulary, load_tokenizer, train_wordpiece
 
 __all__ = [
+    "ExampleStream",
     "LengthGroupedBatches",
     "PretrainingCollator",
+    "PretrainingData",
     "PretrainingDataArguments",
     "check_vocabulary",
     "example_lengths",
     "load_documents",
     "load_tokenizer",
     "prepare_pretraining_data",
+    "stream_loader",
     "train_wordpiece",
 ]

@@ -74,7 +74,8 @@ class PretrainingCollator:
         """Makes a batch.
 
         Args:
-            features (`Sequence[dict]`): examples with `input_ids`, `token_type_ids` and `next_sentence_label`.
+            features (`Sequence[dict]`): examples with `input_ids`, `token_type_ids` and `next_sentence_label`. A
+                stream's have their own `epoch`, which counts in place of the collator's.
 
         Returns:
             `dict[str, torch.Tensor]`: `input_ids`, `attention_mask`, `token_type_ids` and `labels` of shape
@@ -86,7 +87,7 @@ class PretrainingCollator:
         attention_mask = torch.arange(width) < lengths[:, None]
         pad_token_id = self.tokenizer.pad_token_id
         input_ids = _pad([feature["input_ids"] for feature in features], width, pad_token_id)
-        draws = self._draw([feature["input_ids"] for feature in features], width)
+        draws = self._draw(features, width)
         masked, labels = self._mask_tokens(input_ids, attention_mask, draws)
         return {
             "input_ids": masked,
@@ -96,12 +97,13 @@ class PretrainingCollator:
             "next_sentence_label": torch.tensor([int(feature["next_sentence_label"]) for feature in features]),
         }
 
-    def _draw(self, rows: Sequence[Sequence[int]], width: int) -> torch.Tensor:
+    def _draw(self, features: Sequence[dict[str, Any]], width: int) -> torch.Tensor:
         """Three uniform numbers for each token, (3, batch_size, seq_length), from each example's own generator."""
-        draws = np.zeros((3, len(rows), width))
-        for index, row in enumerate(rows):
+        draws = np.zeros((3, len(features), width))
+        for index, feature in enumerate(features):
+            row = feature["input_ids"]
             digest = zlib.crc32(np.asarray(row, dtype=np.int32).tobytes())
-            generator = np.random.default_rng((self.seed, self.epoch, digest))
+            generator = np.random.default_rng((self.seed, feature.get("epoch", self.epoch), digest))
             draws[:, index, : len(row)] = generator.random((3, len(row)))
         return torch.from_numpy(draws)
 

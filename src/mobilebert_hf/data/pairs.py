@@ -12,6 +12,15 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
+from datasets import Features, List, Value
+
+EXAMPLES = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "token_type_ids": List(Value("int8")),
+        "next_sentence_label": Value("int8"),
+    }
+)
 
 IS_NEXT, IS_RANDOM = 0, 1  # as in transformers' next-sentence heads
 

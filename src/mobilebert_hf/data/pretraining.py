@@ -3,34 +3,25 @@
 `prepare_pretraining_data` gives the examples; `PretrainingCollator` in `masking.py` makes them into batches.
 """
 
-import hashlib
-import itertools
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from .corpus import check_dropped, load_documents
-from .pairs import PairSettings, make_examples, split_sentences
-from .vocabulary import check_special_tokens, check_unknown_rate, encode
+from .pairs import EXAMPLES, PairSettings, make_examples
+from .streaming import ExampleStream
+from .tokenization import TOKENIZED, tokenize_documents
+from .vocabulary import check_special_tokens, check_unknown_rate
 
 logger = logging.getLogger(__name__)
 
-TOKENIZED = Features(
-    {"input_ids": List(Value("int32")), "sentence_lengths": List(Value("int32")), "digest": Value("int64")}
-)
-EXAMPLES = Features(
-    {
-        "input_ids": List(Value("int32")),
-        "token_type_ids": List(Value("int8")),
-        "next_sentence_label": Value("int8"),
-    }
-)
 # Part of every cached result's name: raise it when tokenization or pair building changes what it gives.
 CACHE_VERSION = 1
 SAMPLE_DOCUMENTS = 500
@@ -38,7 +29,9 @@ SAMPLE_DOCUMENTS = 500
 MIN_SEQ_LENGTH = 8
 # Random next segments come from another document of the same split.
 MIN_DOCUMENTS = 2
-SHUFFLED_EXAMPLES = 10_000
+
+
+PretrainingData = Mapping[str, Dataset | ExampleStream | IterableDataset]
 
 
 @dataclass
@@ -79,7 +72,7 @@ class PretrainingDataArguments:
         streaming (`bool`, *optional*, defaults to `False`):
             Make examples while training, for a corpus that does not fit the disk. Needs `max_steps`.
         streaming_buffer_size (`int`, *optional*, defaults to `500`):
-            Documents in memory at a time when streaming: they are shuffled, and random segments drawn, among them.
+            Documents in memory at a time when streaming: random segments are drawn, and examples shuffled, among them.
         cache_dir (`str`, *optional*):
             Where prepared data is kept. Defaults to the cache of `datasets`.
     """
@@ -142,7 +135,7 @@ class PretrainingDataArguments:
 
 def prepare_pretraining_data(
     arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase
-) -> DatasetDict | IterableDatasetDict:
+) -> PretrainingData:
     """Makes masked-language-model and next-sentence examples of a corpus.
 
     Whole documents are held out for validation, so no text of it is trained on, not even as a copy of a document.
@@ -153,7 +146,8 @@ def prepare_pretraining_data(
         tokenizer (`PreTrainedTokenizerBase`): a fast BERT tokenizer.
 
     Returns:
-        `DatasetDict` (`IterableDatasetDict` when streaming) with `train` and `validation`, of rows
+        `Mapping`: `train` and `validation`, each a `Dataset`; when streaming, `train` is an `ExampleStream` and
+        `validation` an `IterableDataset`; of rows
 
         - **input_ids** (int32): `[CLS] A [SEP] B [SEP]`, at most `max_seq_length` ids, unpadded and unmasked;
         - **token_type_ids** (int8): 0 up to the first `[SEP]`, then 1;
@@ -209,35 +203,6 @@ def _sample(documents: Dataset | IterableDataset) -> list[str]:
         return [row["text"] for row in documents.take(SAMPLE_DOCUMENTS)]
     step = -(-len(documents) // SAMPLE_DOCUMENTS)
     return documents.select(range(0, len(documents), step))["text"][:]
-
-
-def tokenize_documents(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-    """Splits documents into sentences and tokenizes them; a batched function for `datasets`' `map`.
-
-    Args:
-        batch (`dict[str, list[str]]`): the `text` of each document, a paragraph a line.
-        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
-
-    Returns:
-        `dict[str, list]`: for each document that has a token its `input_ids`, its `sentence_lengths`, and a `digest`
-        of its text, an integer below 2**63.
-    """
-    documents = [
-        [sentence for paragraph in text.split("\n") for sentence in split_sentences(paragraph)]
-        for text in batch["text"]
-    ]
-    sentences = list(itertools.chain.from_iterable(documents))
-    encoded = iter(encode(sentences, tokenizer) if sentences else [])
-    columns: dict[str, list[Any]] = {name: [] for name in TOKENIZED}
-    for text, document in zip(batch["text"], documents, strict=True):
-        ids = list(itertools.islice(encoded, len(document)))
-        lengths = [len(sentence) for sentence in ids if sentence]
-        if lengths:
-            columns["input_ids"].append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
-            columns["sentence_lengths"].append(lengths)
-            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            columns["digest"].append(int.from_bytes(digest, "little") >> 1)  # 63 bits fit int64
-    return columns
 
 
 def _tokenize(documents: Dataset, arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -307,40 +272,13 @@ def _stream(
     arguments: PretrainingDataArguments,
     settings: PairSettings,
     tokenizer: PreTrainedTokenizerBase,
-) -> IterableDatasetDict:
+) -> dict[str, ExampleStream | IterableDataset]:
     """The same way for documents that come one by one. Validation reads the corpus a second time."""
 
-    def examples(source: IterableDataset, keep: tuple[int, int], shuffle: bool) -> IterableDataset:
-        size = arguments.streaming_buffer_size
-        source = source.shuffle(seed=settings.seed, buffer_size=size) if shuffle else source
-        tokens = source.map(
-            tokenize_documents,
-            batched=True,
-            batch_size=100,
-            remove_columns=["text"],
-            features=TOKENIZED,
-            fn_kwargs={"tokenizer": tokenizer},
-        ).filter(_in_range, input_columns="digest", fn_kwargs={"low": keep[0], "high": keep[1]})
-        pairs = tokens.map(
-            make_examples,
-            with_indices=True,
-            batched=True,
-            batch_size=size,
-            remove_columns=list(TOKENIZED),
-            features=EXAMPLES,
-            fn_kwargs={"settings": settings},
-        )
-        return pairs.shuffle(seed=settings.seed, buffer_size=SHUFFLED_EXAMPLES) if shuffle else pairs
+    def stream(source: IterableDataset, digests: range) -> ExampleStream:
+        return ExampleStream(source, settings, tokenizer, digests, arguments.streaming_buffer_size)
 
     # A digest is a uniform number below 2**63.
     border = 0 if held_out is not None else int(arguments.validation_fraction * 2**63)
-    return IterableDatasetDict(
-        train=examples(documents, (border, 2**63), True),
-        validation=examples(documents, (0, border), False)
-        if held_out is None
-        else examples(held_out, (0, 2**63), False),
-    )
-
-
-def _in_range(digest: int, low: int, high: int) -> bool:
-    return low <= digest < high
+    validation = stream(documents, range(border)) if held_out is None else stream(held_out, range(2**63))
+    return {"train": stream(documents, range(border, 2**63)), "validation": validation.one_pass(0)}

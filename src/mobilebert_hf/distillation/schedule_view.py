@@ -16,11 +16,11 @@ from .stages import Stage, Strategy
 # How many steps of a strategy the picture shows at most: about one for each pixel of its width.
 _SAMPLES = 1500
 # Width of the drawing area and of a letter of a stage's name, in inches: decides whether the name fits lengthwise.
-_DRAWING_WIDTH = 9.0
+DRAWING_WIDTH = 9.0
 _LETTER_WIDTH = 0.08
-_COLORS = "YlGnBu"
-_FROZEN = "#ececec"
-_INK = "#333333"
+COLORS = "YlGnBu"
+FROZEN = "#ececec"
+INK = "#333333"
 
 
 def describe(strategy: Strategy) -> Table:
@@ -76,9 +76,9 @@ def plot(strategy: Strategy, path: str | Path, base_learning_rate: float) -> Pat
     edges, rates = _sample(strategy, base_learning_rate)
     places = list(strategy.stages[0].rates)
     # A Figure without pyplot draws with Agg, needs no display and leaves no global state behind.
-    figure = Figure(figsize=(_DRAWING_WIDTH + 2.0, 3.2 + 0.2 * len(places)), layout="constrained")
+    figure = Figure(figsize=(DRAWING_WIDTH + 2.0, 3.2 + 0.2 * len(places)), layout="constrained")
     top, rows = figure.subplots(2, sharex=True, height_ratios=(1.4, 0.2 * len(places) + 0.6))
-    top.stairs(np.nan_to_num(rates).max(axis=0), edges, color=_INK, linewidth=1.2)
+    top.stairs(np.nan_to_num(rates).max(axis=0), edges, color=INK, linewidth=1.2)
     top.set_ylabel("highest\nlearning rate")
     top.set_ylim(bottom=0.0)
     top.spines[["top", "right"]].set_visible(False)
@@ -86,17 +86,17 @@ def plot(strategy: Strategy, path: str | Path, base_learning_rate: float) -> Pat
         edges,
         np.arange(len(places) + 1),
         np.ma.masked_invalid(rates),
-        cmap=_COLORS,
+        cmap=COLORS,
         norm=Normalize(0.0, np.nanmax(rates)),
         rasterized=True,
     )
-    rows.set_facecolor(_FROZEN)
+    rows.set_facecolor(FROZEN)
     rows.set_yticks(np.arange(len(places)) + 0.5, [place.replace("_", " ") for place in places])
     rows.tick_params(axis="y", length=0, labelsize=8)
     rows.set_xlabel("optimizer step")
     rows.set_xlim(edges[0], edges[-1])
     rows.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    _mark_stages(strategy, top, rows)
+    mark_stages(strategy, top, rows)
     bar = figure.colorbar(colors, ax=(top, rows), label="learning rate (light gray: frozen)", pad=0.01)
     for axis in (top.yaxis, bar.ax.yaxis):
         axis.set_major_formatter("{x:g}")
@@ -146,13 +146,21 @@ def _sample(strategy: Strategy, base_learning_rate: float) -> tuple[np.ndarray, 
     return np.array([*edges, strategy.steps]), np.array(columns).T
 
 
-def _mark_stages(strategy: Strategy, top: Axes, rows: Axes) -> None:
-    """Draw a line at each stage's beginning and write the stages' names above; upright where there is little room."""
+def mark_stages(strategy: Strategy, top: Axes, *others: Axes) -> None:
+    """Draw a line at each stage's beginning, and write the stages' names above the top axes.
+
+    The names stand upright where there is little room.
+
+    Args:
+        strategy ([`Strategy`]): whose stages.
+        top (`Axes`): as wide as `DRAWING_WIDTH`, with steps on the x axis.
+        others (`Axes`): those that get the lines too.
+    """
     for stage, start in zip(strategy.stages, strategy.boundaries, strict=True):
         if start:
-            for axes in (top, rows):
-                axes.axvline(start, color=_INK, linewidth=0.6, alpha=0.6)
-        fits = len(stage.name) * _LETTER_WIDTH < stage.steps / strategy.steps * _DRAWING_WIDTH
+            for axes in (top, *others):
+                axes.axvline(start, color=INK, linewidth=0.6, alpha=0.6)
+        fits = len(stage.name) * _LETTER_WIDTH < stage.steps / strategy.steps * DRAWING_WIDTH
         top.annotate(
             stage.name,
             (start + stage.steps / 2, 1.0),
@@ -163,5 +171,5 @@ def _mark_stages(strategy: Strategy, top: Axes, rows: Axes) -> None:
             fontsize=9 if fits else 7,
             ha="center",
             va="bottom",
-            color=_INK,
+            color=INK,
         )

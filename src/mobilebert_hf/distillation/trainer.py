@@ -6,7 +6,7 @@ step, so a run resumes with nothing but the Trainer's own state.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from ..pretraining.trainer import (
     per_place_scheduler,
     pretraining_columns,
 )
+from .costs import step_flops
 from .initialization import check_match
 from .objectives import (
     TransferWeights,
@@ -36,6 +37,13 @@ from .objectives import (
     next_sentence,
 )
 from .strategies import Stage, Strategy, build_strategy
+
+# A layer's terms in the log, as `TransferWeights` calls them.
+TERMS = tuple(field.name for field in fields(TransferWeights))
+
+# What the relative cost of stages is reckoned with; it depends little on them.
+NOMINAL_LENGTH = 128
+NOMINAL_PREDICTIONS = 0.15
 
 
 @dataclass
@@ -139,7 +147,10 @@ class DistillationTrainer(PreTrainer):
             args.feature_map_weight, args.mean_weight, args.variance_weight, args.attention_weight
         )
         args.max_steps = self.strategy.steps
-        self._step_costs = [float(stage.depth) for stage in self.strategy.stages]
+        self._step_costs = [
+            sum(step_flops(stage, model, teacher, tokens=1, length=NOMINAL_LENGTH, predictions=NOMINAL_PREDICTIONS))
+            for stage in self.strategy.stages
+        ]
         super().__init__(model=model, args=args, **kwargs)
         self.teacher = teacher.eval().requires_grad_(False).to(args.device, _teacher_dtype(args))
         self.add_callback(_StageCallback(self.strategy))

@@ -109,7 +109,7 @@ class MobileBertModel(MobileBertPreTrainedModel):
             inputs_embeds: In place of `input_ids`, word embeddings [batch, seq, embedding_size]. With
                 `start_layer` > 0 the input of that layer, [batch, seq, hidden_size]; no embedding is computed then.
             start_layer: First layer to run.
-            stop_layer: Layer before which to stop; None runs to the end. The pooler runs only then.
+            stop_layer: Layer before which to stop. Without it all layers run, and after them, only then, the pooler.
             capture_layers: Indices of layers whose output is returned in `layer_outputs`.
             capture_scores: Indices of layers whose raw attention scores are returned in `attention_scores`; these
                 layers materialise their scores, all others use the configured attention kernel.
@@ -148,10 +148,9 @@ class MobileBertModel(MobileBertPreTrainedModel):
         )
         if not torch.compiler.is_compiling() and _computes_in_float16(hidden_states):
             _check_finite(hidden_states)
-        complete = stop_layer is None or stop_layer == self.config.num_hidden_layers
         return EncoderOutput(
             last_hidden_state=hidden_states,
-            pooler_output=self.pooler(hidden_states) if self.pooler is not None and complete else None,
+            pooler_output=self.pooler(hidden_states) if self.pooler is not None and stop_layer is None else None,
             layer_outputs=layer_outputs or None,
             attention_scores=attention_scores or None,
         )
@@ -250,7 +249,7 @@ class MobileBertForPreTraining(_MaskedLMResizing):
         prediction_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | PreTrainingOutput:
-        """As `MobileBertModel.forward`, and the heads; where `stop_layer` cuts the encoder short, no heads.
+        """As `MobileBertModel.forward`, and the heads; with `stop_layer` no heads.
 
         Args:
             input_ids: See `MobileBertModel.forward`, as the other inputs and `kwargs`.

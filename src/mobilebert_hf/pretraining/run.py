@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datasets import DatasetDict, IterableDatasetDict
 from transformers import AutoModelForPreTraining, PreTrainedTokenizerBase, set_seed
 
 from ..data import (
     PretrainingCollator,
+    PretrainingData,
     PretrainingDataArguments,
     check_vocabulary,
     load_tokenizer,
@@ -142,7 +142,7 @@ class Phase:
 
     data: PretrainingDataArguments
     training: PreTrainingArguments
-    examples: DatasetDict | IterableDatasetDict
+    examples: PretrainingData
     end: int | None
 
     def inputs(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def plan_phases(
         return [Phase(data, training, prepare(data, tokenizer, training), None)]
     if steps < 1:
         raise ValueError("long_seq_length needs max_steps: it counts in steps, not in epochs.")
-    long_data = replace(data, max_seq_length=data.long_seq_length)
+    long_data = replace(data, max_seq_length=data.long_seq_length, long_seq_length=None)
     long_training = copy(training)
     batch = training.per_device_train_batch_size
     fitting = max(batch * data.max_seq_length // data.long_seq_length, 1)
@@ -205,7 +205,7 @@ def plan_phases(
 
 def prepare(
     data: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, training: PreTrainingArguments
-) -> DatasetDict | IterableDatasetDict:
+) -> PretrainingData:
     """The examples, prepared by one process and read from its cache by the others."""
     with training.main_process_first(desc="preparing the corpus"):
         return prepare_pretraining_data(data, tokenizer)

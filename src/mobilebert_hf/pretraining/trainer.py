@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data import LengthGroupedBatches, PretrainingCollator, example_lengths
+from ..data import ExampleStream, LengthGroupedBatches, PretrainingCollator, example_lengths, stream_loader
 from ..data.masking import IGNORED
 from ..models.heads import PreTrainingOutput
 from .durable import DurableTrainer
@@ -72,7 +72,7 @@ class PreTrainer(DurableTrainer):
     processes) and `hours_left`. Evaluation reports the two losses, their sum `loss`, and `masked_lm_accuracy` and
     `next_sentence_accuracy` (shares of 1).
 
-    Training batches are grouped by length; a stream (`datasets.IterableDataset`) comes in its own order.
+    Training batches are grouped by length; an `ExampleStream` comes in its own order.
     """
 
     args: PreTrainingArguments
@@ -93,14 +93,14 @@ class PreTrainer(DurableTrainer):
         self._stream: StatefulDataLoader | None = None
         self._resumed_checkpoint: Path | None = None
         # A stream goes on from the place that a checkpoint notes; the library would read it again from its beginning.
-        self.args.ignore_data_skip |= isinstance(self.train_dataset, IterableDataset)
+        self.args.ignore_data_skip |= isinstance(self.train_dataset, ExampleStream)
         self.add_callback(_EpochCallback(self))
 
     # ---- batches
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of `LengthGroupedBatches`, handed out to the processes by Accelerate."""
-        if isinstance(self.train_dataset, IterableDataset):
+        if isinstance(self.train_dataset, ExampleStream):
             self._stream = self._open_stream(self.train_dataset)
             return self._stream
         assert self.train_dataset is not None
@@ -121,13 +121,11 @@ class PreTrainer(DurableTrainer):
         )
         return self.accelerator.prepare(loader)
 
-    def _open_stream(self, examples: IterableDataset) -> StatefulDataLoader:
+    def _open_stream(self, examples: ExampleStream) -> StatefulDataLoader:
         """The process' part of a stream, at the place where the resumed checkpoint left it."""
-        from ..data.streaming import ExampleStream, stream_loader
-
         args = self.args
         loader = stream_loader(
-            ExampleStream(examples, rank=args.process_index, world_size=args.world_size),
+            examples.split(args.process_index, args.world_size),
             self._train_batch_size,
             self.data_collator,
             num_workers=args.dataloader_num_workers,

@@ -1,0 +1,205 @@
+"""Streams: every document once a pass, split by process, and a place that can be saved and found again."""
+
+import gzip
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import IterableDataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobilebert_hf.data import (
+    PretrainingCollator,
+    PretrainingDataArguments,
+    load_documents,
+    prepare_pretraining_data,
+    stream_loader,
+    streaming,
+)
+from mobilebert_hf.data.tokenization import tokenize_documents
+
+from .conftest import write_corpus
+
+FILES = 4
+BLOCK = 8
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Four text files of 15 documents each."""
+    folder = tmp_path_factory.mktemp("stream")
+    for number in range(FILES):
+        write_corpus(folder / f"part-{number}.txt", 15, seed=number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make_streams(tokenizer):
+    def make(*sources, **changes):
+        options = {"streaming": True, "streaming_buffer_size": BLOCK, "validation_fraction": 0.2, "max_seq_length": 48}
+        return prepare_pretraining_data(
+            PretrainingDataArguments([str(source) for source in sources], **{**options, **changes}), tokenizer
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def stream(make_streams, corpus):
+    return make_streams(corpus)["train"]
+
+
+def take(examples, count):
+    return list(itertools.islice(iter(examples), count))
+
+
+def key(example):
+    return (*example["input_ids"], example["next_sentence_label"], example.get("epoch"))
+
+
+def keys(batches):
+    """What identifies each batch."""
+    return [tuple(map(tuple, batch["input_ids"].tolist())) for batch in batches]
+
+
+def restarted(stream, state):
+    """As a new process would: nothing but the saved place is known."""
+    new = stream.split(stream.rank, stream.world_size)
+    new.load_state_dict(json.loads(json.dumps(state)))
+    return new
+
+
+# ---- what comes
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_examples_are_those_of_prepared_data_in_kind(make_streams, corpus, tmp_path, separate):
+    held_out = [str(write_corpus(tmp_path / "held_out.txt", 5, seed=9))] if separate else None
+    data = make_streams(corpus, validation_corpus=held_out)
+    train, validation = list(data["train"].one_pass(0)), list(data["validation"])
+    assert isinstance(data["validation"], IterableDataset)
+    for rows in (train, validation):
+        assert list(rows[0]) == ["input_ids", "token_type_ids", "next_sentence_label"]
+        assert {row["next_sentence_label"] for row in rows} == {0, 1}
+        assert max(len(row["input_ids"]) for row in rows) <= 48
+    assert len(train) > len(validation)
+    assert not {key(row) for row in train} & {key(row) for row in validation}
+
+
+def test_a_pass_follows_the_last_with_other_pairs_of_the_same_documents(stream):
+    length = len(list(stream.one_pass(0)))
+    first, second = (take(stream, 2 * length)[part] for part in (slice(length), slice(length, None)))
+    assert {row["epoch"] for row in first} == {0}
+    assert second[-1]["epoch"] == 1
+    assert [key(row) for row in stream.one_pass(0)] != [key(row) for row in stream.one_pass(1)]
+    vocabulary = [{token for row in stream.one_pass(epoch) for token in row["input_ids"]} for epoch in (0, 1)]
+    assert len(vocabulary[0] ^ vocabulary[1]) < 0.1 * len(vocabulary[0] | vocabulary[1])
+
+
+def test_the_pass_of_an_example_decides_its_masks(stream, tokenizer):
+    collator = PretrainingCollator(tokenizer)
+    row = take(stream, 1)[0]
+    same, later = collator([row]), collator([{**row, "epoch": 1}])
+    collator.epoch = 7
+    assert torch.equal(same["labels"], collator([row])["labels"])
+    assert not torch.equal(same["labels"], later["labels"])
+
+
+def test_runs_of_examples_are_of_about_one_length(make_streams, corpus):
+    stream = make_streams(corpus, streaming_buffer_size=60, short_seq_probability=0.9)["train"]
+    lengths = np.array([len(row["input_ids"]) for row in stream.one_pass(0)])
+    runs = lengths[: len(lengths) // 32 * 32].reshape(-1, 32)
+    shuffled = np.random.default_rng(0).permutation(lengths)[: runs.size].reshape(runs.shape)
+    padding, usual = ((part.max(1, keepdims=True) - part).mean() for part in (runs, shuffled))
+    assert padding < usual / 3
+    assert not np.array_equal(runs, np.sort(runs.ravel()).reshape(runs.shape)), "the runs are in random order"
+
+
+def test_no_example_at_all_is_an_error(make_streams, tmp_path):
+    stream = make_streams(write_corpus(tmp_path / "one.txt", 3), validation_fraction=0.999999)["train"]
+    with pytest.raises(ValueError, match="gives no example in a whole pass"):
+        take(stream, 1)
+
+
+# ---- split by process
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_every_document_goes_to_one_process(corpus, stream, monkeypatch, world_size):
+    """Whole files where they divide evenly (2, 4), else every n-th document (3)."""
+    read = []
+
+    def record(batch, tokenizer):
+        read.extend(batch["text"])
+        return tokenize_documents(batch, tokenizer)
+
+    monkeypatch.setattr(streaming, "tokenize_documents", record)
+    for rank in range(world_size):
+        before = len(read)
+        assert list(stream.split(rank, world_size).one_pass(0))
+        assert len(read) - before == 15 * FILES // world_size
+    assert sorted(read) == sorted(row["text"] for row in load_documents([str(corpus)], streaming=True))
+
+
+# ---- going on
+
+
+@settings(max_examples=15, deadline=None)
+@given(taken=st.integers(0, 150), batch_size=st.sampled_from([1, 5, 16]), world_size=st.sampled_from([1, 2, 3]))
+def test_a_restored_place_goes_on_to_the_example(stream, taken, batch_size, world_size):
+    part = stream.split(world_size - 1, world_size)
+    count = taken // batch_size * batch_size
+    whole = take(part.split(part.rank, part.world_size), count + 40)
+    iterator = iter(part)
+    for _ in range(count):
+        next(iterator)
+    rest = take(restarted(part, part.state_dict()), 40)
+    assert [key(row) for row in rest] == [key(row) for row in whole[count:]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("taken", [0, 3, 17])
+def test_a_restored_loader_goes_on_with_the_next_batch(stream, tokenizer, tmp_path, workers, taken):
+    def loader():
+        new = stream.split(0, 1)
+        return stream_loader(new, 4, PretrainingCollator(tokenizer), num_workers=workers)
+
+    whole = keys(take(loader(), taken + 6))
+    first = loader()
+    iterator = iter(first)
+    for _ in range(taken):
+        next(iterator)
+    torch.save(first.state_dict(), tmp_path / "place.pt")
+    del iterator
+    second = loader()
+    second.load_state_dict(torch.load(tmp_path / "place.pt", weights_only=True))
+    assert keys(take(second, 6)) == whole[taken:]
+
+
+def test_there_are_no_more_workers_than_files(make_streams, tokenizer, corpus):
+    stream = make_streams(corpus / "part-0.txt")["train"]
+    loader = stream_loader(stream, 4, PretrainingCollator(tokenizer), num_workers=3)
+    assert loader.num_workers == 1
+    assert len(take(loader, 3)) == 3
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "gz"])
+def test_other_sources_go_on_too(make_streams, tmp_path, corpus, kind):
+    if kind == "jsonl":
+        documents = load_documents([str(corpus)], streaming=True)
+        lines = [json.dumps(row) for row in documents]
+        (tmp_path / "a.jsonl").write_text("\n".join(lines[:30]))
+        (tmp_path / "b.jsonl").write_text("\n".join(lines[30:]))
+        sources = [tmp_path]
+    else:
+        (tmp_path / "a.txt.gz").write_bytes(gzip.compress((corpus / "part-0.txt").read_bytes()))
+        sources = [tmp_path / "a.txt.gz", corpus / "part-1.txt"]
+    stream = make_streams(*sources)["train"]
+    whole = [key(row) for row in take(stream.split(0, 1), 60)]
+    iterator = iter(stream)
+    for _ in range(25):
+        next(iterator)
+    assert [key(row) for row in take(restarted(stream, stream.state_dict()), 35)] == whole[25:]
