@@ -7,8 +7,8 @@ The plain way runs both networks in full with `output_hidden_states` and eager a
 multiplies each by whether it counts in the stage, computes masked-LM logits at all positions, and gives everything a
 gradient. A step is the forward pass of both networks, the losses, and the backward pass; the optimizer is not in it.
 
-All ways take turns in one process, so a noisy machine slows all: `hard` and `soft` are the engine with that freezing and
-a float32 teacher, `bfloat16` is soft freezing with a bfloat16 teacher. Memory is the high-water mark of a process for
+All ways take turns in one process, so a noisy machine slows all: `hard` and `soft` are the engine with that freezing
+and a float32 teacher, `bfloat16` is soft freezing with a bfloat16 teacher. Memory is the high-water mark of a process for
 itself. That both ways compute the same is measured with gelu in float32 and with relu in float64: in float32, rounding
 moves a few of the millions of inputs of a relu across zero, where its gradient jumps.
 Results go to benchmarks/distillation/results.json.
@@ -230,9 +230,10 @@ def compare(**sizes: Any) -> list[dict[str, Any]]:
 
 def peak_memory(shape: str, way: str, index: int) -> dict[str, int]:
     """Bytes of memory of a step in a process of its own: above the loaded networks, and in all."""
-    output = subprocess.run(
-        [sys.executable, __file__, "memory", shape, way, str(index)], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, __file__, "memory", shape, way, str(index)]
+    # So that glibc gives back what is freed, and the mark shows what was in use and not how it was fragmented.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(output.stdout.splitlines()[-1])
 
 

@@ -52,13 +52,17 @@ def schedule(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Output folder of a recipe.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a recipe.")],
     output: Annotated[Path | None, typer.Option(help="Folder for the report; the run's by default.")] = None,
 ) -> None:
     """Draws a run, finished or not: losses by stage, learning rates, every layer's loss, as picture and web page."""
-    from .reporting import write_report
+    from rich.console import Console
 
-    for path in write_report(run, output):
+    with Console(stderr=True).status(f"drawing {folder}"):
+        from .reporting import write_report
+
+        paths = write_report(folder, output)
+    for path in paths:
         typer.echo(path)
 
 

@@ -4,7 +4,7 @@ from .batching import LengthGroupedBatches, example_lengths
 from .corpus import load_documents
 from .masking import PretrainingCollator
 from .pretraining import PretrainingData, PretrainingDataArguments, prepare_pretraining_data
-from .streaming import ExampleStream, stream_loader
+from .streaming import ExampleStream
 from .vocabulary import check_vocabulary, load_tokenizer, train_wordpiece
 
 __all__ = [
@@ -18,6 +18,5 @@ __all__ = [
     "load_documents",
     "load_tokenizer",
     "prepare_pretraining_data",
-    "stream_loader",
     "train_wordpiece",
 ]

@@ -71,4 +71,5 @@ def example_lengths(examples: Sequence[dict[str, Any]] | Dataset) -> np.ndarray:
     if not isinstance(examples, Dataset):
         return np.array([len(example["input_ids"]) for example in examples], dtype=np.int32)
     tables = examples.select_columns("input_ids").with_format("arrow").iter(batch_size=10_000)
-    return np.concatenate([pyarrow.compute.list_value_length(table["input_ids"]).to_numpy() for table in tables])
+    lengths = [pyarrow.compute.list_value_length(table["input_ids"]).to_numpy() for table in tables]
+    return np.concatenate([np.zeros(0, np.int32), *lengths])

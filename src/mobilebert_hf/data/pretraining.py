@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .corpus import check_dropped, load_documents
 from .pairs import EXAMPLES, PairSettings, make_examples
-from .streaming import ExampleStream
+from .streaming import ExampleStream, map_blocks
 from .tokenization import TOKENIZED, tokenize_documents
 from .vocabulary import check_special_tokens, check_unknown_rate
 
@@ -275,10 +275,10 @@ def _stream(
 ) -> dict[str, ExampleStream | IterableDataset]:
     """The same way for documents that come one by one. Validation reads the corpus a second time."""
 
-    def stream(source: IterableDataset, digests: range) -> ExampleStream:
-        return ExampleStream(source, settings, tokenizer, digests, arguments.streaming_buffer_size)
-
     # A digest is a uniform number below 2**63.
     border = 0 if held_out is not None else int(arguments.validation_fraction * 2**63)
-    validation = stream(documents, range(border)) if held_out is None else stream(held_out, range(2**63))
-    return {"train": stream(documents, range(border, 2**63)), "validation": validation.one_pass(0)}
+    size = arguments.streaming_buffer_size
+    train = ExampleStream(documents, settings, tokenizer, range(border, 2**63), size)
+    if held_out is None:
+        return {"train": train, "validation": map_blocks(documents, settings, tokenizer, range(border), size)}
+    return {"train": train, "validation": map_blocks(held_out, settings, tokenizer, range(2**63), size)}

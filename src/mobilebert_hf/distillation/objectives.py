@@ -172,12 +172,16 @@ def masked_lm_distillation(
     if temperature <= 0.0:
         raise ValueError(f"temperature is {temperature}, but must be above 0")
     _check_labels("student_logits", "[n, vocab]", student_logits, labels)
-    hard = F.cross_entropy(student_logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="none")
+    # Rows of the vocabulary's width are the largest tensors of a step: one softmax serves both losses.
+    student_log = student_logits.float().log_softmax(-1)
+    hard = F.nll_loss(student_log, labels, ignore_index=IGNORED_LABEL, reduction="none")
     if teacher_logits is None:
         return MaskedLMTerms(hard=hard, soft=torch.zeros_like(hard), combined=hard)
     _check_pair("masked-LM logits", "[n, vocab]", student_logits, teacher_logits)
-    student_log = (student_logits.float() / temperature).log_softmax(-1)
-    teacher_log = (teacher_logits.float() / temperature).log_softmax(-1)
+    if temperature != 1.0:
+        student_log = (student_logits.float() / temperature).log_softmax(-1)
+        teacher_logits = teacher_logits.float() / temperature
+    teacher_log = teacher_logits.float().log_softmax(-1)
     divergence = F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(-1)
     soft = (divergence * temperature**2).masked_fill(labels == IGNORED_LABEL, 0.0)
     return MaskedLMTerms(hard=hard, soft=soft, combined=alpha * hard + (1.0 - alpha) * soft)

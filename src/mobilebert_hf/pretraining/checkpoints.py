@@ -12,20 +12,29 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers.trainer_utils import sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STAGING = ".being-written"
 DAMAGED = "damaged-"
+REPLACED = "replaced-"
 
 
 def publish(staging: Path, final: Path) -> None:
-    """Writes the manifest of a finished folder, flushes it to the disk, and renames it; replaces an older `final`."""
-    files = {str(path.relative_to(staging)): _digest(path) for path in sorted(staging.rglob("*")) if path.is_file()}
+    """Writes the manifest of a finished folder, flushes all of it to the disk, and renames it.
+
+    An older `final` is moved to where `staging` is, for the caller to remove.
+    """
+    files = {}
+    for path in sorted(path for path in staging.rglob("*") if path.is_file()):
+        files[str(path.relative_to(staging))] = _digest(path)
+        _flush(path)
     write_aside(staging / MANIFEST, json.dumps(files, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
+    _flush(staging)
+    if final.exists():
+        os.replace(final, staging.with_name(REPLACED + final.name))
     os.replace(staging, final)
     _flush(final.parent)
 
@@ -49,9 +58,13 @@ def last_good_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest whole checkpoint of a run.
 
     Newer ones that are damaged are named in a warning and renamed to `damaged-checkpoint-<step>`, so that nothing
-    takes them for good ones; what an interrupted process was writing is removed.
+    takes them for good ones. What an interrupted process was writing is removed, or published where only that was
+    left to do.
     """
     output_dir = Path(output_dir)
+    for written in (output_dir / STAGING).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if find_damage(written) is None and not (output_dir / written.name).exists():
+            os.replace(written, output_dir / written.name)
     shutil.rmtree(output_dir / STAGING, ignore_errors=True)
     for checkpoint in reversed([Path(path) for path in sort_checkpoints(str(output_dir))]):
         damage = find_damage(checkpoint)

@@ -2,7 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -24,6 +25,15 @@ class Meter:
         if self._begin is None:
             self._begin = step, time.perf_counter()
         self._tokens = self._tokens + tokens
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time that a block takes, such as an evaluation, out of the speed."""
+        begin = time.perf_counter()
+        yield
+        if self._begin is not None:
+            step, began = self._begin
+            self._begin = step, began + time.perf_counter() - begin
 
     def record(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Adds the scalars of one of the batches that a step accumulates."""

@@ -5,6 +5,7 @@ batch, LAMB with a rate for each place in the network, each loss term in the log
 terms (masked-LM loss and accuracy, next-sentence accuracy).
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,11 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from torchdata.stateful_dataloader import StatefulDataLoader
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data import ExampleStream, LengthGroupedBatches, PretrainingCollator, example_lengths, stream_loader
+from ..data import ExampleStream, LengthGroupedBatches, PretrainingCollator, example_lengths
 from ..data.masking import IGNORED
 from ..models.heads import PreTrainingOutput
 from .durable import DurableTrainer
@@ -90,7 +90,7 @@ class PreTrainer(DurableTrainer):
         self.meter = Meter()
         self._column_names: list[str] = []
         self._batches: LengthGroupedBatches | None = None
-        self._stream: StatefulDataLoader | None = None
+        self._stream: ExampleStream | None = None
         self._resumed_checkpoint: Path | None = None
         # A stream goes on from the place that a checkpoint notes; the library would read it again from its beginning.
         self.args.ignore_data_skip |= isinstance(self.train_dataset, ExampleStream)
@@ -102,7 +102,8 @@ class PreTrainer(DurableTrainer):
         """Batches of `LengthGroupedBatches`, handed out to the processes by Accelerate."""
         if isinstance(self.train_dataset, ExampleStream):
             self._stream = self._open_stream(self.train_dataset)
-            return self._stream
+            # Not prepared by Accelerate, which would split it once more and read a batch ahead.
+            return DataLoader(self._stream, self._train_batch_size, collate_fn=self.data_collator)
         assert self.train_dataset is not None
         args = self.args
         self._batches = LengthGroupedBatches(
@@ -121,16 +122,10 @@ class PreTrainer(DurableTrainer):
         )
         return self.accelerator.prepare(loader)
 
-    def _open_stream(self, examples: ExampleStream) -> StatefulDataLoader:
-        """The process' part of a stream, at the place where the resumed checkpoint left it."""
+    def _open_stream(self, examples: ExampleStream) -> ExampleStream:
+        """This process' part of a stream, at the place where the resumed checkpoint left it."""
         args = self.args
-        loader = stream_loader(
-            examples.split(args.process_index, args.world_size),
-            self._train_batch_size,
-            self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-        )
+        stream = examples.split(args.process_index, args.world_size, args.dataloader_num_workers)
         if self._resumed_checkpoint is not None:
             place = self._resumed_checkpoint / self._stream_file()
             if not place.is_file():
@@ -138,16 +133,16 @@ class PreTrainer(DurableTrainer):
                     f"{self._resumed_checkpoint} has no {place.name}: a stream goes on only with as many processes "
                     "as before."
                 )
-            loader.load_state_dict(torch.load(place, weights_only=True))
-        return loader
+            stream.load_state_dict(json.loads(place.read_text()))
+        return stream
 
     def save_data_state(self, checkpoint: Path) -> None:
         """The stream's place, for each process."""
         if self._stream is not None:
-            torch.save(self._stream.state_dict(), checkpoint / self._stream_file())
+            (checkpoint / self._stream_file()).write_text(json.dumps(self._stream.state_dict()))
 
     def _stream_file(self) -> str:
-        return f"stream_{self.args.process_index}_of_{self.args.world_size}.pt"
+        return f"stream_{self.args.process_index}_of_{self.args.world_size}.json"
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `DurableTrainer.train`."""
@@ -228,13 +223,17 @@ class PreTrainer(DurableTrainer):
             logs = {**logs, **self.meter.read(self.state.global_step, self.work, self.state.max_steps, mean)}
         super().log(logs, start_time)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.meter.paused():
+            super()._save_checkpoint(*args, **kwargs)
+
     # ---- evaluation
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As the library's; the same tokens are predicted whatever the epoch, and training's randomness stays."""
         epoch, self.data_collator.epoch = getattr(self.data_collator, "epoch", 0), 0
         try:
-            with torch.random.fork_rng(devices=[]):  # a data loader draws a seed
+            with self.meter.paused(), torch.random.fork_rng(devices=[]):  # a data loader draws a seed
                 return super().evaluation_loop(*args, **kwargs)
         finally:
             self.data_collator.epoch = epoch

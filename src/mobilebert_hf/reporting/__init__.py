@@ -1,6 +1,5 @@
-"""A training run as a picture and a page."""
+"""What a training run did, from the files in its folder: `report.png` and `report.html`."""
 
 from .page import write_report
-from .run_log import RunLog, read_run
 
-__all__ = ["RunLog", "read_run", "write_report"]
+__all__ = ["write_report"]

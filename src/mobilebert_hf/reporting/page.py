@@ -1,92 +1,126 @@
-"""The report of a run: a picture, and a page that carries it and needs nothing else."""
+"""A run as one HTML file that needs neither network nor JavaScript, with its picture inside."""
 
 import base64
+import math
+import os
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import jinja2
-import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .picture import draw
 from .run_log import RunLog, read_run
 
+_HELD_OUT = {
+    "eval_masked_lm_loss": ("masked-LM loss", "{:.3f}"),
+    "eval_masked_lm_accuracy": ("masked-LM accuracy", "{:.1%}"),
+    "eval_next_sentence_loss": ("next-sentence loss", "{:.3f}"),
+    "eval_next_sentence_accuracy": ("next-sentence accuracy", "{:.1%}"),
+}
+
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> tuple[Path, Path]:
-    """Draws a run into `report.png` and `report.html`, each written whole or not at all.
+    """Draws a run of `recipes/distil_student.py` or `recipes/pretrain_teacher.py`, finished or going on.
 
     Args:
-        folder: The run's.
-        output: Where both go; the run's folder by default.
+        folder: The run's `output_dir`.
+        output: Where to write; made if it is not there. By default the run's folder.
 
     Returns:
-        The paths of the picture and the page.
+        The paths of `report.png` and `report.html`.
 
     Raises:
-        FileNotFoundError: The folder is no run, or has no checkpoint yet.
-        ValueError: The run has logged nothing yet.
+        FileNotFoundError: The folder is none of a run.
+        ValueError: A file in it is damaged, or nothing has been logged yet.
     """
     run = read_run(folder)
-    target = Path(output or folder)
-    target.mkdir(parents=True, exist_ok=True)
-    picture, page = target / "report.png", target / "report.html"
-    aside = target / ".report.part.png"
-    draw(run, aside)
-    aside.replace(picture)
-    aside = target / ".report.part.html"
-    aside.write_text(render(run, picture.read_bytes()), encoding="utf-8")
-    aside.replace(page)
-    return picture, page
+    output = Path(output) if output is not None else Path(folder)
+    output.mkdir(parents=True, exist_ok=True)
+    picture = draw(run)
+    html = render(run, picture, draw(run, dark=True)).encode()
+    return _write(output / "report.png", picture), _write(output / "report.html", html)
 
 
-def render(run: RunLog, picture: bytes) -> str:
-    """The page, as HTML; `picture` is a PNG."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+def render(run: RunLog, picture: bytes, dark_picture: bytes) -> str:
+    """The page of a run.
+
+    Args:
+        run: The run.
+        picture: A PNG file, for light pages.
+        dark_picture: A PNG file, for dark pages.
+    """
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(
-        run=run,
-        facts=_facts(run),
-        stages=_stages(run),
-        recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True),
+        title=run.title,
+        facts=_summarize(run),
+        held_out=_held_out(run),
+        stages=[_stage_row(run, index) for index in range(len(run.stages))],
         picture=base64.b64encode(picture).decode(),
+        dark_picture=base64.b64encode(dark_picture).decode(),
+        recipe=run.recipe,
     )
 
 
-def _facts(run: RunLog) -> dict[str, str]:
-    """What one wants to know first."""
+def _summarize(run: RunLog) -> dict[str, str]:
+    """Names and values of what is known of the whole run."""
     last = run.training[-1]
-    facts = {"steps": f"{run.steps_done:,} of {run.max_steps:,}"}
-    if run.strategy and run.steps_done < run.max_steps:
-        facts["stage"] = run.strategy.position(run.steps_done).stage.name
-    if run.steps_done < run.max_steps:
-        facts["time left"] = f"{last['hours_left']:.1f} h"
-    facts["speed"] = f"{last['tokens_per_second']:,.0f} tokens/s"
-    facts["loss"] = f"{last['loss']:.4g}"
-    measured = run.results or (run.evaluations[-1] if run.evaluations else {})
-    for key, name in (("masked_lm", "masked LM"), ("next_sentence", "next sentence")):
-        if f"eval_{key}_accuracy" in measured:
-            loss, accuracy = measured[f"eval_{key}_loss"], measured[f"eval_{key}_accuracy"]
-            facts[f"{name}, held out"] = f"loss {loss:.3f}, accuracy {accuracy:.1%}"
+    facts = {"steps": f"{run.step:,} of {run.total_steps:,} ({run.step / run.total_steps:.0%})"}
+    if run.is_distillation:
+        stages = f" of {len(run.strategy.stages)}" if run.strategy else ""
+        facts["stage"] = f"{run.stages[-1].name} ({len(run.stages)}{stages})"
+    if run.finished:
+        facts["state"] = "finished"
+    else:
+        facts["state"] = "not finished; this is its newest checkpoint"
+        if "hours_left" in last:
+            facts["time left after it"] = format_hours(last["hours_left"])
+    facts["training loss"] = f"{last['loss']:.4g}"
     return facts
 
 
-def _stages(run: RunLog) -> list[dict[str, Any]]:
-    """A row for each stage that has begun, with its first and last logged loss."""
-    if run.strategy is None:
-        return []
-    rows = []
-    for index, (stage, start) in enumerate(zip(run.strategy.stages, run.strategy.boundaries, strict=True)):
-        lines = [line for line in run.training if line["stage"] == index]
-        if lines:
-            speed = sum(line["tokens_per_second"] for line in lines) / len(lines)
-            rows.append(
-                {
-                    "name": stage.name,
-                    "steps": f"{start + 1:,} to {start + stage.steps:,}",
-                    "depth": stage.depth,
-                    "first": f"{lines[0]['loss']:.4g}",
-                    "last": f"{lines[-1]['loss']:.4g}",
-                    "speed": f"{speed:,.0f}",
-                }
-            )
-    return rows
+def _held_out(run: RunLog) -> dict[str, Any]:
+    """The newest evaluation: its step, and names and values."""
+    if not run.evaluations:
+        return {}
+    line = run.evaluations[-1]
+    values = {name: form.format(line[key]) for key, (name, form) in _HELD_OUT.items() if key in line}
+    return {"step": f"{line['step']:,.0f}", "values": values}
+
+
+def _stage_row(run: RunLog, index: int) -> dict[str, str]:
+    """A row of the table; losses and speed come from log lines that tell of this stage alone, if there are any."""
+    stage = run.stages[index]
+    lines = run.lines_within(stage)
+    speeds = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line]
+    return {
+        "name": stage.name,
+        "steps": f"{stage.start + 1:,} to {stage.end:,}",
+        "depth": str(stage.depth) if stage.depth else "",
+        "first": f"{lines[0]['loss']:.4g}" if lines else "",
+        "last": f"{lines[-1]['loss']:.4g}" if lines else "",
+        "speed": f"{fmean(speeds):,.0f}" if speeds else "",
+    }
+
+
+def format_hours(hours: float) -> str:
+    """A duration in the two units that matter: "3 d 4 h", "3 h 20 min", "4 min"."""
+    minutes = math.ceil(60 * hours)
+    days, minutes = divmod(minutes, 24 * 60)
+    if days:
+        return f"{days} d {minutes // 60} h"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Writes a file whole or not at all."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_bytes(content)
+    os.replace(aside, path)
+    return path

@@ -1,107 +1,246 @@
-"""What a run's folder says about it: its log, its recipe, its stages, its results."""
+"""What a run's folder says of its training: log lines, stages and the recipe, as one object."""
 
 import json
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from transformers.trainer_utils import sort_checkpoints
 
-from ..distillation.run import RECIPE_ARGUMENTS as DISTILLATION
-from ..distillation.strategies import Strategy
-from ..distillation.trainer import TERMS, DistillationArguments
+from ..distillation.objectives import TransferWeights
+from ..distillation.run import RECIPE_ARGUMENTS
+from ..distillation.stages import Strategy
+from ..distillation.trainer import DistillationArguments
 from ..pretraining.run_folder import RECIPE
 from ..recipe import parse_recipe
 
+Line = dict[str, float]
 
-@dataclass
-class RunLog:
-    """A run as far as it went.
+STATE = "trainer_state.json"
+TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention")
+# A recipe for an accelerator is read on any machine.
+_ANY_MACHINE = ("--use_cpu", "true", "--fp16", "false", "--bf16", "false", "--tf32", "false")
+
+
+@dataclass(frozen=True)
+class LoggedStage:
+    """A stretch of a run in which the same losses count.
 
     Args:
-        name: The folder's.
-        recipe: What the run was made with, as YAML has it.
-        training: Log lines of training, in order; `step` counts from 1.
-        evaluations: Log lines of evaluation.
-        steps_done: Steps so far, of `max_steps`.
-        max_steps: Steps of the whole run.
-        strategy: The stages of a distillation; None for pre-training.
-        term_weights: What a layer's terms are multiplied by, for their sum; in the order of `TERMS`.
-        results: The final evaluation, empty before the end.
+        name: What the strategy calls it; "stage 3" where the strategy is not known.
+        start: Steps that were done before it.
+        end: Steps that are done after it.
+        layers: Whose transfer losses count.
+        pretraining: Whether masked-LM and next-sentence losses count.
+        depth: How many layers run, where it is known.
     """
 
     name: str
-    recipe: dict[str, Any]
-    training: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
-    steps_done: int
-    max_steps: int
+    start: int
+    end: int
+    layers: tuple[int, ...]
+    pretraining: bool
+    depth: int | None = None
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """A run, finished or not.
+
+    Args:
+        folder: Where it is.
+        step: Steps done, as far as the folder knows: at the end of the run or at the newest checkpoint.
+        total_steps: Steps of the whole run.
+        training: Log lines of training, by step; each tells of the steps since the one before.
+        evaluations: Log lines of evaluation, by step, and `eval_results.json` as the last one.
+        layers: How many layers the networks have; 0 where the lines tell nothing of layers.
+        recipe: The text of `recipe.yaml`, if there is one.
+        strategy: That of a distillation run whose recipe is known.
+        base_learning_rate: What the strategy's rates multiply.
+        weights: Of the transfer terms; without a recipe the defaults.
+    """
+
+    folder: Path
+    step: int
+    total_steps: int
+    training: list[Line]
+    evaluations: list[Line]
+    layers: int
+    recipe: str | None
     strategy: Strategy | None
-    term_weights: tuple[float, ...]
-    results: dict[str, float]
+    base_learning_rate: float
+    weights: TransferWeights
 
-    def series(self, key: str, evaluations: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """The steps and values of one logged quantity."""
-        lines = [line for line in (self.evaluations if evaluations else self.training) if key in line]
-        return np.array([line["step"] for line in lines]), np.array([line[key] for line in lines], dtype=float)
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.total_steps
 
-    def layer_losses(self) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Every layer's weighted transfer loss over time.
+    @property
+    def is_distillation(self) -> bool:
+        """Whether a teacher's knowledge was transferred."""
+        return "stage" in self.training[-1]
 
-        Returns:
-            The steps [n]; the losses [layers, n], NaN where a layer's loss was not computed; and whether they are of
-            held-out text (where at least two evaluations were logged) and not of training.
-        """
-        held_out = len(self.evaluations) > 1
-        lines, prefix = (self.evaluations, "eval_") if held_out else (self.training, "")
-        layers = range(len(self.strategy.stages[0].layer_rates) if self.strategy else 0)
-        losses = [[self._layer_loss(line, f"{prefix}layer_{layer}/") for line in lines] for layer in layers]
-        return np.array([line["step"] for line in lines]), np.array(losses, dtype=float), held_out
+    @property
+    def title(self) -> str:
+        """What the run is, in a few words."""
+        if not self.is_distillation:
+            return f"{self.folder.resolve().name}: pre-training"
+        strategy = f"{self.strategy.name} knowledge transfer" if self.strategy else "knowledge transfer"
+        return f"{self.folder.resolve().name}: {strategy}, {self.layers} layers"
 
-    def _layer_loss(self, line: dict[str, Any], prefix: str) -> float:
-        terms = zip(TERMS, self.term_weights, strict=True)
-        return sum(weight * line.get(prefix + term, np.nan) for term, weight in terms)
+    @cached_property
+    def windows(self) -> list[tuple[int, Line]]:
+        """Each training line, after the number of steps that were done when its window began."""
+        starts = [0, *(int(line["step"]) for line in self.training[:-1])]
+        return list(zip(starts, self.training, strict=True))
+
+    @cached_property
+    def stages(self) -> list[LoggedStage]:
+        """The stages that have begun; of a pre-training run, the only one."""
+        if self.strategy is not None:
+            starts = (*self.strategy.boundaries, self.strategy.steps)
+            stages = [
+                LoggedStage(
+                    stage.name, starts[i], starts[i + 1], stage.transfer_layers, stage.pretraining, stage.depth
+                )
+                for i, stage in enumerate(self.strategy.stages)
+            ]
+            return [stage for stage in stages if stage.start < self.step]
+        if not self.is_distillation:
+            return [LoggedStage("pre-training", 0, self.total_steps, (), True)]
+        return self._stages_of_lines()
+
+    def _stages_of_lines(self) -> list[LoggedStage]:
+        """The stages as far as the lines tell: they change where `stage` does, give or take a logging window."""
+        stages: dict[int, LoggedStage] = {}
+        for start, line in self.windows:
+            index = int(line["stage"])
+            # A window's first line in a stage can tell of the stage before as well; its last line does not.
+            stages[index] = LoggedStage(
+                name=f"stage {index}",
+                start=stages[index].start if index in stages else start,
+                end=int(line["step"]),
+                layers=tuple(layer for layer in range(self.layers) if f"layer_{layer}/{TRANSFER_TERMS[0]}" in line),
+                pretraining="masked_lm_loss" in line,
+            )
+        return list(stages.values())
+
+    def term(self, line: Line, name: str, stage: LoggedStage, prefix: str = "") -> float:
+        """A loss term of a line: for a transfer term, the mean of the stage's layers that have it; else NaN."""
+        if name not in TRANSFER_TERMS:
+            return line.get(prefix + name, np.nan) if stage.pretraining or prefix else np.nan
+        values = [line.get(f"{prefix}layer_{layer}/{name}", np.nan) for layer in stage.layers]
+        known = [value for value in values if not np.isnan(value)]
+        return float(np.mean(known)) if known else np.nan
+
+    def curve(self, name: str, stage: LoggedStage) -> tuple[list[int], list[float]]:
+        """Steps and values of a term in a stage. A window that reaches out of the stage counts up to its end."""
+        lines = [line for start, line in self.windows if start < stage.end and line["step"] > stage.start]
+        return [min(int(line["step"]), stage.end) for line in lines], [self.term(line, name, stage) for line in lines]
+
+    def lines_within(self, stage: LoggedStage) -> list[Line]:
+        """The training lines that tell of this stage alone."""
+        return [line for start, line in self.windows if stage.start <= start and line["step"] <= stage.end]
+
+    def layer_losses(self, line: Line, prefix: str = "") -> list[float]:
+        """For each layer the weighted sum of its transfer terms; NaN where they were not computed."""
+        return [
+            sum(
+                getattr(self.weights, term) * line.get(f"{prefix}layer_{layer}/{term}", np.nan)
+                for term in TRANSFER_TERMS
+            )
+            for layer in range(self.layers)
+        ]
+
+    def rates(self, line: Line) -> dict[str, float]:
+        """The learning rate of each place at a line's last step; empty where neither line nor recipe tells."""
+        logged = {key.split("/")[1]: value for key, value in line.items() if key.startswith("learning_rate/")}
+        if logged or self.strategy is None:
+            return logged
+        rates = self.strategy.rates(int(line["step"]) - 1)
+        return {place: self.base_learning_rate * rate for place, rate in rates.items()}
 
 
 def read_run(folder: str | Path) -> RunLog:
-    """Reads the folder of a run that goes on, was interrupted, or is finished.
+    """Reads the folder of a run of either recipe.
+
+    A finished run's log is in `trainer_state.json`; that of a run that goes on, in its newest checkpoint.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it has no recipe, or no checkpoint yet.
-        ValueError: The run has logged nothing yet.
+        FileNotFoundError: There is no such folder, or no state in it.
+        ValueError: A file is damaged, or nothing has been logged yet.
     """
     folder = Path(folder)
-    recipe = folder / RECIPE
-    if not recipe.is_file():
-        raise FileNotFoundError(
-            f"{folder} is not the folder of a run: it has no {RECIPE}. Give a recipe's output_dir."
-        )
-    places = [folder, *map(Path, reversed(sort_checkpoints(str(folder))))]
-    found = [place for place in places if (place / "trainer_state.json").is_file()]
-    if not found:
-        raise FileNotFoundError(f"{folder} has no checkpoint yet; the first one is written after save_steps steps.")
-    states = {place: json.loads((place / "trainer_state.json").read_text()) for place in found}
-    newest, state = max(states.items(), key=lambda item: item[1]["global_step"])
-    training = [line for line in state["log_history"] if "loss" in line]
+    source = _newest_state(folder)
+    state = _read_json(source)
+    lines = state["log_history"]
+    training = [line for line in lines if "loss" in line]
     if not training:
-        raise ValueError(f"{folder} has no line of log yet; the first one is written after logging_steps steps.")
-    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    strategy, weights = None, ()
-    if "teacher" in values:
-        arguments: DistillationArguments = parse_recipe(DISTILLATION, ["--config", str(recipe)])[-1]
-        strategy = arguments.build_strategy(json.loads((newest / "config.json").read_text())["num_hidden_layers"])
-        weights = tuple(getattr(arguments, f"{term}_weight") for term in TERMS)
+        raise ValueError(f"{source} has no line of training yet: wait until logging_steps steps are done and saved.")
+    evaluations = [line for line in lines if "eval_loss" in line]
+    step, total_steps = int(state["global_step"]), int(state["max_steps"])
     results = folder / "eval_results.json"
+    if results.is_file() and step >= total_steps:
+        # The evaluation of the finished network; the Trainer may just have made the same one.
+        evaluations = [line for line in evaluations if line["step"] < step] + [{**_read_json(results), "step": step}]
+    layers = _count_layers(source.with_name("config.json"), training) if "stage" in training[-1] else 0
+    recipe = folder / RECIPE
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
+    arguments = _distillation_arguments(recipe) if text is not None and layers else None
     return RunLog(
-        name=folder.resolve().name,
-        recipe=values,
+        folder=folder,
+        step=step,
+        total_steps=total_steps,
         training=training,
-        evaluations=[line for line in state["log_history"] if "eval_loss" in line],
-        steps_done=state["global_step"],
-        max_steps=state["max_steps"],
-        strategy=strategy,
-        term_weights=weights,
-        results=json.loads(results.read_text()) if results.is_file() else {},
+        evaluations=evaluations,
+        layers=layers,
+        recipe=text,
+        strategy=arguments.build_strategy(layers) if arguments else None,
+        base_learning_rate=arguments.learning_rate if arguments else np.nan,
+        weights=TransferWeights(*(getattr(arguments, f"{term}_weight") for term in TRANSFER_TERMS))
+        if arguments
+        else TransferWeights(),
     )
+
+
+def _newest_state(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}: give the output_dir of a recipe.")
+    checkpoints = {}
+    for path in folder.glob(f"checkpoint-*/{STATE}"):
+        if match := re.fullmatch(r"checkpoint-(\d+)", path.parent.name):
+            checkpoints[int(match[1])] = path
+    newest = max(checkpoints, default=0)
+    final = folder / STATE
+    # A finished run that was made longer has newer checkpoints.
+    if final.is_file() and int(_read_json(final)["global_step"]) >= newest:
+        return final
+    if not checkpoints:
+        raise FileNotFoundError(
+            f"{folder} has neither {STATE} nor checkpoint-<step>/{STATE}: it is no run of a recipe, or its first "
+            "checkpoint (save_steps) is not written yet."
+        )
+    return checkpoints[newest]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error}).") from error
+
+
+def _count_layers(config: Path, lines: list[Line]) -> int:
+    """As the network's configuration says; without one, as many as the lines name."""
+    if config.is_file():
+        return int(_read_json(config)["num_hidden_layers"])
+    named = (re.search(r"layer_(\d+)", key) for line in lines for key in line)
+    return 1 + max(int(match[1]) for match in named if match)
+
+
+def _distillation_arguments(recipe: Path) -> DistillationArguments:
+    *_, arguments = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(recipe), *_ANY_MACHINE])
+    return arguments
