@@ -120,7 +120,7 @@ def batches_per_second(examples: datasets.Dataset, tokenizer: PreTrainedTokenize
 def consumption(examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     """Examples/s that the laptop recipes' networks train on: the teacher, each stage's mean, and distillation."""
     torch.set_num_threads(os.cpu_count() or 1)
-    model, _, pretraining = parse_recipe(PRETRAINING, ["--config", str(ROOT / "recipes" / "pretrain_teacher.yaml")])
+    model, *_ = parse_recipe(PRETRAINING, ["--config", str(ROOT / "recipes" / "pretrain_teacher.yaml")])
     student, _, training = parse_recipe(DISTILLATION, ["--config", str(ROOT / "recipes" / "distil_student.yaml")])
     sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     teacher = AutoModelForPreTraining.from_config(model.build_config(**sizes))

@@ -115,7 +115,7 @@ class DurableTrainer(Trainer):
         total = loss.float()
         if self.accelerator.scaler is None:
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            total = total + _whole(torch.nn.utils.get_total_norm(gradients)).to(total)
+            total = total + whole(torch.nn.utils.get_total_norm(gradients)).to(total)
         flags = torch.stack([~torch.isfinite(total), torch.tensor(self._signal is not None, device=total.device)])
         broken, interrupted = self.accelerator.reduce(flags.float(), reduction="sum").tolist()
         if broken:
@@ -128,7 +128,7 @@ class DurableTrainer(Trainer):
         gradients = [
             name
             for name, parameter in model.named_parameters()
-            if parameter.grad is not None and not torch.isfinite(_whole(parameter.grad)).all()
+            if parameter.grad is not None and not torch.isfinite(whole(parameter.grad)).all()
         ]
         if broken:
             what = f"The loss is not finite: {_listed(broken)}"
@@ -230,7 +230,7 @@ class EndAt(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Tensor) -> Tensor:
     """A tensor that FSDP2 shards, gathered; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
