@@ -2,10 +2,11 @@
 
     python benchmarks/data.py corpus.txt more-text/ --tokenizer google-bert/bert-base-uncased
 
-1. The corpus is prepared in a process of its own with an empty cache, then once more from the cache: seconds, and the
-   high-water mark of the memory of the process and its children together.
+1. The corpus is prepared in a process of its own with an empty cache, then in another one from the cache: seconds, and
+   the largest resident memory of the process and its descendants together. Pages that they share count more than once.
 2. Batches of 32 examples of up to 128 tokens are made on one core, and compared with what the laptop recipes consume:
-   real training steps of their networks on all cores.
+   a short run of their trainer and networks, with random weights, on all cores. A step counts from its batch being
+   there to the optimizer's step being taken.
 3. The share of padding in batches, in random order and grouped by length.
 
 Results go to benchmarks/data/results.json.
@@ -13,51 +14,57 @@ Results go to benchmarks/data/results.json.
 
 import itertools
 import json
-import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 import datasets
 import numpy as np
+import psutil
+import pyarrow.compute
 import torch
 import typer
+from machine import describe_machine
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch.utils.data import DataLoader
-from transformers import AutoModelForPreTraining, PreTrainedTokenizerBase
+from transformers import AutoModelForPreTraining, PreTrainedTokenizerBase, TrainerCallback
 
 from mobilebert_hf.data import (
     LengthGroupedBatches,
     PretrainingCollator,
     PretrainingDataArguments,
     example_lengths,
+    load_documents,
     load_tokenizer,
     prepare_pretraining_data,
 )
 from mobilebert_hf.distillation import DistillationTrainer, initialize_from_teacher
+from mobilebert_hf.distillation.initialization import MATCHED_FIELDS
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS as DISTILLATION
 from mobilebert_hf.pretraining import ModelArguments
 from mobilebert_hf.pretraining.checkpoints import write_aside
 from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS as PRETRAINING
+from mobilebert_hf.progress import show_progress
 from mobilebert_hf.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "data" / "results.json"
 BATCH = 32
+STEPS = 5  # in each stage; the first one, which allocates memory, is left out
 
 app = typer.Typer(add_completion=False)
 
 
 class PeakMemory:
-    """The largest memory of this process and its children, sampled (Linux)."""
+    """The largest resident memory of this process and its descendants, sampled ten times a second."""
 
     def __enter__(self) -> "PeakMemory":
         self.bytes = 0
@@ -71,85 +78,109 @@ class PeakMemory:
         self._thread.join()
 
     def _sample(self) -> None:
+        root = psutil.Process()
         while not self._done.wait(0.1):
-            processes = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
-            self.bytes = max(self.bytes, sum(map(_proportional_bytes, processes)))
+            self.bytes = max(self.bytes, sum(map(_resident_bytes, [root, *root.children(recursive=True)])))
 
 
-def _proportional_bytes(process: str) -> int:
-    """Memory of a process, in which a page that n processes share counts as 1/n."""
+def _resident_bytes(process: psutil.Process) -> int:
     try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:  # it has ended
         return 0
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-@app.command("prepare", hidden=True)
-def prepare_once(corpus: list[str], tokenizer: str, cache: str) -> None:
-    """Prepares a corpus and prints seconds and bytes as JSON."""
+def prepare(corpus: list[str], tokenizer: str, cache: str) -> dict[str, Any]:
+    """Seconds, bytes of memory and examples of preparing a corpus."""
     loaded = load_tokenizer(tokenizer)
     begin = time.perf_counter()
     with PeakMemory() as memory:
         data = prepare_pretraining_data(PretrainingDataArguments(corpus, cache_dir=cache), loaded)
-    taken = time.perf_counter() - begin
-    print(json.dumps({"seconds": taken, "peak_bytes": memory.bytes, "examples": len(data["train"])}))
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "peak_bytes": memory.bytes, "examples": len(data["train"])}
 
 
-def prepare_in_process(corpus: list[str], tokenizer: str, folder: str) -> dict[str, Any]:
-    """The same in a process of its own, whose caches are in a folder."""
-    environment = {**os.environ, "HF_HOME": f"{folder}/home", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, __file__, "prepare", *corpus, tokenizer, f"{folder}/cache"]
-    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(finished.stdout.splitlines()[-1])
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of this module returns in a process that has run nothing else."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        return executor.submit(function, *arguments).result()
+
+
+def text_bytes(corpus: list[str], cache: str) -> int:
+    """The size of the documents in UTF-8, decompressed."""
+    documents = load_documents(corpus, cache_dir=cache).with_format("arrow")
+    tables = documents.iter(batch_size=1000)
+    return sum(pyarrow.compute.sum(pyarrow.compute.binary_length(table["text"])).as_py() for table in tables)
 
 
 def batches_per_second(examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, batches: int = 300) -> float:
     """Examples/s of a data loader in this process, on one core."""
     torch.set_num_threads(1)
     order = LengthGroupedBatches(example_lengths(examples), BATCH)
-    loader = DataLoader(examples, batch_sampler=order, collate_fn=PretrainingCollator(tokenizer))
-    iterator = iter(loader)
+    iterator = iter(DataLoader(examples, batch_sampler=order, collate_fn=PretrainingCollator(tokenizer)))
     next(iterator)
     begin = time.perf_counter()
-    for _ in itertools.islice(iterator, batches):
-        pass
-    return batches * BATCH / (time.perf_counter() - begin)
+    made = sum(len(batch["input_ids"]) for batch in itertools.islice(iterator, batches))
+    return made / (time.perf_counter() - begin)
+
+
+class StepTimes(TrainerCallback):
+    """Seconds of each step of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Starts the clock."""
+        self._begin = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stops the clock."""
+        self.seconds.append(time.perf_counter() - self._begin)
 
 
 def consumption(examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Examples/s that the laptop recipes' networks train on: the teacher, each stage's mean, and distillation."""
+    """Examples/s of each stage of the laptop recipes' distillation, and of the mean over the stages."""
     torch.set_num_threads(os.cpu_count() or 1)
     model, *_ = parse_recipe(PRETRAINING, ["--config", str(ROOT / "recipes" / "pretrain_teacher.yaml")])
-    student, _, training = parse_recipe(DISTILLATION, ["--config", str(ROOT / "recipes" / "distil_student.yaml")])
     sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     teacher = AutoModelForPreTraining.from_config(model.build_config(**sizes))
-    config = ModelArguments(student.preset, student.config_overrides).build_config(
-        **sizes,
-        **{name: getattr(teacher.config, name) for name in ("num_hidden_layers", "hidden_size", "embedding_size")},
-    )
-    network = AutoModelForPreTraining.from_config(config)
-    initialize_from_teacher(network, teacher)
-    order = LengthGroupedBatches(example_lengths(examples), training.per_device_train_batch_size)
-    collator = PretrainingCollator(tokenizer)
-    batches = [collator([examples[i] for i in batch]) for batch in itertools.islice(order, 4)]
+    layers = teacher.config.num_hidden_layers
     with tempfile.TemporaryDirectory() as folder:
-        training.output_dir = folder
-        trainer = DistillationTrainer(network, teacher, training)
-    rates = {}
-    boundaries = trainer.strategy.boundaries
-    for stage, step in track(
-        list(zip(trainer.strategy.stages, boundaries, strict=True)), description="training steps"
-    ):
-        trainer.state.global_step = step
-        times = []
-        for batch in batches:
-            begin = time.perf_counter()
-            trainer.compute_loss(network, batch).backward()
-            times.append(time.perf_counter() - begin)
-            network.zero_grad()
-        rates[stage.name] = training.per_device_train_batch_size / statistics.median(times)
-    return rates
+        changes = {
+            "output_dir": folder,
+            "transfer_steps": layers * STEPS,
+            "distillation_steps": STEPS,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+        }
+        student, _, training = parse_recipe(
+            DISTILLATION,
+            [
+                *("--config", str(ROOT / "recipes" / "distil_student.yaml")),
+                *(part for name, value in changes.items() for part in (f"--{name}", str(value))),
+            ],
+        )
+        shared = {name: getattr(teacher.config, name) for name in MATCHED_FIELDS}
+        config = ModelArguments(student.preset, student.config_overrides).build_config(**{**shared, **sizes})
+        network = AutoModelForPreTraining.from_config(config)
+        initialize_from_teacher(network, teacher)
+        times = StepTimes()
+        trainer = DistillationTrainer(
+            network,
+            teacher,
+            training,
+            train_dataset=examples,
+            data_collator=PretrainingCollator(tokenizer),
+            callbacks=[times],
+        )
+        show_progress(trainer, "training steps", tuple(stage.name for stage in trainer.strategy.stages))
+        trainer.train()
+    stages = np.array(times.seconds).reshape(-1, STEPS)
+    medians = np.median(stages[:, 1:], axis=1).tolist()
+    rows = training.per_device_train_batch_size
+    rates = {stage.name: rows / taken for stage, taken in zip(trainer.strategy.stages, medians, strict=True)}
+    return {**rates, "mean": rows / statistics.mean(medians)}
 
 
 def padding_shares(lengths: np.ndarray) -> dict[str, float]:
@@ -162,7 +193,7 @@ def padding_shares(lengths: np.ndarray) -> dict[str, float]:
     }
 
 
-@app.command("measure")
+@app.command()
 def measure(
     corpus: Annotated[list[str], typer.Argument(help="Files, folders, globs, or Hub data sets.")],
     tokenizer: Annotated[str, typer.Option(help="Hub id, folder or vocab.txt.")],
@@ -170,29 +201,43 @@ def measure(
 ) -> None:
     """Measures all three and writes them down."""
     with tempfile.TemporaryDirectory() as folder:
-        first = prepare_in_process(corpus, tokenizer, folder)
-        again = prepare_in_process(corpus, tokenizer, folder)
+        first = in_new_process(prepare, corpus, tokenizer, folder)
+        again = in_new_process(prepare, corpus, tokenizer, folder)
         loaded = load_tokenizer(tokenizer)
-        data = prepare_pretraining_data(PretrainingDataArguments(corpus, cache_dir=f"{folder}/cache"), loaded)
-        documents = sum(Path(file["filename"]).stat().st_size for file in data["train"].cache_files)
-        made = batches_per_second(data["train"], loaded)
-        consumed = consumption(data["train"], loaded)
-        padding = padding_shares(example_lengths(data["train"]))
+        examples = prepare_pretraining_data(PretrainingDataArguments(corpus, cache_dir=folder), loaded)["train"]
+        size = text_bytes(corpus, folder)
+        made = batches_per_second(examples, loaded)
+        consumed = consumption(examples, loaded)
+        padding = padding_shares(example_lengths(examples))
     results = {
-        "machine": {"cores": os.cpu_count(), "torch": torch.__version__},
-        "preparation": {**first, "seconds_again": again["seconds"], "prepared_bytes": documents},
+        "machine": describe_machine(),
+        "preparation": {**first, "seconds_again": again["seconds"], "text_bytes": size},
         "examples_per_second_made_on_one_core": made,
         "examples_per_second_consumed": consumed,
-        "times_faster_than_the_fastest_stage": made / max(consumed.values()),
-        "times_faster_than_distillation": made / consumed["distillation"],
+        "made_over_consumed": {name: made / rate for name, rate in consumed.items()},
         "padding": padding,
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     write_aside(output, json.dumps(results, indent=1) + "\n")
+    Console().print(build_table(results))
+
+
+def build_table(results: dict[str, Any]) -> Table:
+    """The results for a terminal."""
+    prepared, consumed = results["preparation"], results["examples_per_second_consumed"]
+    factors, padding = results["made_over_consumed"], results["padding"]
     table = Table("", "measured", title="Data")
-    for name, value in results.items():
-        table.add_row(name, json.dumps(value))
-    Console().print(table)
+    table.add_row("text, MB", f"{prepared['text_bytes'] / 1e6:.1f}")
+    table.add_row("preparing it, s", f"{prepared['seconds']:.1f}")
+    table.add_row("the second time, s", f"{prepared['seconds_again']:.1f}")
+    table.add_row("peak memory, GiB", f"{prepared['peak_bytes'] / 2**30:.2f}")
+    table.add_row("training examples", f"{prepared['examples']:,}")
+    table.add_row("made on one core, examples/s", f"{results['examples_per_second_made_on_one_core']:,.0f}")
+    for name, rate in consumed.items():
+        table.add_row(f"consumed on all cores, {name}, examples/s", f"{rate:.1f} ({factors[name]:.0f} times fewer)")
+    table.add_row("padding, random order", f"{padding['random']:.1%}")
+    table.add_row("padding, grouped by length", f"{padding['grouped']:.1%}")
+    return table
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
     python benchmarks/distillation.py              # time and memory on this machine's CPU, about 15 minutes
     python benchmarks/distillation.py gpu          # tokens/s and FLOPs utilisation on a CUDA device
 
-The plain way runs both networks in full with `output_hidden_states` and eager attention, computes all layers' losses and
-multiplies each by whether it counts in the stage, computes masked-LM logits at all positions, and gives everything a
-gradient. A step is the forward pass of both networks, the losses, and the backward pass; the optimizer is not in it.
+The plain way runs both networks in full with `output_hidden_states` and eager attention, computes all layers' losses
+and multiplies each by whether it counts in the stage, computes masked-LM logits at all positions, and gives everything
+a gradient. A step is the forward pass of both networks, the losses, and the backward pass; the optimizer is not in it.
 
 All ways take turns in one process, so a noisy machine slows all: `hard` and `soft` are the engine with that freezing
-and a float32 teacher, `bfloat16` is soft freezing with a bfloat16 teacher. Memory is the high-water mark of a process for
-itself. That both ways compute the same is measured with gelu in float32 and with relu in float64: in float32, rounding
-moves a few of the millions of inputs of a relu across zero, where its gradient jumps.
+and a float32 teacher, `bfloat16` is soft freezing with a bfloat16 teacher. Memory is the high-water mark of a process
+of its own. That both ways compute the same is measured with gelu in float32 and with relu in float64: in float32,
+rounding moves a few of the millions of inputs of a relu across zero, where its gradient jumps.
 Results go to benchmarks/distillation/results.json.
 """
 
@@ -29,6 +29,7 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import typer
+from machine import describe_machine
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -291,19 +292,6 @@ def cpu(
     output.parent.mkdir(parents=True, exist_ok=True)
     write_aside(output, json.dumps(results, indent=1) + "\n")
     Console().print(build_table(results))
-
-
-def describe_machine() -> dict[str, Any]:
-    """What the results depend on."""
-    cpu_name = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "unknown",
-    )
-    return {"cpu": cpu_name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def cells(results: dict[str, Any]) -> list[list[str]]:

@@ -23,7 +23,7 @@ STEPS = 16
 
 
 def take_steps(folder, freezing, rank=0, processes=1):
-    """The loss and gradient norm of each step of a progressive run, with the student sharded if there are processes."""
+    """The loss and gradient norm of each step of a progressive run; several processes shard the student."""
     torch.manual_seed(0)
     student, teacher = build("MobileBert", "ForPreTraining"), build("IBBert", "ForPreTraining")
     arguments = DistillationArguments(

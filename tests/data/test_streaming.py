@@ -195,3 +195,23 @@ def test_other_sources_go_on_too(make_streams, tmp_path, corpus, kind):
     for _ in range(25):
         next(iterator)
     assert [key(row) for row in take(restarted(stream, stream.state_dict()), 35)] == whole[25:]
+
+
+def test_documents_that_give_no_example_are_an_error_and_no_endless_search(make_streams, corpus):
+    stream = make_streams(corpus, validation_fraction=0.999999)["train"]
+    with pytest.raises(ValueError, match="gives no example in a whole pass"):
+        take(stream, 1)
+
+
+def test_files_come_in_another_order_in_each_pass(stream, monkeypatch):
+    texts = {}
+
+    def record(batch, indices, *, settings, **others):
+        texts.setdefault(settings.seed, []).extend(batch["text"])
+        return make_block(batch, indices, settings=settings, **others)
+
+    monkeypatch.setattr(streaming, "make_block", record)
+    take(stream, 5 * len(one_pass(stream)))
+    passes = [texts[seed] for seed in sorted(texts)][:3]
+    assert {tuple(sorted(order)) for order in passes} == {tuple(sorted(passes[0]))}
+    assert len({order[0] for order in passes}) > 1

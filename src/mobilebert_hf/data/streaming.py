@@ -88,7 +88,16 @@ class ExampleStream(torch.utils.data.IterableDataset):
         start, self._start = self._start, Place()
         workers = ProcessPoolExecutor(self.num_workers, get_context("spawn")) if self.num_workers else nullcontext()
         with workers as executor:
+            epoch, empty = start.epoch, start.first == 0
             for place, examples in self._made_ahead(start, executor):
+                if place.epoch != epoch:
+                    if empty:
+                        raise ValueError(
+                            f"the part of process {self.rank} of {self.world_size} gives no example in a whole pass "
+                            "over the corpus: use a larger corpus, or hold out less of it for validation"
+                        )
+                    epoch, empty = place.epoch, True
+                empty = empty and not examples["input_ids"]
                 taken = start.taken if place == start._replace(taken=0) else 0
                 for row in range(taken, len(examples["input_ids"])):
                     self._place = place._replace(taken=row + 1)
@@ -119,6 +128,7 @@ class ExampleStream(torch.utils.data.IterableDataset):
         place = start._replace(taken=0)
         while True:
             documents = self._own_documents()
+            documents.set_epoch(self.settings.seed + place.epoch + 1)  # another order of the files; 0 keeps theirs
             if place.documents is not None:
                 documents.load_state_dict(place.documents)
             rows = iter(documents)
