@@ -31,12 +31,12 @@ import psutil
 import pyarrow.compute
 import torch
 import typer
-from machine import describe_machine
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 from transformers import AutoModelForPreTraining, PreTrainedTokenizerBase, TrainerCallback
 
+from machine import describe_machine
 from mobilebert_hf.data import (
     LengthGroupedBatches,
     PretrainingCollator,

@@ -29,12 +29,12 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import typer
-from machine import describe_machine
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from machine import describe_machine
 from mobilebert_hf import IBBertConfig, IBBertForPreTraining, MobileBertConfig, MobileBertForPreTraining
 from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer, Stage
 from mobilebert_hf.distillation.costs import step_flops
@@ -310,6 +310,13 @@ def cells(results: dict[str, Any]) -> list[list[str]]:
     shapes = results["shapes"]
     rows = [[text, *(f"{shapes[shape]['summary'][key]:.2f}" for shape in shapes)] for text, key in lines.items()]
     return [["ours / plain", *shapes], *rows]
+
+
+def markdown_table(results: dict[str, Any]) -> str:
+    """The summary for a README."""
+    heading, *rows = cells(results)
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def build_table(results: dict[str, Any]) -> Table:

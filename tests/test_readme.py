@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import distillation
 from mobilebert_hf import PRESETS
 from mobilebert_hf.demo.report import Result, markdown_table
 
@@ -16,6 +17,13 @@ def test_the_demo_table_is_the_recorded_run():
     shown = re.search(r"<!-- demo -->\n(.*)\n<!-- /demo -->", README, re.DOTALL)
     assert shown is not None
     assert shown[1] == markdown_table([Result(**row) for row in rows])
+
+
+def test_the_costs_are_those_of_the_recorded_benchmark():
+    results = json.loads(distillation.RESULTS.read_text(encoding="utf-8"))
+    shown = re.search(r"<!-- distillation -->\n(.*)\n<!-- /distillation -->", README, re.DOTALL)
+    assert shown is not None
+    assert shown[1] == distillation.markdown_table(results)
 
 
 def test_every_preset_is_listed():

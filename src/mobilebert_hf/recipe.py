@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from accelerate import PartialState
 from transformers import HfArgumentParser
+
+from accelerate import PartialState
 
 
 def launch(recipe: Callable[..., Any], argument_classes: Sequence[type]) -> None:

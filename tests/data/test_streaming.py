@@ -204,14 +204,14 @@ def test_documents_that_give_no_example_are_an_error_and_no_endless_search(make_
 
 
 def test_files_come_in_another_order_in_each_pass(stream, monkeypatch):
-    texts = {}
+    texts, length = {}, len(one_pass(stream))
 
     def record(batch, indices, *, settings, **others):
         texts.setdefault(settings.seed, []).extend(batch["text"])
         return make_block(batch, indices, settings=settings, **others)
 
     monkeypatch.setattr(streaming, "make_block", record)
-    take(stream, 5 * len(one_pass(stream)))
+    take(stream, 5 * length)
     passes = [texts[seed] for seed in sorted(texts)][:3]
     assert {tuple(sorted(order)) for order in passes} == {tuple(sorted(passes[0]))}
     assert len({order[0] for order in passes}) > 1
