@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import data
 import distillation
 from mobilebert_hf import PRESETS
 from mobilebert_hf.demo.report import Result, markdown_table
@@ -24,6 +25,11 @@ def test_the_costs_are_those_of_the_recorded_benchmark():
     shown = re.search(r"<!-- distillation -->\n(.*)\n<!-- /distillation -->", README, re.DOTALL)
     assert shown is not None
     assert shown[1] == distillation.markdown_table(results)
+
+
+def test_the_data_rates_are_those_of_the_recorded_benchmark():
+    results = json.loads(data.RESULTS.read_text(encoding="utf-8"))
+    assert f"<!-- data -->\n{data.markdown(results)}\n<!-- /data -->" in README
 
 
 def test_every_preset_is_listed():

@@ -1,30 +1,19 @@
 """The recipes as a user launches them: a teacher from raw text, then a student of it, on a tiny corpus."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import mobilebert_hf
 from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS, pretrain
 from mobilebert_hf.recipe import parse_recipe
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+from .workshop import Workshop
+
 TERMS = ("feature_map", "mean", "variance", "attention")
-NETWORK = {"num_hidden_layers": 2, "hidden_size": 32, "embedding_size": 16, "max_position_embeddings": 32}
-COMMON = {
-    "max_seq_length": 24,
-    "validation_fraction": 0.1,
-    "per_device_train_batch_size": 8,
-    "learning_rate": "1e-3",
-    "logging_steps": 1,
-    "save_steps": 2,
-}
 STOCK = """
 import sys, transformers
 network = transformers.AutoModelForMaskedLM.from_pretrained(sys.argv[1])
@@ -33,44 +22,6 @@ assert type(network) is transformers.MobileBertForMaskedLM
 assert "mobilebert_hf" not in sys.modules
 print(network.config.model_type, fill(f"the {fill.tokenizer.mask_token} engine")[0]["score"])
 """
-
-
-class Workshop:
-    """A folder with a corpus, in which recipes are launched in processes of their own, without network."""
-
-    def __init__(self, folder, corpus):
-        self.folder, self.corpus = folder, str(corpus)
-        self.teacher, self.student = str(folder / "teacher"), str(folder / "student")
-
-    def run(self, *command):
-        environment = {**os.environ, "HF_HOME": str(self.folder / "home"), "HF_HUB_OFFLINE": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-
-    def launch(self, recipe, processes=1, **values):
-        path = self.folder / f"{recipe}.yaml"
-        path.write_text(yaml.safe_dump({**COMMON, "corpus": [self.corpus], **values}))
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--cpu"]
-        return self.run(*launcher, str(RECIPES / f"{recipe}.py"), "--config", str(path))
-
-    def pretrain(self):
-        return self.launch(
-            "pretrain_teacher",
-            output_dir=self.teacher,
-            preset="ib-bert-large",
-            config_overrides={**NETWORK, "intra_bottleneck_size": 64, "intermediate_size": 64},
-            vocab_size=200,
-            max_steps=4,
-        )
-
-    def distil(self, **changes):
-        values = {
-            "output_dir": self.student,
-            "teacher": self.teacher,
-            "config_overrides": {"intra_bottleneck_size": 16, "intermediate_size": 32},
-            "transfer_steps": 4,
-            "distillation_steps": 2,
-        }
-        return self.launch("distil_student", **{**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +85,9 @@ def test_other_ways_to_launch_reach_the_end(workshop, tmp_path, changes):
     results = json.loads((tmp_path / "eval_results.json").read_text())
     assert 0 < results["eval_masked_lm_loss"] < 12
     assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 6
+    random_states = {path.name for path in (tmp_path / "checkpoint-6").glob("rng_state*")}
+    ranks = ["_0", "_1"] if "processes" in changes else [""]
+    assert random_states == {f"rng_state{rank}.pth" for rank in ranks}, "as many processes as were asked for"
 
 
 def test_a_wrong_path_is_named_before_anything_is_made(tmp_path):

@@ -186,23 +186,27 @@ def test_distillation_equals_the_original(original_trainer, original_batch, orig
 def test_nothing_runs_above_the_depth_nor_learns_below_the_learning_layer(make_trainer, batch, freezing, index):
     trainer = make_trainer(freezing=freezing)
     stage = enter_stage(trainer, index)
-    ran, inputs = [], []
+    ran, inputs, materialized, predicted = [], [], [], []
 
-    def record(layer, args):
+    def record(layer, args, options):
         ran.append(layer)
         inputs.append(args[0])
+        materialized.append(options["materialize"])
 
     for network in (trainer.teacher, trainer.model):
         for layer in network.mobilebert.encoder.layer:
-            layer.register_forward_pre_hook(record)
+            layer.register_forward_pre_hook(record, with_kwargs=True)
+        network.cls.predictions.register_forward_pre_hook(lambda head, args: predicted.append(len(args[0])))
     backward(trainer, batch)
+    assert materialized == 2 * [layer in stage.transfer_layers for layer in range(stage.depth)]
+    assert predicted == ([(batch["labels"] != -100).sum()] * 2 if stage.pretraining else []), "masked positions alone"
     depth = stage.depth
     expected = [
         layer for network in (trainer.teacher, trainer.model) for layer in network.mobilebert.encoder.layer[:depth]
     ]
     assert ran == expected, "each layer up to the depth, once"
     teacher_inputs, student_inputs = inputs[:depth], inputs[depth:]
-    assert not any(states.requires_grad for states in teacher_inputs)
+    assert all(states.is_inference() for states in teacher_inputs)
     lowest = {"hard": index, "soft": 0}[freezing] if index < LAYERS else -1
     assert [states.requires_grad for states in student_inputs] == [layer > lowest for layer in range(depth)]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
@@ -42,7 +41,7 @@ class DurableTrainer(Trainer):
         self._staging: Path | None = None
         self._signal: signal.Signals | None = None
         self._interrupted = False
-        self.add_callback(_InterruptionCallback(self))
+        self.add_callback(_Interruption(self))
 
     def loss_terms(self) -> Mapping[str, Tensor]:
         """The scalars that the current step's loss is made of, by name; to say which of them is not finite."""
@@ -164,7 +163,7 @@ class DurableTrainer(Trainer):
             if self.args.should_save:
                 self._mend_best_checkpoint(staging / name, final)
                 publish(staging / name, final)
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # the libraries' own, which have nothing else in common
             shutil.rmtree(staging, ignore_errors=True)
             free = shutil.disk_usage(run_dir).free / 2**20
             raise OSError(
@@ -202,32 +201,67 @@ class DurableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
 
-class _InterruptionCallback(TrainerCallback):
-    """Asks for a checkpoint and the end, without a long evaluation before it."""
+class _Ending(TrainerCallback):
+    """Ends training with a checkpoint."""
 
-    def __init__(self, trainer: DurableTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.trainer._interrupted:
-            control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
-
-
-class EndAt(TrainerCallback):
-    """Ends training after a step before its last one, with a checkpoint."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def is_due(self, state: TrainerState) -> bool:
+        """Whether the step that was just taken is the last one."""
+        raise NotImplementedError
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Asks for both."""
-        if state.global_step >= self.step:
+        if self.is_due(state):
             control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leaves it at that, where the library takes the end for that of an epoch and of the run."""
+        if self.is_due(state):
+            control.should_save = control.should_evaluate = False
+            # It would load the best checkpoint and, where only one is to be kept, delete the others.
+            state.best_model_checkpoint = None
+
+
+class _Interruption(_Ending):
+    """Ends training without a long evaluation."""
+
+    def __init__(self, trainer: DurableTrainer) -> None:
+        self.trainer = trainer
+
+    def is_due(self, state: TrainerState) -> bool:
+        """Where a signal came."""
+        return self.trainer._interrupted
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Asks for checkpoint and end alone."""
+        super().on_step_end(args, state, control, **kwargs)
+        control.should_evaluate &= not self.is_due(state)
+
+
+class EndAt(_Ending):
+    """Ends training after a step before its last one."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def is_due(self, state: TrainerState) -> bool:
+        """At the step."""
+        return state.global_step >= self.step
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM wait until the end of a block; processes that are started in it never get them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def whole(tensor: Tensor) -> Tensor:

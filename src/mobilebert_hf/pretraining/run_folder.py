@@ -21,6 +21,10 @@ RECIPE = "recipe.yaml"
 LOCK = ".lock"
 # What `TrainingArguments` makes of fields that nobody set. (A token is never written down.)
 LIBRARY_DEFAULTS = {
+    "activation_checkpointing": False,
+    "gradient_checkpointing": False,
+    "disable_tqdm": False,
+    "debug": [],
     "report_to": [],
     "accelerator_config": {k: v for k, v in AcceleratorConfig().to_dict().items() if k != "use_configured_state"},
     "hub_token": "<HUB_TOKEN>",
@@ -94,7 +98,7 @@ def _resolve(arguments: Sequence[Any]) -> dict[str, Any]:
         for field in fields(argument):
             default = field.default if field.default_factory is MISSING else field.default_factory()
             value = given.get(field.name, default)
-            unset = value == default or value == LIBRARY_DEFAULTS.get(field.name) or not (value or default)
+            unset = value in (default, LIBRARY_DEFAULTS.get(field.name, default))
             if field.init and not unset:
                 values[field.name] = value
     return values

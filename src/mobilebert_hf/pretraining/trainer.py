@@ -23,7 +23,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..data import ExampleStream, LengthGroupedBatches, PretrainingCollator, example_lengths
 from ..data.masking import IGNORED
 from ..models.heads import PreTrainingOutput
-from .durable import DurableTrainer
+from .durable import DurableTrainer, hold_signals
 from .meter import Meter
 from .optimizer import lamb, parameter_groups
 from .run_folder import find_checkpoint
@@ -161,7 +161,8 @@ class PreTrainer(DurableTrainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | None]:
         """The batches that one step accumulates, and what to divide their losses by: `Counts`, as a tensor [3]."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        with hold_signals():  # the first call starts the workers that load data
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
         totals = torch.stack([count(batch) for batch in batches]).sum(0).to(device)
@@ -196,7 +197,7 @@ class PreTrainer(DurableTrainer):
     ) -> Any:
         """Masked-LM loss plus next-sentence loss; logits are computed at the masked positions alone."""
         counts = Counts.of(inputs, num_items_in_batch)
-        predicted = inputs["labels"] != -100
+        predicted = inputs["labels"] != IGNORED
         outputs = model(**encoder_inputs(inputs), prediction_mask=predicted)
         token_losses = cross_entropies(outputs.prediction_logits, inputs["labels"][predicted])
         sentence_losses = cross_entropies(outputs.seq_relationship_logits, inputs["next_sentence_label"])
@@ -240,7 +241,7 @@ class PreTrainer(DurableTrainer):
 
     def evaluation_columns(self, model: nn.Module, inputs: dict[str, Tensor]) -> Columns:
         """What evaluation averages, of one batch; subclasses add to it."""
-        predicted = inputs["labels"] != -100
+        predicted = inputs["labels"] != IGNORED
         outputs = model(**encoder_inputs(inputs), prediction_mask=predicted)
         return pretraining_columns(outputs, inputs["labels"], inputs["next_sentence_label"])
 

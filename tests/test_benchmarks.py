@@ -1,0 +1,64 @@
+"""The benchmarks measure what they say, and what was recorded is within the limits that were set."""
+
+import json
+
+import numpy as np
+
+import data
+import distillation
+
+SIZES = {"num_hidden_layers": 2, "hidden_size": 64, "embedding_size": 32, "vocab_size": 1200}
+
+
+def test_the_plain_way_and_ours_compute_the_same():
+    rows = distillation.compare(**SIZES)
+    assert {row["stage"] for row in rows} == {"layer 0", "layer 1", "distillation"}
+    assert max(row["loss_error"] for row in rows) <= 1e-5
+    assert max(row["gradient_error"] for row in rows) <= 1e-5
+
+
+def test_an_error_would_be_seen():
+    pair = distillation.Pair((2, 16), **SIZES)
+    pair.plain(0)
+    plain = pair.gradients()
+    pair.ours(0)
+    ours = pair.gradients()
+    assert distillation.gradient_error(ours, plain) <= 1e-5
+    name = next(name for name in ours if ours[name].abs().max() > 0)
+    ours[name] = ours[name] * 1.001
+    assert distillation.gradient_error(ours, plain) > 1e-4
+
+
+def test_every_stage_is_timed_in_every_way():
+    rows = distillation.time_stages((2, 16), range(3), repeats=2, **SIZES)
+    assert [row["stage"] for row in rows] == ["layer 0", "layer 1", "distillation"]
+    assert all(row[f"{way}_seconds"] > 0 for row in rows for way in ("plain", "hard", "soft", "bfloat16"))
+
+
+def test_padding_is_counted():
+    lengths = np.tile([10, 20], 32)
+    shares = data.padding_shares(lengths)
+    assert shares["grouped"] == 0
+    assert 0.2 < shares["random"] <= 0.25
+
+
+def test_the_recorded_costs_are_within_the_limits():
+    results = json.loads(distillation.RESULTS.read_text())
+    assert max(row["gradient_error"] for row in results["agreement"]) <= 1e-5
+    assert max(row["loss_error"] for row in results["agreement"]) <= 1e-5
+    for measured in results["shapes"].values():
+        summary = measured["summary"]
+        assert len(measured["stages"]) == 25
+        assert max(summary["transfer_hard"], summary["transfer_soft"]) <= 1 / 3
+        assert summary["distillation"] <= 0.7
+        assert max(summary["memory_transfer"], summary["memory_distillation"]) <= 0.5
+
+
+def test_the_recorded_data_rates_are_within_the_limits():
+    results = json.loads(data.RESULTS.read_text())
+    prepared = results["preparation"]
+    assert prepared["text_bytes"] >= 100e6
+    assert prepared["seconds"] <= 360
+    assert prepared["peak_bytes"] <= 2 * 2**30
+    assert prepared["seconds_again"] < prepared["seconds"] / 20
+    assert min(results["made_over_consumed"].values()) >= 10
