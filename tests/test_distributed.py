@@ -12,8 +12,8 @@ from torch.distributed.fsdp import fully_shard
 from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer
 from mobilebert_hf.distillation.trainer import without_dropout
 from mobilebert_hf.models.encoder import EncoderLayer
-from mobilebert_hf.pretraining.durable import whole
 from mobilebert_hf.pretraining.trainer import count
+from mobilebert_hf.training.durable import whole
 
 from .models.helpers import build
 from .workshop import free_port

@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Teacher, distilled student and its use, in miniature, on an embedded corpus; minutes on two CPU cores."""
     from .demo.run import run_demo
-    from .pretraining.durable import TrainingInterrupted
+    from .training.durable import TrainingInterrupted
 
     try:
         run_demo(output)

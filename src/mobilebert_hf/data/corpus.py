@@ -7,13 +7,14 @@ Plain text is UTF-8 with one paragraph a line and a blank line between documents
 import bz2
 import glob
 import gzip
+import io
 import logging
 import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
@@ -154,6 +155,12 @@ def _suffix(path: Path) -> str:
 def _openers() -> dict[str, Callable[..., IO[bytes]]]:
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstandard}
     return openers
+
+
+def open_text(path: Path) -> TextIO:
+    """Opens a UTF-8 file, compressed or not, with or without a byte-order mark; line ends stay as they are."""
+    opener = _openers().get(path.suffix.lower(), open)
+    return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8-sig", newline="")
 
 
 def _open_zstandard(path: Path, mode: str) -> IO[bytes]:

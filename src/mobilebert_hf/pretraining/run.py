@@ -20,9 +20,9 @@ from ..data import (
 )
 from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
 from ..progress import show_progress
-from .checkpoints import step_of
-from .durable import EndAt
-from .run_folder import find_checkpoint, open_run_folder
+from ..training.checkpoints import step_of
+from ..training.durable import EndAt
+from ..training.run_folder import find_checkpoint, open_run_folder
 from .trainer import PreTrainer, PreTrainingArguments
 
 

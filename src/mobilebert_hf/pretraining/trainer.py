@@ -23,10 +23,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..data import ExampleStream, LengthGroupedBatches, PretrainingCollator, example_lengths
 from ..data.masking import IGNORED
 from ..models.heads import PreTrainingOutput
-from .durable import DurableTrainer, hold_signals
+from ..training.durable import DurableTrainer, hold_signals
+from ..training.run_folder import find_checkpoint
 from .meter import Meter
 from .optimizer import lamb, parameter_groups
-from .run_folder import find_checkpoint
 
 # For every example of a batch: the sum of a quantity over the example's positions, and how many positions count.
 Columns = dict[str, tuple[Tensor, Tensor]]

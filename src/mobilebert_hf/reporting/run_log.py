@@ -13,8 +13,8 @@ from ..distillation.objectives import TransferWeights
 from ..distillation.run import RECIPE_ARGUMENTS
 from ..distillation.stages import Strategy
 from ..distillation.trainer import DistillationArguments
-from ..pretraining.run_folder import RECIPE
 from ..recipe import parse_recipe
+from ..training.run_folder import RECIPE
 
 Line = dict[str, float]
 

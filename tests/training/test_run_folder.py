@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS
-from mobilebert_hf.pretraining.run_folder import open_run_folder
 from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf.training.run_folder import open_run_folder
 
 
 def parse(tmp_path, *options):

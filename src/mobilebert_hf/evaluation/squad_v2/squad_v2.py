@@ -1,0 +1,45 @@
+"""`evaluate.load("squad_v2")`, from this package instead of the Hub."""
+
+from typing import Any
+
+import datasets
+import evaluate
+
+from mobilebert_hf.evaluation.squad_scores import squad_v2_scores
+
+TEXT = datasets.Value("string")
+ANSWERS = {"text": datasets.List(TEXT), "answer_start": datasets.List(datasets.Value("int32"))}
+
+
+class SquadV2(evaluate.Metric):
+    """As `squad`; predictions also have `no_answer_probability`, and references may have no answers."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Exact match and F1 of SQuAD v2.0, in percent.",
+            citation="Rajpurkar et al. (2018). Know What You Don't Know: Unanswerable Questions for SQuAD.",
+            inputs_description=squad_v2_scores.__doc__ or "",
+            features=datasets.Features(
+                {
+                    "predictions": {
+                        "id": TEXT,
+                        "prediction_text": TEXT,
+                        "no_answer_probability": datasets.Value("float64"),
+                    },
+                    "references": {"id": TEXT, "answers": ANSWERS},
+                }
+            ),
+        )
+
+    def _compute(
+        self,
+        predictions: list[dict[str, Any]],
+        references: list[dict[str, Any]],
+        no_answer_threshold: float = 1.0,
+    ) -> dict[str, Any]:
+        return squad_v2_scores(
+            {row["id"]: row["prediction_text"] for row in predictions},
+            {row["id"]: row["answers"]["text"] for row in references},
+            {row["id"]: row["no_answer_probability"] for row in predictions},
+            no_answer_threshold,
+        )
