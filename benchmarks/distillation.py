@@ -229,9 +229,9 @@ def compare(**sizes: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def peak_memory(shape: str, way: str, index: int) -> dict[str, int]:
+def peak_memory(shape: str, way: str, index: int, teacher_dtype: str = "float32") -> dict[str, int]:
     """Bytes of memory of a step in a process of its own: above the loaded networks, and in all."""
-    command = [sys.executable, __file__, "memory", shape, way, str(index)]
+    command = [sys.executable, __file__, "memory", shape, way, str(index), teacher_dtype]
     # So that glibc gives back what is freed, and the mark shows what was in use and not how it was fragmented.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -239,14 +239,24 @@ def peak_memory(shape: str, way: str, index: int) -> dict[str, int]:
 
 
 @app.command(hidden=True)
-def memory(shape: str, way: str, index: int) -> None:
+def memory(shape: str, way: str, index: int, teacher_dtype: str) -> None:
     """Prints the memory of one step as JSON (Linux)."""
-    pair = Pair(SHAPES[shape])
+    pair = Pair(SHAPES[shape], teacher_dtype=teacher_dtype)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
     getattr(pair, way)(index)
     peak = _status("VmHWM")
     print(json.dumps({"above_weights": peak - before, "total": peak}))
+
+
+def measure_memories(shape: str) -> dict[str, dict[str, int]]:
+    """The memory of the steps that take the most of it."""
+    return {
+        "plain": peak_memory(shape, "plain", 24),
+        "ours_transfer": peak_memory(shape, "ours", 23),
+        "ours_distillation": peak_memory(shape, "ours", 24),
+        "ours_distillation_bfloat16": peak_memory(shape, "ours", 24, "bfloat16"),
+    }
 
 
 def _status(field: str) -> int:
@@ -264,10 +274,11 @@ def summarize(rows: list[dict[str, Any]], memories: dict[str, dict[str, int]]) -
         "transfer_bfloat16": statistics.mean(row["bfloat16_seconds"] for row in transfer) / plain,
         "distillation": statistics.median((final["hard_seconds"], final["soft_seconds"])) / final["plain_seconds"],
         "distillation_bfloat16": final["bfloat16_seconds"] / final["plain_seconds"],
-        "memory_transfer": memories["ours_transfer"]["above_weights"] / memories["plain"]["above_weights"],
-        "memory_distillation": memories["ours_distillation"]["above_weights"] / memories["plain"]["above_weights"],
-        "total_memory_distillation": memories["ours_distillation"]["total"] / memories["plain"]["total"],
-        "total_memory_transfer": memories["ours_transfer"]["total"] / memories["plain"]["total"],
+        **{
+            f"{prefix}memory_{step}": memories[f"ours_{step}"][part] / memories["plain"][part]
+            for prefix, part in (("", "above_weights"), ("total_", "total"))
+            for step in ("transfer", "distillation", "distillation_bfloat16")
+        },
     }
 
 
@@ -283,11 +294,7 @@ def cpu(
     results: dict[str, Any] = {"machine": describe_machine(), "agreement": compare(), "shapes": {}}
     for shape in SHAPES:
         rows = time_stages(SHAPES[shape], range(25), repeats)
-        memories = {
-            "plain": peak_memory(shape, "plain", 24),
-            "ours_transfer": peak_memory(shape, "ours", 23),
-            "ours_distillation": peak_memory(shape, "ours", 24),
-        }
+        memories = measure_memories(shape)
         results["shapes"][shape] = {"summary": summarize(rows, memories), "memory_bytes": memories, "stages": rows}
     output.parent.mkdir(parents=True, exist_ok=True)
     write_aside(output, json.dumps(results, indent=1) + "\n")
@@ -296,19 +303,20 @@ def cpu(
 
 def cells(results: dict[str, Any]) -> list[list[str]]:
     """The summary as rows of text, the first one the heading."""
-    lines = {
-        "time of a step, mean of the 24 transfer stages, hard freezing": "transfer_hard",
-        "the same, soft freezing": "transfer_soft",
-        "the same, soft freezing, bfloat16 teacher": "transfer_bfloat16",
-        "time of a distillation step": "distillation",
-        "the same, bfloat16 teacher": "distillation_bfloat16",
-        "peak memory above the networks, transfer of the last layer": "memory_transfer",
-        "peak memory above the networks, distillation": "memory_distillation",
-        "peak memory with the networks, transfer of the last layer": "total_memory_transfer",
-        "peak memory with the networks, distillation": "total_memory_distillation",
-    }
+    lines = (
+        ("time of a step, mean of the 24 transfer stages, hard freezing", "transfer_hard"),
+        ("the same, soft freezing", "transfer_soft"),
+        ("the same, soft freezing, bfloat16 teacher", "transfer_bfloat16"),
+        ("time of a distillation step", "distillation"),
+        ("the same, bfloat16 teacher", "distillation_bfloat16"),
+        ("peak memory above the networks, transfer of the last layer", "memory_transfer"),
+        ("peak memory above the networks, distillation", "memory_distillation"),
+        ("peak memory of the process, transfer of the last layer", "total_memory_transfer"),
+        ("peak memory of the process, distillation", "total_memory_distillation"),
+        ("the same, bfloat16 teacher", "total_memory_distillation_bfloat16"),
+    )
     shapes = results["shapes"]
-    rows = [[text, *(f"{shapes[shape]['summary'][key]:.2f}" for shape in shapes)] for text, key in lines.items()]
+    rows = [[text, *(f"{shapes[shape]['summary'][key]:.2f}" for shape in shapes)] for text, key in lines]
     return [["ours / plain", *shapes], *rows]
 
 
