@@ -31,7 +31,6 @@ import torch.nn.functional as F
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 from machine import describe_machine
@@ -41,6 +40,7 @@ from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.objectives import LAYER_NORM_EPSILON
 from mobilebert_hf.pretraining import parameter_groups
 from mobilebert_hf.pretraining.trainer import encoder_inputs
+from mobilebert_hf.tables import terminal_table
 from mobilebert_hf.training.checkpoints import write_aside
 
 RESULTS = Path(__file__).parent / "distillation" / "results.json"
@@ -298,7 +298,7 @@ def cpu(
         results["shapes"][shape] = {"summary": summarize(rows, memories), "memory_bytes": memories, "stages": rows}
     output.parent.mkdir(parents=True, exist_ok=True)
     write_aside(output, json.dumps(results, indent=1) + "\n")
-    Console().print(build_table(results))
+    Console().print(terminal_table(cells(results), "Training step, ours against the plain way"))
 
 
 def cells(results: dict[str, Any]) -> list[list[str]]:
@@ -318,22 +318,6 @@ def cells(results: dict[str, Any]) -> list[list[str]]:
     shapes = results["shapes"]
     rows = [[text, *(f"{shapes[shape]['summary'][key]:.2f}" for shape in shapes)] for text, key in lines]
     return [["ours / plain", *shapes], *rows]
-
-
-def markdown_table(results: dict[str, Any]) -> str:
-    """The summary for a README."""
-    heading, *rows = cells(results)
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def build_table(results: dict[str, Any]) -> Table:
-    """The summary for a terminal."""
-    heading, *rows = cells(results)
-    table = Table(*heading, title="Training step, ours against the plain way")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 @app.command()

@@ -7,7 +7,8 @@ from pathlib import Path
 import data
 import distillation
 from mobilebert_hf import PRESETS
-from mobilebert_hf.demo.report import Result, markdown_table
+from mobilebert_hf.demo.report import Result, table_rows
+from mobilebert_hf.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,14 +18,14 @@ def test_the_demo_table_is_the_recorded_run():
     rows = json.loads((ROOT / "benchmarks" / "demo" / "results.json").read_text(encoding="utf-8"))
     shown = re.search(r"<!-- demo -->\n(.*)\n<!-- /demo -->", README, re.DOTALL)
     assert shown is not None
-    assert shown[1] == markdown_table([Result(**row) for row in rows])
+    assert shown[1] == markdown_table(table_rows([Result(**row) for row in rows]))
 
 
 def test_the_costs_are_those_of_the_recorded_benchmark():
     results = json.loads(distillation.RESULTS.read_text(encoding="utf-8"))
     shown = re.search(r"<!-- distillation -->\n(.*)\n<!-- /distillation -->", README, re.DOTALL)
     assert shown is not None
-    assert shown[1] == distillation.markdown_table(results)
+    assert shown[1] == markdown_table(distillation.cells(results))
 
 
 def test_the_data_rates_are_those_of_the_recorded_benchmark():

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -60,6 +61,24 @@ def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = 
         parser.set_defaults(**values)
     *arguments, _ = parser.parse_args_into_dataclasses(options)
     return tuple(arguments)
+
+
+def parse_mapping(name: str, value: str | dict[str, Any] | None) -> dict[str, Any]:
+    """The value of an argument that takes a mapping: YAML's as it is, the command line's JSON parsed, nothing empty.
+
+    Raises:
+        ValueError: It is not a JSON object; names the argument.
+    """
+    if value is None or isinstance(value, dict):
+        return value or {}
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError as error:
+        example = '{"hidden_size": 256}'
+        raise ValueError(f"{name}={value!r} is not JSON ({error}); write it as {example}.") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{name}={value!r} must be a JSON object of names and values.")
+    return parsed
 
 
 def _read(path: Path, names: list[str]) -> dict[str, Any]:

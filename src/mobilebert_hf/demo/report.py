@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from rich.table import Table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -40,20 +39,9 @@ def cells(result: Result) -> list[str]:
     ]
 
 
-def build_table(results: list[Result]) -> Table:
-    """The comparison of all models, for a terminal."""
-    table = Table(title="Held-out text of ten textbooks")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=heading == "model")
-    for result in results:
-        table.add_row(*cells(result))
-    return table
-
-
-def markdown_table(results: list[Result]) -> str:
-    """The same comparison for a README."""
-    rows = [list(HEADINGS), ["---", *["---:"] * (len(HEADINGS) - 1)], *map(cells, results)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def table_rows(results: list[Result]) -> list[list[str]]:
+    """The comparison of all models."""
+    return [list(HEADINGS), *map(cells, results)]
 
 
 def plot_losses(histories: dict[str, list[dict[str, Any]]], boundaries: tuple[int, ...], path: Path) -> None:

@@ -21,9 +21,10 @@ from ..distillation.run import StudentArguments, distill
 from ..distillation.trainer import DistillationArguments, DistillationTrainer
 from ..pretraining.run import ModelArguments, pretrain
 from ..pretraining.trainer import PreTrainer, PreTrainingArguments
+from ..tables import terminal_table
 from .classification import fine_tune, latencies, load_task
 from .corpus import TEXTBOOKS
-from .report import Result, build_table, plot_losses
+from .report import Result, plot_losses, table_rows
 
 TEACHER = {
     "hidden_size": 128,
@@ -167,7 +168,7 @@ class Demo:
         plot_losses(histories, boundaries, self.output_dir / "losses.png")
         rows = [asdict(result) for result in results]
         (self.output_dir / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        table = build_table(results)
+        table = terminal_table(table_rows(results), "Held-out text of ten textbooks")
         with (self.output_dir / "results.txt").open("w", encoding="utf-8") as file:
             Console(file=file, width=120).print(table)
         self.console.print(table)

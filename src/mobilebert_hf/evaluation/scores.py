@@ -1,9 +1,10 @@
 """GLUE's scores: of one task as its official metrics, of all tasks as the benchmark's server averages them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -15,7 +16,7 @@ AVERAGED = tuple(key for key in TASKS if key != "ax")
 Score = float | None
 
 
-def glue_scores(task: GlueTask, predictions: Sequence[float], references: Sequence[float]) -> dict[str, Any]:
+def glue_scores(task: GlueTask, predictions: ArrayLike, references: ArrayLike) -> dict[str, Any]:
     """The official metrics of one task.
 
     Args:

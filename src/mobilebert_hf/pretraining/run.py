@@ -1,6 +1,5 @@
 """One call from a corpus to a pre-trained network; what the recipe and the demo run."""
 
-import json
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from ..data import (
 )
 from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
 from ..progress import show_progress
+from ..recipe import parse_mapping
 from ..training.checkpoints import step_of
 from ..training.durable import EndAt
 from ..training.run_folder import find_checkpoint, open_run_folder
@@ -57,25 +57,11 @@ class ModelArguments:
             ValueError: The preset or a field is unknown, or a value is not allowed.
         """
         family = IBBertConfig if self.preset.startswith("ib-bert") else MobileBertConfig
-        overrides = parse_overrides(self.config_overrides)
+        overrides = parse_mapping("config_overrides", self.config_overrides)
         known = set(family().to_dict())
         if unknown := sorted(set(overrides) - known):
             raise ValueError(f"config_overrides: {', '.join(unknown)} are not fields of {family.__name__}.")
         return family.from_preset(self.preset, **{**overrides, **fixed})
-
-
-def parse_overrides(overrides: str | dict[str, Any] | None) -> dict[str, Any]:
-    """A mapping from YAML as it is, JSON from the command line parsed, nothing as an empty mapping."""
-    if overrides is None or isinstance(overrides, dict):
-        return overrides or {}
-    try:
-        parsed = json.loads(overrides)
-    except json.JSONDecodeError as error:
-        example = '{"hidden_size": 256}'
-        raise ValueError(f"config_overrides={overrides!r} is not JSON ({error}); write it as {example}.") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"config_overrides={overrides!r} must be a JSON object of configuration fields.")
-    return parsed
 
 
 AnyTrainer = TypeVar("AnyTrainer", bound=PreTrainer)

@@ -1,0 +1,147 @@
+"""An encoder with a new head for a task, as a whole or with an adapter of PEFT."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging
+
+from ..recipe import parse_mapping
+
+
+@dataclass
+class EncoderArguments:
+    r"""What to fine-tune, and which part of it.
+
+    Args:
+        model (`str`):
+            Hub id or folder of any encoder of the Auto classes. Its head is kept where it is one for the same task
+            with the same labels in the same order, and is new otherwise.
+        random_weights (`bool`, *optional*, defaults to `False`):
+            Start from random weights in place of the model's: what pre-training is compared with.
+        pooler (`bool`, *optional*, defaults to `True`):
+            Whether sentences are classified through the pooler's dense layer and tanh, where the network has one, or
+            straight from [CLS].
+        adapter (`str`, *optional*):
+            Train a PEFT adapter (`lora`, `ia3`, `adalora`, `loha`, `vera`, ...) and the head alone. It is merged after
+            training, and saved by itself in `adapter/` too.
+        adapter_options (`str` or `dict`, *optional*):
+            Fields of the adapter's configuration; JSON on the command line, a mapping in YAML.
+    """
+
+    model: str = field(metadata={"help": "Hub id or folder of an encoder."})
+    random_weights: bool = field(default=False, metadata={"help": "Start from random weights, to compare with."})
+    pooler: bool = field(
+        default=True, metadata={"help": "Classify through the pooler's dense layer, if there is one."}
+    )
+    adapter: str | None = field(default=None, metadata={"help": "Train a PEFT adapter: lora, ia3, adalora, ..."})
+    adapter_options: str | None = field(default=None, metadata={"help": "The adapter's fields, as JSON."})
+
+
+def load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -> PreTrainedModel:
+    """The encoder with a head of `auto_class`.
+
+    Args:
+        arguments: Which one.
+        auto_class: Such as `AutoModelForSequenceClassification`.
+        fields: Of the configuration, such as `id2label`.
+
+    Raises:
+        ValueError: It has no pooler that could be left out.
+    """
+    config = AutoConfig.from_pretrained(arguments.model)
+    before = config.to_dict()
+    for name, value in fields.items():
+        setattr(config, name, value)
+    if not arguments.pooler:
+        if not hasattr(config, "classifier_activation"):
+            raise ValueError(
+                f"pooler=False: {arguments.model} ({config.model_type}) has no field classifier_activation to leave "
+                "its pooler out by: leave `pooler` at True."
+            )
+        config.classifier_activation = False
+    head_class = auto_class._model_mapping[type(config)]
+    same_labels = all(before.get(name) == config.to_dict()[name] for name in ("id2label", "problem_type"))
+    if arguments.random_weights:
+        return auto_class.from_config(config)
+    if head_class.__name__ in (config.architectures or []) and same_labels:
+        return auto_class.from_pretrained(arguments.model, config=config, dtype=torch.float32)
+    model = auto_class.from_config(config)
+    with _quiet():  # that the heads of pre-training are left behind is no news
+        encoder = AutoModel.from_pretrained(arguments.model, config=config, dtype=torch.float32)
+    model.base_model.load_state_dict(encoder.state_dict(), strict=False)  # it may lack, or not need, a pooler
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def add_adapter(model: nn.Module, arguments: EncoderArguments, task_type: str, steps: int) -> nn.Module:
+    """The model with the adapter that is asked for, all else but the head frozen; the model itself if there is none.
+
+    Args:
+        model: Of `load_encoder`.
+        arguments: Which adapter.
+        task_type: PEFT's name of the task: `"SEQ_CLS"` or `"QUESTION_ANS"`.
+        steps: How many training has; AdaLoRA plans with them.
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: PEFT has no such adapter, or it cannot be merged into the weights.
+    """
+    if arguments.adapter is None:
+        return model
+    try:
+        from peft import get_peft_model
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+    except ImportError as error:
+        raise ImportError('adapters need peft: pip install "mobilebert-hf[peft]"') from error
+    mergeable = {
+        kind.value: kind for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items() if hasattr(tuner, "merge_and_unload")
+    }
+    kind = mergeable.get(arguments.adapter.upper())
+    if kind is None:
+        raise ValueError(
+            f"adapter={arguments.adapter!r}: expected one that can be merged: {', '.join(mergeable).lower()}."
+        )
+    options: dict[str, Any] = {"task_type": task_type, **parse_mapping("adapter_options", arguments.adapter_options)}
+    if kind.value == "ADALORA":
+        options.setdefault("total_step", steps)
+    return get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[kind](**options))
+
+
+def merge_adapter(model: nn.Module, folder: Path) -> PreTrainedModel:
+    """Saves a model's adapter to `folder/adapter` and merges it; a model without one is returned as it is."""
+    adapted: Any = model
+    if hasattr(model, "merge_and_unload"):
+        adapted.save_pretrained(folder / "adapter")
+        adapted = adapted.merge_and_unload()
+    return adapted
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many parameters there are, and how many of them learn."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def set_labels(labels: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a configuration for a task's classes, or for a score where there are none."""
+    names = labels or ("score",)
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": "single_label_classification" if labels else "regression",
+    }

@@ -1,0 +1,272 @@
+"""GLUE from an encoder to a table, a plot, and the files that the benchmark's server takes."""
+
+import logging
+import time
+from copy import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..data.glue import HUB_DATASET, load_glue, tokenize_glue
+from ..data.glue_tasks import TASKS, GlueTask, find_task
+from ..evaluation import load_metric
+from ..evaluation.scores import glue_scores, task_score
+from ..evaluation.submission import write_predictions, write_submission
+from ..progress import show_progress
+from ..training import DurableTrainer, find_checkpoint, open_run_folder
+from . import glue_report
+from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder, merge_adapter, set_labels
+from .sweep import Cell, Finished, GridArguments, keep_best_model, plan, read_finished, write_finished
+
+logger = logging.getLogger(__name__)
+
+FROM_MNLI = ("rte", "mrpc", "stsb")
+
+
+@dataclass
+class GlueArguments:
+    r"""Which tasks, and from where.
+
+    Args:
+        tasks (`list[str]`, *optional*):
+            By default all of them.
+        data (`str`, *optional*, defaults to `"nyu-mll/glue"`):
+            The Hub data set, or a folder in the GLUE layout (see `load_glue`).
+        holdout (`float`, *optional*):
+            Share of the training examples to validate on where a task has no validation split.
+        max_train_examples (`int`, *optional*):
+            Train on this many examples of a task at the most, the first of a fixed random order.
+        max_seq_length (`int`, *optional*, defaults to 128):
+            Tokens of an example; longer ones are cut off.
+        mnli_init (`bool`, *optional*, defaults to `False`):
+            Start RTE, MRPC and STS-B from the best MNLI run of this folder, as the field does.
+        early_stopping (`int`, *optional*):
+            Validate after each epoch, stop after this many without a better score, and take the best epoch.
+        predict (`bool`, *optional*, defaults to `False`):
+            Answer the test splits by each task's best run, and write the server's files.
+    """
+
+    tasks: list[str] = field(default_factory=lambda: list(TASKS), metadata={"help": f"Of {', '.join(TASKS)}."})
+    data: str = field(default=HUB_DATASET, metadata={"help": "Hub data set, or folder in the GLUE layout."})
+    holdout: float | None = field(default=None, metadata={"help": "Validate on this share where there is no dev set."})
+    max_train_examples: int | None = field(default=None, metadata={"help": "Train on this many at the most."})
+    max_seq_length: int = field(default=128, metadata={"help": "Tokens of an example."})
+    mnli_init: bool = field(default=False, metadata={"help": "RTE, MRPC and STS-B start from the best MNLI run."})
+    early_stopping: int | None = field(default=None, metadata={"help": "Epochs without a better score."})
+    predict: bool = field(default=False, metadata={"help": "Write the files that the GLUE server takes."})
+
+
+RECIPE_ARGUMENTS = (EncoderArguments, GlueArguments, GridArguments, TrainingArguments)
+
+
+def finetune_glue(
+    encoder: EncoderArguments, glue: GlueArguments, grid: GridArguments, training: TrainingArguments
+) -> dict[str, list[Finished]]:
+    """Fine-tunes on every task with every setting, as far as that is not done yet, and writes table and files.
+
+    Returns:
+        The finished runs of each task, by its key.
+
+    Raises:
+        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
+        FileNotFoundError: A task's data is not there.
+        ValueError: Data or arguments do not fit; before training starts.
+    """
+    tasks = sorted((find_task(name) for name in glue.tasks), key=lambda task: list(TASKS).index(task.key))
+    tasks = sorted(tasks, key=lambda task: task.key in FROM_MNLI)  # after MNLI
+    recipe = GlueRecipe(encoder, glue, grid, training)
+    data = {task.key: recipe.load(task) for task in tasks}
+    with open_run_folder(training, (encoder, glue, grid, training)):
+        runs = {task.key: recipe.run_task(task, data[task.key]) for task in tasks if task.key != "ax"}
+        if training.process_index == 0:
+            glue_report.write(recipe.folder)
+        if glue.predict:
+            for task in tasks:
+                recipe.predict(task, data[task.key])
+            if training.process_index == 0:
+                print(write_submission(recipe.folder / "predictions", recipe.folder / "submission.zip"))
+    return runs
+
+
+class GlueRecipe:
+    """The runs of one call of `finetune_glue`, whose arguments it takes."""
+
+    def __init__(
+        self, encoder: EncoderArguments, glue: GlueArguments, grid: GridArguments, training: TrainingArguments
+    ) -> None:
+        self.encoder, self.glue, self.training = encoder, glue, training
+        self.folder = Path(training.output_dir or ".")
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(encoder.model)
+        self.step_multiple = training.world_size * training.gradient_accumulation_steps
+        default = Cell(
+            training.per_device_train_batch_size * self.step_multiple,
+            training.learning_rate,
+            training.num_train_epochs,
+            training.seed,
+        )
+        self.cells = plan(grid, default)
+        for cell in self.cells:
+            if cell.batch_size % self.step_multiple:
+                raise ValueError(
+                    f"batch_sizes: {cell.batch_size} examples cannot be shared by {training.world_size} devices and "
+                    f"{training.gradient_accumulation_steps} accumulated batches: use a multiple of "
+                    f"{self.step_multiple}."
+                )
+
+    def load(self, task: GlueTask) -> DatasetDict:
+        """A task's splits, tokenized."""
+        with self.training.main_process_first(desc=f"loading {task.name}"):
+            splits = load_glue(task, self.glue.data, self.glue.holdout)
+            if task.key != "ax" and ("train" not in splits or task.validation_splits[0] not in splits):
+                raise ValueError(
+                    f"{task.name}: {self.glue.data} has {', '.join(splits)}, but training needs train and "
+                    f"{task.validation_splits[0]}. Leave the task out"
+                    + (", or set holdout to validate on a share of train." if "train" in splits else ".")
+                )
+            if self.glue.max_train_examples is not None and "train" in splits:
+                count = min(self.glue.max_train_examples, len(splits["train"]))
+                splits["train"] = splits["train"].shuffle(seed=0).select(range(count))
+            return tokenize_glue(splits, self.tokenizer, self.glue.max_seq_length)
+
+    def run_task(self, task: GlueTask, splits: DatasetDict) -> list[Finished]:
+        """All runs of a task; those that are done are read."""
+        folder = self.folder / task.name
+        runs = []
+        for number, cell in enumerate(self.cells, 1):
+            [run] = broadcast_object_list([read_finished(folder / cell.name)])
+            if run is None:
+                run = self._run_cell(task, splits, cell, f"{task.name} {number}/{len(self.cells)}")
+                if self.training.process_index == 0:
+                    write_finished(folder / cell.name, run)
+                    keep_best_model(folder)
+            runs.append(run)
+        return runs
+
+    def _run_cell(self, task: GlueTask, splits: DatasetDict, cell: Cell, name: str) -> Finished:
+        started = time.monotonic()
+        folder = self.folder / task.name / cell.name
+        training = self._arguments(cell, folder)
+        set_seed(cell.seed)
+        source = copy(self.encoder)
+        if self.glue.mnli_init and task.key in FROM_MNLI:
+            source.model = str(self.best_folder(TASKS["mnli"]))
+        model: nn.Module = load_encoder(source, AutoModelForSequenceClassification, **set_labels(task.labels))
+        steps = round(cell.epochs * len(splits["train"]) / cell.batch_size)
+        model = add_adapter(model, self.encoder, "SEQ_CLS", steps)
+        trainer = self._trainer(task, model, training, splits)
+        if self.glue.early_stopping is not None:
+            trainer.add_callback(EarlyStoppingCallback(self.glue.early_stopping))
+        show_progress(trainer, name)
+        total, learning = count_parameters(model)
+        trainer.train(resume_from_checkpoint=find_checkpoint(training))
+        scores = {
+            split: self._score(task, trainer, splits[split]) for split in task.validation_splits if split in splits
+        }
+        if training.process_index == 0:
+            trainer.model = merge_adapter(trainer.accelerator.unwrap_model(trainer.model), folder)
+        trainer.save_final_model()
+        details = {
+            "scores": scores,
+            "majority": majority_scores(task, splits),
+            "model": source.model,
+            "parameters": total,
+            "trained_parameters": learning,
+            "train_examples": len(splits["train"]),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        return Finished(cell, task_score(task, scores), details)
+
+    def _arguments(self, cell: Cell, folder: Path) -> TrainingArguments:
+        training = copy(self.training)
+        training.output_dir, training.seed = str(folder), cell.seed
+        training.learning_rate, training.num_train_epochs = cell.learning_rate, cell.epochs
+        training.per_device_train_batch_size = cell.batch_size // self.step_multiple
+        training.train_sampling_strategy = "group_by_length"
+        training.resume_from_checkpoint = None
+        if self.glue.early_stopping is not None:
+            training.set_evaluate(strategy="epoch")
+            training.set_save(strategy="epoch", total_limit=1)
+            training.load_best_model_at_end = training.greater_is_better = True
+            training.metric_for_best_model = "score"
+        return training
+
+    def _trainer(self, task: GlueTask, model: Any, training: TrainingArguments, splits: DatasetDict) -> DurableTrainer:
+        metric = load_metric("glue", task.key)
+
+        def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+            scores = metric.compute(predictions=classes(task, prediction.predictions), references=prediction.label_ids)
+            # To choose an epoch by; what is undefined is as bad as chance.
+            number = {name: scores[name] or 0.0 for name in task.metrics}
+            return {**number, "score": float(np.mean(list(number.values())))}
+
+        return DurableTrainer(
+            model=model,
+            args=training,
+            train_dataset=splits.get("train"),
+            eval_dataset=splits.get(task.validation_splits[0]),
+            data_collator=DataCollatorWithPadding(self.tokenizer),
+            processing_class=self.tokenizer,
+            compute_metrics=compute_metrics,
+        )
+
+    def _score(self, task: GlueTask, trainer: DurableTrainer, rows: Dataset) -> dict[str, Any]:
+        outputs = trainer.predict(rows)
+        return glue_scores(task, classes(task, outputs.predictions), rows["label"])
+
+    def best_folder(self, task: GlueTask) -> Path:
+        """Where the model of a task's best run is.
+
+        Raises:
+            ValueError: No run of the task is done.
+        """
+        folder = self.folder / task.name
+        if not any(folder.glob("*/results.json")):
+            raise ValueError(f"{folder} has no finished run: add {task.key} to the tasks.")
+        return keep_best_model(folder)
+
+    def predict(self, task: GlueTask, splits: DatasetDict) -> None:
+        """Answers a task's test splits by its best model, as far as there are any."""
+        best = self.best_folder(TASKS["mnli"] if task.key == "ax" else task)
+        source = EncoderArguments(model=str(best))
+        model = load_encoder(source, AutoModelForSequenceClassification, **set_labels(task.labels))
+        training = copy(self.training)
+        training.output_dir = str(best)
+        trainer = self._trainer(task, model, training, splits)
+        for split, name in zip(task.test_splits, task.test_rows, strict=True):
+            if split not in splits:
+                logger.warning("%s has no %s split of %s: no answers for it.", self.glue.data, split, task.name)
+                continue
+            answers = classes(task, trainer.predict(splits[split].remove_columns("label")).predictions)
+            if training.process_index == 0:
+                write_predictions(task, name, answers, self.folder / "predictions")
+
+
+def classes(task: GlueTask, logits: Any) -> np.ndarray:
+    """The best class of each row of logits [n, classes]; for STS-B the scores [n] of [n, 1]."""
+    return logits[:, 0] if task.regression else logits.argmax(-1)
+
+
+def majority_scores(task: GlueTask, splits: DatasetDict) -> dict[str, Any]:
+    """The scores, by split, of always answering the training data's commonest class, or its mean."""
+    labels = np.array(splits["train"]["label"])
+    answer = labels.mean() if task.regression else np.bincount(labels).argmax()
+    return {
+        split: glue_scores(task, np.full(len(splits[split]), answer), splits[split]["label"])
+        for split in task.validation_splits
+        if split in splits
+    }

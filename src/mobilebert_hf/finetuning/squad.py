@@ -1,0 +1,210 @@
+"""SQuAD v1.1 and v2.0 from an encoder to answers and scores in the official files."""
+
+import json
+import logging
+from copy import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import PredictionOutput
+
+from ..data.batching import example_lengths
+from ..data.squad import build_features, is_version_2, load_squad
+from ..evaluation.squad_answers import NOTHING_FOUND, Answers, find_answers
+from ..evaluation.squad_scores import squad_scores, squad_v2_scores
+from ..progress import show_progress
+from ..training import DurableTrainer, find_checkpoint, open_run_folder
+from ..training.checkpoints import write_aside
+from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder, merge_adapter
+
+logger = logging.getLogger(__name__)
+
+HUB_DATASET = "rajpurkar/squad"
+
+
+@dataclass
+class SquadArguments:
+    r"""Which questions, and how to look for answers.
+
+    Args:
+        train (`str`, *optional*, defaults to `"rajpurkar/squad"`):
+            An official JSON file, compressed or not, or a Hub data set (`rajpurkar/squad_v2` for v2.0).
+        validation (`str`, *optional*, defaults to `"rajpurkar/squad"`):
+            Likewise. It is v2.0 if it has questions without an answer.
+        max_train_questions (`int`, *optional*):
+            Train on this many at the most, the first of a fixed random order.
+        max_seq_length (`int`, *optional*, defaults to 384):
+            Tokens of a window of question and context.
+        doc_stride (`int`, *optional*, defaults to 128):
+            Tokens that neighbouring windows of a context share.
+        max_question_length (`int`, *optional*, defaults to 64):
+            Tokens of a question; the rest is cut off.
+        n_best (`int`, *optional*, defaults to 20):
+            Answers kept of each question.
+        max_answer_length (`int`, *optional*, defaults to 30):
+            Tokens of an answer.
+        null_threshold (`float`, *optional*):
+            For v2.0: null odds above which there is no answer. By default the one with the best F1 on the validation
+            questions, which that F1 is too good by.
+        feature_processes (`int`, *optional*, defaults to 2):
+            Processes that build features.
+    """
+
+    train: str = field(default=HUB_DATASET, metadata={"help": "Official JSON file, or Hub data set."})
+    validation: str = field(default=HUB_DATASET, metadata={"help": "Likewise."})
+    max_train_questions: int | None = field(default=None, metadata={"help": "Train on this many at the most."})
+    max_seq_length: int = field(default=384, metadata={"help": "Tokens of a window of question and context."})
+    doc_stride: int = field(default=128, metadata={"help": "Tokens that neighbouring windows share."})
+    max_question_length: int = field(default=64, metadata={"help": "Tokens of a question."})
+    n_best: int = field(default=20, metadata={"help": "Answers kept of each question."})
+    max_answer_length: int = field(default=30, metadata={"help": "Tokens of an answer."})
+    null_threshold: float | None = field(default=None, metadata={"help": "Null odds above which there is no answer."})
+    feature_processes: int = field(default=2, metadata={"help": "Processes that build features."})
+
+
+RECIPE_ARGUMENTS = (EncoderArguments, SquadArguments, TrainingArguments)
+
+
+def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: TrainingArguments) -> dict[str, Any]:
+    """Fine-tunes on the training questions, answers the validation questions, and scores the answers.
+
+    Goes on from the last whole checkpoint. Writes the model, `predictions.json`, `nbest_predictions.json`, for v2.0
+    `null_odds.json`, and `eval_results.json` to `training.output_dir`.
+
+    Returns:
+        The scores, in percent.
+
+    Raises:
+        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
+        FileNotFoundError: A file is not there.
+        ValueError: Data or arguments do not fit; before training starts.
+    """
+    training = copy(training)
+    training.train_sampling_strategy = "group_by_length"
+    set_seed(training.seed)
+    tokenizer = AutoTokenizer.from_pretrained(encoder.model)
+    with training.main_process_first(desc="building features"):
+        train = make_features(load_training_questions(squad), tokenizer, squad, training=True)
+        questions = load_squad(squad.validation, "validation")
+        windows = make_features(questions, tokenizer, squad, training=False)
+    model: nn.Module = load_encoder(encoder, AutoModelForQuestionAnswering)
+    longest = getattr(model.config, "max_position_embeddings", squad.max_seq_length)
+    if squad.max_seq_length > longest:
+        raise ValueError(f"max_seq_length={squad.max_seq_length}, but {encoder.model} takes {longest} tokens at most.")
+    steps = round(training.num_train_epochs * len(train) / training.train_batch_size)
+    model = add_adapter(model, encoder, "QUESTION_ANS", steps)
+    total, learning = count_parameters(model)
+    folder = Path(training.output_dir or ".")
+    with open_run_folder(training, (encoder, squad, training)):
+        trainer = QuestionAnsweringTrainer(
+            model=model,
+            args=training,
+            train_dataset=train,
+            eval_dataset=windows,
+            questions=questions,
+            squad=squad,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            processing_class=tokenizer,
+        )
+        show_progress(trainer, "SQuAD")
+        trainer.train(resume_from_checkpoint=find_checkpoint(training))
+        scores = trainer.evaluate()
+        if training.process_index == 0:
+            trainer.model = merge_adapter(trainer.accelerator.unwrap_model(trainer.model), folder)
+            trainer.answers.save(folder, trainer.null_threshold)
+            results = {**scores, "parameters": total, "trained_parameters": learning, "train_windows": len(train)}
+            write_aside(folder / "eval_results.json", json.dumps(results, indent=1) + "\n")
+        trainer.save_final_model()
+        trainer.save_state()
+    return scores
+
+
+def load_training_questions(squad: SquadArguments) -> Dataset:
+    """The questions to train on."""
+    questions = load_squad(squad.train, "train")
+    if squad.max_train_questions is None:
+        return questions
+    return questions.shuffle(seed=0).select(range(min(squad.max_train_questions, len(questions))))
+
+
+def make_features(
+    questions: Dataset, tokenizer: PreTrainedTokenizerBase, squad: SquadArguments, *, training: bool
+) -> Dataset:
+    """Windows; for evaluation the longest first, so that batches are of one length and the first needs most memory."""
+    windows = build_features(
+        questions,
+        tokenizer,
+        training=training,
+        max_length=squad.max_seq_length,
+        doc_stride=squad.doc_stride,
+        max_question_length=squad.max_question_length,
+        processes=squad.feature_processes,
+    )
+    return windows if training else windows.select(np.argsort(-example_lengths(windows), kind="stable"))
+
+
+class QuestionAnsweringTrainer(DurableTrainer):
+    """Evaluates by answering questions.
+
+    Args:
+        questions: What the windows of `eval_dataset` were made of.
+        squad: How to look for answers.
+        kwargs: `DurableTrainer`'s.
+    """
+
+    def __init__(self, questions: Dataset, squad: SquadArguments, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.questions, self.squad = questions, squad
+        self.version_2 = is_version_2(questions)
+        self.answers = Answers({}, {}, {})
+        self.null_threshold = 0.0
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Answers all questions, and logs and returns the official scores: `eval_f1` and so on, in percent."""
+        windows = self.eval_dataset
+        assert isinstance(windows, Dataset)
+        scores = self.score(self.predict(windows.remove_columns(["example", "offsets", "context_start"])), windows)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def score(self, outputs: PredictionOutput, windows: Dataset) -> dict[str, float]:
+        """The scores of the answers that the logits of all windows lead to."""
+        start_logits, end_logits = cast(tuple[np.ndarray, np.ndarray], outputs.predictions)
+        self.answers = find_answers(
+            self.questions,
+            windows,
+            start_logits,
+            end_logits,
+            version_2=self.version_2,
+            n_best=self.squad.n_best,
+            max_answer_length=self.squad.max_answer_length,
+        )
+        truths = {row["id"]: row["answers"]["text"] for row in self.questions.select_columns(["id", "answers"])}
+        if not self.version_2:
+            return squad_scores(self.answers.best, truths)
+        searched = squad_v2_scores(self.answers.best, truths, self.answers.null_odds, threshold=np.inf)
+        self.null_threshold = self._choose_threshold(searched)
+        best = {name: value for name, value in searched.items() if name.startswith("best_")}
+        scores = squad_v2_scores(self.answers.predictions(self.null_threshold), truths)
+        return {**scores, **best, "null_threshold": self.null_threshold}
+
+    def _choose_threshold(self, searched: dict[str, float]) -> float:
+        if self.squad.null_threshold is not None:
+            return self.squad.null_threshold
+        never_answering = 100 * searched.get("NoAns_total", 0) / searched["total"]
+        # The official search says 0 where never answering is best.
+        return -NOTHING_FOUND if searched["best_f1"] <= never_answering else searched["best_f1_thresh"]
