@@ -1,9 +1,13 @@
-"""The one place with global effects: makes the Auto classes of `transformers` build this package's networks."""
+"""The one place with global effects: what other libraries learn when this package is imported."""
+
+from importlib.util import find_spec
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, BertTokenizer
+from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 from . import models
+from .pipelines.question_answering import DEFAULT_MODEL, TASK, QuestionAnsweringPipeline
 
 # AutoModelForX is registered for ...ForX of both families.
 HEADS = (
@@ -18,7 +22,9 @@ HEADS = (
 
 
 def register() -> None:
-    """Registers both families with AutoConfig, AutoModel..., AutoTokenizer; `mobilebert` replaces the stock one.
+    """Registers both families with the Auto classes, PEFT, and the question-answering pipeline.
+
+    `mobilebert` replaces the stock one.
 
     Registering twice changes nothing. Models and configurations of stock `transformers` classes made before or
     imported by name keep working as they are.
@@ -30,3 +36,31 @@ def register() -> None:
         for head in HEADS:
             auto_class = getattr(transformers, f"AutoModelFor{head}")
             auto_class.register(config, getattr(models, f"{prefix}For{head}"), exist_ok=True)
+    _register_pipeline()
+    if find_spec("peft") is not None:
+        _register_adapters()
+
+
+def _register_pipeline() -> None:
+    # A removed task is refused before the registry is asked.
+    REMOVED_TASKS.pop(TASK, None)
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            QuestionAnsweringPipeline,
+            pt_model=transformers.AutoModelForQuestionAnswering,
+            default={"model": DEFAULT_MODEL},
+            type="text",
+        )
+        # It would have pipelines saved with the library's reference to their code; see `publish_code` for ours.
+        delattr(QuestionAnsweringPipeline, "_registered_impl")
+
+
+def _register_adapters() -> None:
+    """Which modules PEFT's adapters change where nobody names them: BERT's, for the names are the same."""
+    from peft.utils import constants
+
+    for name, modules in vars(constants).items():
+        if name.startswith("TRANSFORMERS_MODELS_TO_") and "bert" in modules:
+            for config in (models.MobileBertConfig, models.IBBertConfig):
+                modules.setdefault(config.model_type, modules["bert"])

@@ -94,7 +94,7 @@ def _alphabet(tokenizer: Tokenizer, lines: Iterator[str]) -> tuple[list[str], li
 
 
 def _save(vocabulary: dict[str, int], lowercase: bool, folder: Path) -> BertTokenizer:
-    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=lowercase, model_max_length=MODEL_MAX_LENGTH)
+    tokenizer = _bert_tokenizer(vocabulary, lowercase)
     tokenizer.save_pretrained(folder)
     # transformers 5 no longer writes vocab.txt, which TensorFlow Text, LiteRT's task library and others still read.
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -124,7 +124,17 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(str(name_or_path))
     tokens = vocabulary.read_text(encoding="utf-8").splitlines()
     cased = any(token != token.lower() for token in tokens if not token.startswith("["))
-    return BertTokenizer(vocab=str(vocabulary), do_lower_case=not cased, model_max_length=MODEL_MAX_LENGTH)
+    return _bert_tokenizer(str(vocabulary), lowercase=not cased)
+
+
+def _bert_tokenizer(vocabulary: dict[str, int] | str, lowercase: bool) -> BertTokenizer:
+    return BertTokenizer(
+        vocab=vocabulary,
+        do_lower_case=lowercase,
+        model_max_length=MODEL_MAX_LENGTH,
+        # Saved with it: transformers 5.2 loads a BertTokenizer without token types otherwise.
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
 
 
 def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
