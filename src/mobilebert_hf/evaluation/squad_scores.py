@@ -95,9 +95,7 @@ def squad_v2_scores(
     for what, given in (("prediction", predictions), ("null odds", null_odds)):
         missing = [identifier for identifier in truths if given is not None and identifier not in given]
         if missing:
-            raise ValueError(
-                f"No {what} for question {missing[0]!r} and {len(missing) - 1} others: one each is needed."
-            )
+            raise ValueError(f"No {what} for question {missing[0]!r} and {len(missing) - 1} more: one each is needed.")
     golds = {key: [text for text in texts if normalize_answer(text)] or [""] for key, texts in truths.items()}
     answerable = np.array([bool(texts) for texts in truths.values()])
     abstains = np.array([null_odds is not None and null_odds[identifier] > threshold for identifier in truths])

@@ -199,11 +199,11 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         null_score = 1.0
         for output in model_outputs:
             probabilities, allowed = _probabilities(output)
-            null_score = min(null_score, float(probabilities[:, 0].prod()))
-            probabilities[:, 0] = 0.0
-            context = output["example"]["context"]
             # The encoding was not padded, the tensors may have been.
             shift = int((output["input_ids"] == self.tokenizer.pad_token_id).sum()) if self._pads_left else 0
+            null_score = min(null_score, float(probabilities[:, shift].prod()))  # of [CLS]
+            allowed[shift] = False
+            context = output["example"]["context"]
             start_probabilities, end_probabilities = probabilities
             spans = best_spans(start_probabilities, end_probabilities, allowed, candidates, max_answer_len)
             for start, end, score in spans:
@@ -212,8 +212,10 @@ class QuestionAnsweringPipeline(ChunkPipeline):
                 answer = answers.setdefault(text.lower(), {"score": 0.0, "start": begin, "end": stop, "answer": text})
                 answer["score"] += score
         ranked = list(answers.values())
-        if handle_impossible_answer:
-            ranked.append({"score": null_score, "start": 0, "end": 0, "answer": ""})
+        if handle_impossible_answer or not ranked:  # a context of white space has no words
+            ranked.append(
+                {"score": null_score if handle_impossible_answer else 0.0, "start": 0, "end": 0, "answer": ""}
+            )
         ranked = sorted(ranked, key=lambda answer: answer["score"], reverse=True)[:top_k]
         return ranked[0] if len(ranked) == 1 else ranked
 
@@ -292,13 +294,15 @@ def best_spans(
         start: [seq], probabilities.
         end: [seq], likewise.
         allowed: [seq], where a span may begin or end.
-        top_k: How many to look at; those that are not allowed drop out.
+        top_k: How many at the most.
         max_answer_len: In tokens.
 
     Yields:
         First token, last token, and score: the product of both probabilities.
     """
     scores = np.tril(np.triu(np.outer(start, end)), max_answer_len - 1)
+    # Many scores are zero: of these only those that are allowed count.
+    scores[~np.outer(allowed, allowed)] = -1.0
     flat = scores.ravel()
     if top_k == 1:
         order = np.array([flat.argmax()])
@@ -308,7 +312,7 @@ def best_spans(
         order = np.argpartition(-flat, top_k - 1)[:top_k]
         order = order[np.argsort(-flat[order])]
     for first, last in zip(*np.unravel_index(order, scores.shape), strict=True):
-        if allowed[first] and allowed[last]:
+        if 0 <= last - first < max_answer_len and scores[first, last] >= 0:
             yield int(first), int(last), float(scores[first, last])
 
 

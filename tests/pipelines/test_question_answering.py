@@ -1,0 +1,194 @@
+"""`pipeline("question-answering")` against what transformers 5.2 said (tests/fixtures/question_answering/make.py)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering, pipeline
+
+from mobilebert_hf import IBBertConfig, IBBertForQuestionAnswering
+from mobilebert_hf.pipelines import QuestionAnsweringPipeline, publish_code
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "question_answering"
+MODEL = str(FIXTURES / "model")
+CASES = json.loads((FIXTURES / "answers.json").read_text(encoding="utf-8"))
+CONTEXT = CASES[0]["arguments"]["context"]
+
+
+@pytest.fixture(scope="module")
+def answerer():
+    return pipeline("question-answering", model=MODEL, dtype=torch.float32)
+
+
+def flat(answers):
+    """All answers, whether of one question or of several, one each or several."""
+    if isinstance(answers, dict):
+        return [answers]
+    return [answer for part in answers for answer in flat(part)]
+
+
+def likely(answers):
+    """Without those of score 0, of which 5.2 takes any, [CLS] too."""
+    return [answer for answer in flat(answers) if answer["score"] > 0]
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_the_answers_are_those_of_5_2(answerer, number):
+    case = CASES[number]
+    answers = answerer(**case["arguments"])
+    if case["answers"] is None:  # it failed where a context had fewer spans than candidates
+        assert len(answers) == len(case["arguments"]["question"])
+        return
+    for ours, theirs in zip(likely(answers), likely(case["answers"]), strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], rel=1e-4, abs=1e-7)
+        assert {key: ours[key] for key in ("start", "end", "answer")} == {
+            key: theirs[key] for key in ("start", "end", "answer")
+        }
+
+
+def test_the_fixture_has_answers_to_compare():
+    assert sum(len(likely(case["answers"] or [])) for case in CASES) >= 200
+
+
+def test_offsets_point_at_the_answer(answerer):
+    answers = answerer(question=["Where?", "How high?"], context=CONTEXT, top_k=20)
+    for answer in flat(answers):
+        assert CONTEXT[answer["start"] : answer["end"]] == answer["answer"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda answer, example: answer(**example),
+        lambda answer, example: answer(example),
+        lambda answer, example: answer([example]),
+        lambda answer, example: next(iter(answer(dict(item) for item in [example]))),
+        lambda answer, example: answer(question=[example["question"]] * 2, context=example["context"])[1],
+        lambda answer, example: answer(question=[example["question"]] * 2, context=[example["context"]] * 2)[0],
+        lambda answer, example: answer(example, example)[1],
+    ],
+)
+def test_every_way_to_ask_gives_the_same_answer(answerer, call):
+    example = {"question": "Where is the oldest bridge?", "context": CONTEXT}
+    assert call(answerer, example) == pytest.approx(answerer(**example))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"question": "", "context": "x"}, ValueError, "`question` cannot be empty"),
+        ({"question": "x", "context": ""}, ValueError, "`context` cannot be empty"),
+        ({"question": None, "context": "x"}, ValueError, "`question` cannot be None"),
+        ({"question": "x"}, ValueError, "expected `question` and `context`, got question"),
+        ({}, ValueError, "expected `question` and `context`, got nothing"),
+        ({"question": ["a", "b"], "context": ["c"]}, ValueError, r"same lengths \(2 and 1\)"),
+        ({"question": "x", "context": 3}, ValueError, "`context` must be a string, not int"),
+        ({"question": "x", "context": "y", "top_k": 0}, ValueError, r"top_k parameter should be >= 1 \(got 0\)"),
+        ({"question": "x", "context": "y", "max_answer_len": 0}, ValueError, "max_answer_len parameter"),
+        ({"question": "x", "context": "y", "doc_stride": 500}, ValueError, "`doc_stride` .500. is larger than"),
+        ({"question": "the " * 200, "context": "y"}, ValueError, "there is no room for the context"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(answerer, arguments, error, message):
+    with pytest.raises(error, match=message):
+        answerer(**arguments)
+
+
+def test_a_dictionary_without_context_is_refused(answerer):
+    with pytest.raises(KeyError, match="You need to provide a dictionary"):
+        answerer({"question": "x"})
+
+
+def test_a_long_question_is_cut_off_where_asked(answerer):
+    cut = answerer(question="where is the bridge " * 60, context=CONTEXT, max_question_len=4)
+    assert cut == pytest.approx(answerer(question="where is the bridge", context=CONTEXT))
+
+
+def test_a_context_of_white_space_has_no_words_to_answer_with(answerer):
+    assert answerer(question="Where?", context="   ") == {"score": 0.0, "start": 0, "end": 0, "answer": ""}
+
+
+def test_padding_on_the_left_gives_the_same_texts():
+    tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left")
+    left = pipeline("question-answering", model=MODEL, tokenizer=tokenizer)
+    torch.nn.init.zeros_(left.model.base_model.embeddings.position_embeddings.weight)  # padding shifts positions
+    questions = ["Where is the oldest bridge?", "How?"]
+    one_by_one = [left(question=question, context=CONTEXT, max_seq_len=64, doc_stride=8) for question in questions]
+    together = left(question=questions, context=CONTEXT, max_seq_len=64, doc_stride=8, batch_size=8)
+    for ours, alone in zip(together, one_by_one, strict=True):
+        assert ours.pop("score") == pytest.approx(alone.pop("score"), rel=1e-4)
+        assert ours == alone
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config"),
+    [
+        (
+            BertForQuestionAnswering,
+            BertConfig(
+                vocab_size=150, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+            ),
+        ),
+        (IBBertForQuestionAnswering, IBBertConfig(vocab_size=150, hidden_size=32, num_hidden_layers=1)),
+    ],
+)
+def test_any_model_with_the_head_answers(model_class, config):
+    answerer = pipeline(
+        "question-answering", model=model_class(config), tokenizer=AutoTokenizer.from_pretrained(MODEL)
+    )
+    assert type(answerer) is QuestionAnsweringPipeline
+    assert 0 <= answerer(question="Where?", context=CONTEXT)["score"] <= 1
+
+
+def test_bfloat16_answers_too():
+    answerer = pipeline("question-answering", model=MODEL, dtype=torch.bfloat16)
+    assert 0 <= answerer(question="Where?", context=CONTEXT)["score"] <= 1
+
+
+ELSEWHERE = """
+import json, sys, transformers
+trusted = transformers.pipeline("question-answering", model=sys.argv[1], trust_remote_code=True)
+assert "mobilebert_hf" not in sys.modules
+assert type(trusted.model) is transformers.MobileBertForQuestionAnswering
+print(json.dumps(trusted(question=sys.argv[2], context=sys.argv[3])))
+try:
+    transformers.pipeline("question-answering", model=sys.argv[1])
+except KeyError as error:
+    print("removed" in str(error))
+print(type(transformers.AutoConfig.from_pretrained(sys.argv[1])).__module__)
+"""
+
+
+def test_a_saved_pipeline_works_without_this_package(answerer, tmp_path):
+    answerer.save_pretrained(tmp_path / "saved")
+    question = "Where is the oldest bridge?"
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "saved"), question, CONTEXT]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    answer, refused, config_module = finished.stdout.splitlines()
+    assert json.loads(answer) == pytest.approx(answerer(question=question, context=CONTEXT))
+    assert refused == "True"
+    # Nobody's code runs without consent.
+    assert config_module == "transformers.models.mobilebert.configuration_mobilebert"
+
+
+def test_publishing_twice_changes_nothing(answerer, tmp_path):
+    answerer.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    publish_code(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_publishing_needs_a_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        publish_code(tmp_path)
+
+
+def test_a_teacher_is_left_as_it_is(tmp_path, caplog):
+    IBBertConfig().save_pretrained(tmp_path)
+    publish_code(tmp_path)
+    assert "IBBertConfig" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
