@@ -60,7 +60,8 @@ def _register_adapters() -> None:
     """Which modules PEFT's adapters change where nobody names them: BERT's, for the names are the same."""
     from peft.utils import constants
 
-    for name, modules in vars(constants).items():
-        if name.startswith("TRANSFORMERS_MODELS_TO_") and "bert" in modules:
-            for config in (models.MobileBertConfig, models.IBBertConfig):
+    for config in (models.MobileBertConfig, models.IBBertConfig):
+        for name, modules in vars(constants).items():
+            if name.startswith("TRANSFORMERS_MODELS_TO_") and "bert" in modules:
                 modules.setdefault(config.model_type, modules["bert"])
+        constants.TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING[config.model_type] = ["LayerNorm"]

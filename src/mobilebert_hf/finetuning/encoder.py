@@ -125,10 +125,16 @@ def add_adapter(model: nn.Module, arguments: EncoderArguments, task_type: str, s
 def merge_adapter(model: nn.Module, folder: Path) -> PreTrainedModel:
     """Saves a model's adapter to `folder/adapter` and merges it; a model without one is returned as it is."""
     adapted: Any = model
-    if hasattr(model, "merge_and_unload"):
-        adapted.save_pretrained(folder / "adapter")
-        adapted = adapted.merge_and_unload()
-    return adapted
+    if not hasattr(model, "merge_and_unload"):
+        return adapted
+    from peft.utils import ModulesToSaveWrapper
+
+    adapted.save_pretrained(folder / "adapter")
+    merged = adapted.merge_and_unload()
+    for name, module in list(merged.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # some tuners leave the head wrapped
+            merged.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
+    return merged
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

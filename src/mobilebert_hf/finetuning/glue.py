@@ -21,6 +21,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..data.glue import HUB_DATASET, load_glue, tokenize_glue
 from ..data.glue_tasks import TASKS, GlueTask, find_task
@@ -28,10 +29,11 @@ from ..evaluation import load_metric
 from ..evaluation.scores import glue_scores, task_score
 from ..evaluation.submission import write_predictions, write_submission
 from ..progress import show_progress
-from ..training import DurableTrainer, find_checkpoint, open_run_folder
+from ..training import find_checkpoint, open_run_folder
 from . import glue_report
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder, merge_adapter, set_labels
 from .sweep import Cell, Finished, GridArguments, keep_best_model, plan, read_finished, write_finished
+from .trainer import FineTuner
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +189,7 @@ class GlueRecipe:
             "parameters": total,
             "trained_parameters": learning,
             "train_examples": len(splits["train"]),
+            "trained_epochs": trainer.state.epoch,
             "seconds": round(time.monotonic() - started, 1),
         }
         return Finished(cell, task_score(task, scores), details)
@@ -196,16 +199,15 @@ class GlueRecipe:
         training.output_dir, training.seed = str(folder), cell.seed
         training.learning_rate, training.num_train_epochs = cell.learning_rate, cell.epochs
         training.per_device_train_batch_size = cell.batch_size // self.step_multiple
-        training.train_sampling_strategy = "group_by_length"
         training.resume_from_checkpoint = None
         if self.glue.early_stopping is not None:
-            training.set_evaluate(strategy="epoch")
-            training.set_save(strategy="epoch", total_limit=1)
+            training.eval_strategy, training.save_strategy = IntervalStrategy.EPOCH, SaveStrategy.EPOCH
+            training.save_total_limit = 1
             training.load_best_model_at_end = training.greater_is_better = True
             training.metric_for_best_model = "score"
         return training
 
-    def _trainer(self, task: GlueTask, model: Any, training: TrainingArguments, splits: DatasetDict) -> DurableTrainer:
+    def _trainer(self, task: GlueTask, model: Any, training: TrainingArguments, splits: DatasetDict) -> FineTuner:
         metric = load_metric("glue", task.key)
 
         def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -214,7 +216,7 @@ class GlueRecipe:
             number = {name: scores[name] or 0.0 for name in task.metrics}
             return {**number, "score": float(np.mean(list(number.values())))}
 
-        return DurableTrainer(
+        return FineTuner(
             model=model,
             args=training,
             train_dataset=splits.get("train"),
@@ -224,7 +226,7 @@ class GlueRecipe:
             compute_metrics=compute_metrics,
         )
 
-    def _score(self, task: GlueTask, trainer: DurableTrainer, rows: Dataset) -> dict[str, Any]:
+    def _score(self, task: GlueTask, trainer: FineTuner, rows: Dataset) -> dict[str, Any]:
         outputs = trainer.predict(rows)
         return glue_scores(task, classes(task, outputs.predictions), rows["label"])
 

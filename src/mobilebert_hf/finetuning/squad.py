@@ -2,7 +2,6 @@
 
 import json
 import logging
-from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -25,9 +24,10 @@ from ..data.squad import build_features, is_version_2, load_squad
 from ..evaluation.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..evaluation.squad_scores import squad_scores, squad_v2_scores
 from ..progress import show_progress
-from ..training import DurableTrainer, find_checkpoint, open_run_folder
+from ..training import find_checkpoint, open_run_folder
 from ..training.checkpoints import write_aside
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder, merge_adapter
+from .trainer import FineTuner
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +91,6 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
         FileNotFoundError: A file is not there.
         ValueError: Data or arguments do not fit; before training starts.
     """
-    training = copy(training)
-    training.train_sampling_strategy = "group_by_length"
     set_seed(training.seed)
     tokenizer = AutoTokenizer.from_pretrained(encoder.model)
     with training.main_process_first(desc="building features"):
@@ -155,13 +153,13 @@ def make_features(
     return windows if training else windows.select(np.argsort(-example_lengths(windows), kind="stable"))
 
 
-class QuestionAnsweringTrainer(DurableTrainer):
+class QuestionAnsweringTrainer(FineTuner):
     """Evaluates by answering questions.
 
     Args:
         questions: What the windows of `eval_dataset` were made of.
         squad: How to look for answers.
-        kwargs: `DurableTrainer`'s.
+        kwargs: `FineTuner`'s.
     """
 
     def __init__(self, questions: Dataset, squad: SquadArguments, **kwargs: Any) -> None:
