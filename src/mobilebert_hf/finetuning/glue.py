@@ -239,7 +239,8 @@ class GlueRecipe:
         folder = self.folder / task.name
         if not any(folder.glob("*/results.json")):
             raise ValueError(f"{folder} has no finished run: add {task.key} to the tasks.")
-        return keep_best_model(folder)
+        [best] = broadcast_object_list([keep_best_model(folder) if self.training.process_index == 0 else None])
+        return best
 
     def predict(self, task: GlueTask, splits: DatasetDict) -> None:
         """Answers a task's test splits by its best model, as far as there are any."""
