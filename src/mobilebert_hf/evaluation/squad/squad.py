@@ -5,10 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from mobilebert_hf.evaluation.squad_scores import squad_scores
-
-TEXT = datasets.Value("string")
-ANSWERS = {"text": datasets.List(TEXT), "answer_start": datasets.List(datasets.Value("int32"))}
+from mobilebert_hf.evaluation.squad_scores import PREDICTION, REFERENCE, squad_scores
 
 
 class Squad(evaluate.Metric):
@@ -19,12 +16,7 @@ class Squad(evaluate.Metric):
             description="Exact match and F1 of SQuAD v1.1, in percent.",
             citation="Rajpurkar et al. (2016). SQuAD: 100,000+ Questions for Machine Comprehension of Text.",
             inputs_description=squad_scores.__doc__ or "",
-            features=datasets.Features(
-                {
-                    "predictions": {"id": TEXT, "prediction_text": TEXT},
-                    "references": {"id": TEXT, "answers": ANSWERS},
-                }
-            ),
+            features=datasets.Features({"predictions": PREDICTION, "references": REFERENCE}),
         )
 
     def _compute(self, predictions: list[dict[str, Any]], references: list[dict[str, Any]]) -> dict[str, float]:

@@ -5,10 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from mobilebert_hf.evaluation.squad_scores import squad_v2_scores
-
-TEXT = datasets.Value("string")
-ANSWERS = {"text": datasets.List(TEXT), "answer_start": datasets.List(datasets.Value("int32"))}
+from mobilebert_hf.evaluation.squad_scores import PREDICTION, REFERENCE, squad_v2_scores
 
 
 class SquadV2(evaluate.Metric):
@@ -21,12 +18,8 @@ class SquadV2(evaluate.Metric):
             inputs_description=squad_v2_scores.__doc__ or "",
             features=datasets.Features(
                 {
-                    "predictions": {
-                        "id": TEXT,
-                        "prediction_text": TEXT,
-                        "no_answer_probability": datasets.Value("float64"),
-                    },
-                    "references": {"id": TEXT, "answers": ANSWERS},
+                    "predictions": {**PREDICTION, "no_answer_probability": datasets.Value("float64")},
+                    "references": REFERENCE,
                 }
             ),
         )

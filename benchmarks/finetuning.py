@@ -1,0 +1,130 @@
+"""A small student made by the recipes, fine-tuned on GLUE and SQuAD, against chance and the same student from scratch.
+
+    python benchmarks/finetuning.py data/ runs/finetuning
+
+`data/` has `text/` (a corpus), `glue/` (the GLUE layout) and `squad/` (official files). Every step is a command of the
+recipes, shown before it runs; what is done already is skipped, so that an interrupted benchmark goes on. On two CPU
+cores it takes a night. Results go to benchmarks/finetuning/results.json.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import datasets
+import typer
+from rich.console import Console
+from transformers import AutoTokenizer
+
+from machine import describe_machine
+from mobilebert_hf.data.glue_tasks import TASKS
+from mobilebert_hf.data.squad import build_features, load_squad
+from mobilebert_hf.finetuning.glue_report import percent
+from mobilebert_hf.tables import terminal_table
+from mobilebert_hf.training.checkpoints import write_aside
+
+ROOT = Path(__file__).parents[1]
+HERE = ROOT / "benchmarks" / "finetuning"
+RESULTS = HERE / "results.json"
+GLUE = ("sst2", "cola", "mrpc", "rte")
+HEADINGS = ("task", "score", "commonest class", "from scratch", "student", "each seed")
+
+
+def commands(data: str, runs: str) -> dict[str, list[str]]:
+    """The steps, by the folder that each leaves in `runs`."""
+    corpus = ["--corpus", f"{data}/text"]
+    glue = ["recipes/glue.py", "--config", "benchmarks/finetuning/glue.yaml", "--data", f"{data}/glue"]
+    squad = ["recipes/squad.py", "--config", "benchmarks/finetuning/squad.yaml"]
+    squad += ["--train", f"{data}/squad/train-v1.1.json.gz", "--validation", f"{data}/squad/dev-v1.1.json.gz"]
+    student = ["--model", f"{runs}/student"]
+    steps = {
+        "teacher": ["recipes/pretrain_teacher.py", "--config", "benchmarks/finetuning/teacher.yaml", *corpus],
+        "student": [
+            *("recipes/distil_student.py", "--config", "benchmarks/finetuning/student.yaml"),
+            *("--teacher", f"{runs}/teacher", *corpus),
+        ],
+        "glue": [*glue, *student],
+        "glue-scratch": [*glue, *student, "--random_weights", "true"],
+        "squad": [*squad, *student],
+        "squad-scratch": [*squad, *student, "--random_weights", "true"],
+    }
+    return {name: [*words, "--output_dir", f"{runs}/{name}"] for name, words in steps.items()}
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder with text/, glue/ and squad/.")],
+    runs: Annotated[Path, typer.Argument(help="Folder for the runs.")],
+    output: Annotated[Path, typer.Option(help="JSON file for the results.")] = RESULTS,
+) -> None:
+    """Runs what is missing, and collects the scores."""
+    for name, words in commands(str(data), str(runs)).items():
+        if not (runs / name / "done").exists():
+            Console().print(f"accelerate launch {shlex.join(words)}", highlight=False)
+            subprocess.run([sys.executable, *words], check=True, cwd=ROOT)
+            (runs / name / "done").touch()
+    results = {"machine": describe_machine(), "features": time_features(data, runs), "tasks": collect(runs)}
+    write_aside(output, json.dumps(results, indent=1) + "\n")
+    Console().print(terminal_table(cells(results), "Fine-tuning a small student"))
+
+
+def time_features(data: Path, runs: Path) -> dict[str, float]:
+    """How long it takes to read all training questions and to make windows of 384 tokens of them, on two cores."""
+    tokenizer = AutoTokenizer.from_pretrained(runs / "student")
+    datasets.disable_caching()
+    start = time.monotonic()
+    questions = load_squad(str(data / "squad" / "train-v1.1.json.gz"), "train")
+    windows = build_features(questions, tokenizer, training=True, processes=2)
+    seconds = time.monotonic() - start
+    datasets.enable_caching()
+    return {"questions": len(questions), "windows": len(windows), "seconds": round(seconds, 1)}
+
+
+def collect(runs: Path) -> list[dict[str, Any]]:
+    """A row a task; scores are shares of 1."""
+    glue, scratch = (
+        json.loads((runs / name / "results.json").read_text())["tasks"] for name in ("glue", "glue-scratch")
+    )
+    rows = [
+        {
+            "task": TASKS[key].name,
+            "score": ", ".join(glue[key]["metrics"]),
+            "majority": glue[key]["majority"],
+            "scratch": scratch[key]["median"],
+            "student": glue[key]["median"],
+            "seeds": list(glue[key]["seeds"].values()),
+        }
+        for key in GLUE
+    ]
+    for name in ("exact_match", "f1"):
+        student, from_scratch = (
+            json.loads((runs / folder / "eval_results.json").read_text())[f"eval_{name}"] / 100
+            for folder in ("squad", "squad-scratch")
+        )
+        score = {"exact_match": "exact match", "f1": "F1"}[name]
+        row = {"task": "SQuAD v1.1", "score": score, "majority": None, "scratch": from_scratch, "student": student}
+        rows.append({**row, "seeds": [student]})
+    return rows
+
+
+def cells(results: dict[str, Any]) -> list[list[str]]:
+    """The results as rows of text, the first one the heading."""
+    rows = [
+        [
+            row["task"],
+            row["score"],
+            "" if row["majority"] is None else percent(row["majority"]),
+            percent(row["scratch"]),
+            percent(row["student"]),
+            " ".join(percent(score) for score in row["seeds"]),
+        ]
+        for row in results["tasks"]
+    ]
+    return [list(HEADINGS), *rows]
+
+
+if __name__ == "__main__":
+    typer.run(main)
