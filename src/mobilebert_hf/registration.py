@@ -9,7 +9,7 @@ from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from . import models
 from .pipelines.question_answering import DEFAULT_MODEL, TASK, QuestionAnsweringPipeline
 
-# AutoModelForX is registered for ...ForX of both families.
+# AutoModelForX is registered for ...ForX of all families.
 HEADS = (
     "PreTraining",
     "MaskedLM",
@@ -22,14 +22,19 @@ HEADS = (
 
 
 def register() -> None:
-    """Registers both families with the Auto classes, PEFT, and the question-answering pipeline.
+    """Registers all families with the Auto classes, adapters with PEFT, and the question-answering pipeline.
 
     `mobilebert` replaces the stock one.
 
     Registering twice changes nothing. Models and configurations of stock `transformers` classes made before or
     imported by name keep working as they are.
     """
-    for config, prefix in ((models.MobileBertConfig, "MobileBert"), (models.IBBertConfig, "IBBert")):
+    families = (
+        (models.MobileBertConfig, "MobileBert"),
+        (models.IBBertConfig, "IBBert"),
+        (models.FoldedMobileBertConfig, "FoldedMobileBert"),
+    )
+    for config, prefix in families:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoTokenizer.register(config, tokenizer_class=BertTokenizer, exist_ok=True)
         transformers.AutoModel.register(config, getattr(models, f"{prefix}Model"), exist_ok=True)

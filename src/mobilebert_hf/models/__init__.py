@@ -1,6 +1,18 @@
 """The networks: configurations, the shared encoder, and both families' `transformers` classes."""
 
 from .configuration import PRESETS, IBBertConfig, MobileBertConfig
+from .folding import fold
+from .modeling_folded import (
+    FoldedMobileBertConfig,
+    FoldedMobileBertForMaskedLM,
+    FoldedMobileBertForMultipleChoice,
+    FoldedMobileBertForNextSentencePrediction,
+    FoldedMobileBertForPreTraining,
+    FoldedMobileBertForQuestionAnswering,
+    FoldedMobileBertForSequenceClassification,
+    FoldedMobileBertForTokenClassification,
+    FoldedMobileBertModel,
+)
 from .modeling_ib_bert import (
     IBBertForMaskedLM,
     IBBertForMultipleChoice,
@@ -26,6 +38,15 @@ from .modeling_mobilebert_tasks import (
 
 __all__ = [
     "PRESETS",
+    "FoldedMobileBertConfig",
+    "FoldedMobileBertForMaskedLM",
+    "FoldedMobileBertForMultipleChoice",
+    "FoldedMobileBertForNextSentencePrediction",
+    "FoldedMobileBertForPreTraining",
+    "FoldedMobileBertForQuestionAnswering",
+    "FoldedMobileBertForSequenceClassification",
+    "FoldedMobileBertForTokenClassification",
+    "FoldedMobileBertModel",
     "IBBertConfig",
     "IBBertForMaskedLM",
     "IBBertForMultipleChoice",
@@ -44,4 +65,5 @@ __all__ = [
     "MobileBertForSequenceClassification",
     "MobileBertForTokenClassification",
     "MobileBertModel",
+    "fold",
 ]

@@ -1,0 +1,228 @@
+"""The student for inference, with every NoNorm folded into the linear maps around it (see `folding.py`).
+
+What is left of a layer is plain: one wide product of the inter-block state for query, key, value and the block's
+input, attention, and residual products:
+
+    q, k, v, x = W_in y
+    x = x + W_o attention(q, k, v)
+    x = x + W_2 act(W_1 x)                 one or more feed-forward networks
+    y = y + W_out x
+
+The state y is the original's h but for a factor a channel, `scales`.
+"""
+
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import can_return_tuple
+
+from .configuration import MobileBertConfig
+from .encoder import Embeddings, eager_attention_forward
+from .heads import EncoderOutput, Pooler
+from .modeling_mobilebert import (
+    MobileBertForMaskedLM,
+    MobileBertForNextSentencePrediction,
+    MobileBertForPreTraining,
+    MobileBertPreTrainedModel,
+)
+from .modeling_mobilebert_tasks import (
+    MobileBertForMultipleChoice,
+    MobileBertForQuestionAnswering,
+    MobileBertForSequenceClassification,
+    MobileBertForTokenClassification,
+)
+
+
+@strict
+class FoldedMobileBertConfig(MobileBertConfig):
+    r"""Configuration of a folded student: that of the student it was, and which residual steps kept a factor.
+
+    Args:
+        kept (`list[str]`, *optional*):
+            Residual steps, as `"3.output"`, whose running state is multiplied by a factor a channel, because the
+            NoNorm after it has weights too small or too large to be carried along.
+    """
+
+    model_type = "folded_mobilebert"
+
+    kept: list[str] | None = None
+
+
+class FoldedResidual(nn.Module):
+    """residual + W x + b; with a factor a channel on the residual where one had to be kept."""
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_width, out_width)
+        self.keep: nn.Parameter | None = None
+
+    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """[batch, seq, in_width] and [batch, seq, out_width] -> [batch, seq, out_width]."""
+        residual = residual if self.keep is None else residual * self.keep
+        return residual + self.dense(hidden_states)
+
+
+class FoldedFeedForward(nn.Module):
+    """x + W_2 act(W_1 x)."""
+
+    def __init__(self, config: FoldedMobileBertConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.intra_bottleneck_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.down = FoldedResidual(config.intermediate_size, config.intra_bottleneck_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[batch, seq, width] -> [batch, seq, width]."""
+        return self.down(self.activation(self.up(hidden_states)), hidden_states)
+
+
+class FoldedLayer(nn.Module):
+    """One layer, see the header of this file."""
+
+    is_causal = False
+
+    def __init__(self, config: FoldedMobileBertConfig) -> None:
+        super().__init__()
+        width = config.intra_bottleneck_size
+        self.config = config
+        self.head_size = width // config.num_attention_heads
+        # In TINY query, key and value read the narrow input, which is cheaper than to read the wide state.
+        self.narrow = nn.Linear(config.hidden_size, width) if config.use_bottleneck_attention else None
+        self.projection = nn.Linear(width, 3 * width) if self.narrow else nn.Linear(config.hidden_size, 4 * width)
+        self.attention = FoldedResidual(width, width)
+        self.ffn = nn.ModuleList(FoldedFeedForward(config) for _ in range(config.num_feedforward_networks))
+        self.output = FoldedResidual(width, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
+        """[batch, seq, hidden_size] -> the same; the mask is what the configured attention kernel takes."""
+        if self.narrow is not None:
+            narrow = self.narrow(hidden_states)
+            parts = self.projection(narrow).chunk(3, dim=-1)
+        else:
+            *parts, narrow = self.projection(hidden_states).chunk(4, dim=-1)
+        query, key, value = (part.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for part in parts)
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        # The query's weights contain the scores' factor.
+        context, _ = kernel(self, query, key, value, attention_mask, scaling=1.0, dropout=0.0, **kwargs)
+        narrow = self.attention(context.flatten(2), narrow)
+        for feed_forward in self.ffn:
+            narrow = feed_forward(narrow)
+        return self.output(narrow, hidden_states)
+
+
+class FoldedEmbeddings(Embeddings):
+    """The student's embeddings, their norm in the projection and the tables."""
+
+    def __init__(self, config: FoldedMobileBertConfig) -> None:
+        super().__init__(config)
+        self.LayerNorm = nn.Identity()
+
+
+class FoldedMobileBertPreTrainedModel(MobileBertPreTrainedModel):
+    """What all folded classes share."""
+
+    config: FoldedMobileBertConfig
+    config_class = FoldedMobileBertConfig
+    supports_gradient_checkpointing = False
+    _no_split_modules = ["FoldedEmbeddings", "FoldedLayer"]  # noqa: RUF012 (the library's form)
+    _can_record_outputs = {}  # noqa: RUF012
+
+    def _build_encoder(  # type: ignore[override]
+        self, config: FoldedMobileBertConfig, add_pooling_layer: bool = True
+    ) -> "FoldedMobileBertModel":
+        return FoldedMobileBertModel(config, add_pooling_layer)
+
+
+class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
+    """The folded encoder with embeddings and pooler, no head.
+
+    Args:
+        config: The configuration.
+        add_pooling_layer: Whether `pooler_output` is computed.
+    """
+
+    def __init__(self, config: FoldedMobileBertConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.embeddings = FoldedEmbeddings(config)
+        self.layer = nn.ModuleList(FoldedLayer(config) for _ in range(config.num_hidden_layers))
+        # From each layer's y to the original's h.
+        self.scales = nn.Parameter(torch.ones(config.num_hidden_layers, config.hidden_size))
+        for name in config.kept or ():
+            step = self.layer.get_submodule(name)
+            assert isinstance(step, FoldedResidual)
+            step.keep = nn.Parameter(torch.ones(step.dense.out_features))
+        self.pooler = Pooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word table, vocab_size x embedding_size."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the word table."""
+        self.embeddings.register_module("word_embeddings", value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple | EncoderOutput:
+        """As `MobileBertModel.forward`, without what is for training: attentions, captured layers, runs of layers.
+
+        Raises:
+            ValueError: Both or none of `input_ids` and `inputs_embeds` are given, or the sequence is too long.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, attention_mask)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+        recorded = [states] if output_hidden_states else None
+        for layer, scale in zip(self.layer, self.scales, strict=True):
+            states = layer(states, mask, **kwargs)
+            if recorded is not None:
+                recorded.append(states * scale)
+        states = states * self.scales[-1]
+        return EncoderOutput(
+            last_hidden_state=states,
+            pooler_output=None if self.pooler is None else self.pooler(states),
+            hidden_states=None if recorded is None else tuple(recorded),
+        )
+
+
+class FoldedMobileBertForPreTraining(FoldedMobileBertPreTrainedModel, MobileBertForPreTraining):
+    """Folded; see `MobileBertForPreTraining`."""
+
+
+class FoldedMobileBertForMaskedLM(FoldedMobileBertPreTrainedModel, MobileBertForMaskedLM):
+    """Folded; see `MobileBertForMaskedLM`."""
+
+
+class FoldedMobileBertForNextSentencePrediction(FoldedMobileBertPreTrainedModel, MobileBertForNextSentencePrediction):
+    """Folded; see `MobileBertForNextSentencePrediction`."""
+
+
+class FoldedMobileBertForSequenceClassification(FoldedMobileBertPreTrainedModel, MobileBertForSequenceClassification):
+    """Folded; see `MobileBertForSequenceClassification`."""
+
+
+class FoldedMobileBertForQuestionAnswering(FoldedMobileBertPreTrainedModel, MobileBertForQuestionAnswering):
+    """Folded; see `MobileBertForQuestionAnswering`."""
+
+
+class FoldedMobileBertForTokenClassification(FoldedMobileBertPreTrainedModel, MobileBertForTokenClassification):
+    """Folded; see `MobileBertForTokenClassification`."""
+
+
+class FoldedMobileBertForMultipleChoice(FoldedMobileBertPreTrainedModel, MobileBertForMultipleChoice):
+    """Folded; see `MobileBertForMultipleChoice`."""

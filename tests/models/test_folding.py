@@ -1,0 +1,167 @@
+"""Folding changes what is computed, not the result."""
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mobilebert_hf import FoldedMobileBertConfig, FoldedMobileBertForQuestionAnswering, fold, models
+from mobilebert_hf.models.encoder import NoNorm
+
+from .helpers import HEADS, assert_same_outputs, build, make_batch, relative_error, run, student_config
+
+TINY = {"use_bottleneck_attention": True, "key_query_shared_bottleneck": False, "num_feedforward_networks": 2}
+SHAPES = {
+    "mobilebert": {},
+    "tiny": TINY,
+    "query and key read the wide state": {"key_query_shared_bottleneck": False},
+    "gelu": {"hidden_act": "gelu"},
+    "no trigram": {"trigram_input": False},
+    "padding seen": {"mask_padding": False},
+    "pooler": {"classifier_activation": True},
+}
+
+
+def worst(actual, expected):
+    return max(relative_error(actual[name], value) for name, value in expected.items() if torch.is_tensor(value))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_head_gives_the_same_output(head, shape):
+    model = build(head=head, pad_row=True, **SHAPES[shape])
+    batch = make_batch(head=head)
+    folded = fold(model)
+    assert type(folded).__name__ == f"Folded{type(model).__name__}"
+    assert worst(run(folded, **batch), run(model, **batch)) <= 1e-5
+
+
+def test_no_norm_is_left_and_the_model_is_not_changed():
+    model = build()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    folded = fold(model)
+    assert not [module for module in folded.modules() if isinstance(module, NoNorm | nn.LayerNorm)]
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not folded.training
+
+
+@pytest.mark.parametrize(("shape", "products"), [("mobilebert", 1), ("tiny", 2)])
+def test_a_layer_has_few_products(shape, products):
+    folded = fold(build(**SHAPES[shape]))
+    config = folded.config
+    calls = []
+    for name, module in folded.layer[0].named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(
+                lambda module, inputs, output, name=name: calls.append((name, output.shape[-1]))
+            )
+    run(folded, **make_batch())
+    width = config.intra_bottleneck_size
+    before_attention = [("narrow", width), ("projection", 3 * width)] if products == 2 else [("projection", 4 * width)]
+    assert calls[:products] == before_attention
+    assert len(calls) == products + 2 + 2 * config.num_feedforward_networks
+
+
+def scaled(draw_exponent, zeros, shape):
+    """A student whose norms have weights of any size and sign."""
+    model = build(head="ForQuestionAnswering", num_hidden_layers=2, **shape)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, NoNorm):
+                size = module.weight.shape
+                signs = torch.randint(0, 2, size, generator=generator) * 2 - 1
+                exponents = (torch.rand(size, generator=generator) * 2 - 1) * draw_exponent
+                module.weight.copy_(signs * 10**exponents)
+                module.weight[torch.rand(size, generator=generator) < zeros] = 0
+                module.bias.normal_(generator=generator)
+    return model
+
+
+@settings(max_examples=40, deadline=None)
+@given(exponent=st.floats(0, 3), zeros=st.sampled_from([0.0, 0.1, 1.0]), shape=st.sampled_from([{}, TINY]))
+def test_weights_of_any_size_and_sign_fold(exponent, zeros, shape):
+    model = scaled(exponent, zeros, shape)
+    folded, batch = fold(model), make_batch()
+    exact = run(model.double(), **batch)
+    assert worst(run(folded, **batch), exact) <= 1e-5 + 2 * worst(run(model.float(), **batch), exact)
+    assert bool(folded.config.kept) == (zeros > 0)
+
+
+def test_in_float64_folding_is_exact():
+    model = scaled(3, 0.1, {}).double()
+    assert worst(run(fold(model), **make_batch()), run(model, **make_batch())) <= 1e-12
+
+
+def test_a_deep_network_keeps_a_factor_where_it_must():
+    model = build(num_hidden_layers=8)
+    with torch.no_grad():
+        for layer in model.encoder.layer:
+            layer.output.bottleneck.LayerNorm.weight.mul_(1e-3)
+    folded = fold(model)
+    assert folded.config.kept == ["4.output"]
+    assert worst(run(folded, **make_batch()), run(model, **make_batch())) <= 1e-5
+
+
+def test_hidden_states_are_the_students():
+    model = build()
+    expected = run(model, **make_batch(), output_hidden_states=True)
+    actual = run(fold(model), **make_batch(), output_hidden_states=True)
+    assert_same_outputs(dict(actual), {name: expected[name] for name in actual})
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.1])
+def test_a_folded_model_saves_loads_and_says_what_it_is(tmp_path, zeros):
+    folded = fold(scaled(1, zeros, {}))
+    folded.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path)
+    assert type(loaded) is FoldedMobileBertForQuestionAnswering
+    assert loaded.config.model_type == "folded_mobilebert"
+    assert type(transformers.AutoConfig.from_pretrained(tmp_path)) is FoldedMobileBertConfig
+    torch.testing.assert_close(loaded.state_dict(), folded.state_dict(), rtol=0, atol=0)
+    assert_same_outputs(run(loaded, **make_batch()), run(folded, **make_batch()), tolerance=0)
+
+
+def test_attention_kernels_agree():
+    folded = fold(build())
+    eager = run(folded, **make_batch())
+    folded.set_attn_implementation("sdpa")
+    assert_same_outputs(run(folded, **make_batch()), eager)
+
+
+def test_a_stock_model_folds_too():
+    config = transformers.MobileBertConfig(**{**student_config().to_dict(), "model_type": "mobilebert"})
+    torch.manual_seed(0)
+    stock = transformers.MobileBertForSequenceClassification(config).eval()
+    folded = fold(stock)
+    assert worst(run(folded, **make_batch()), run(stock, **make_batch())) <= 1e-5
+
+
+def test_dtype_stays():
+    assert fold(build().bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: build("IBBert"), "IBBertModel cannot be folded: expected a student"),
+        (lambda: build(normalization_type="layer_norm"), "normalization_type='layer_norm' cannot be folded"),
+        (lambda: build(use_bottleneck=False), "use_bottleneck=False cannot be folded"),
+        (lambda: build(trigram_input=False, embedding_size=64), "Embeddings without a projection"),
+        (lambda: fold(build()), "FoldedMobileBertModel cannot be folded"),
+        (
+            lambda: transformers.BertModel(transformers.BertConfig(hidden_size=24, num_hidden_layers=1)),
+            "BertModel cannot be folded",
+        ),
+    ],
+)
+def test_what_cannot_be_folded_is_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        fold(model())
+
+
+def test_every_head_has_a_folded_class():
+    for head in HEADS:
+        assert hasattr(models, f"FoldedMobileBert{head}")
