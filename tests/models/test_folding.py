@@ -99,9 +99,9 @@ def test_a_deep_network_keeps_a_factor_where_it_must():
     model = build(num_hidden_layers=8)
     with torch.no_grad():
         for layer in model.encoder.layer:
-            layer.output.bottleneck.LayerNorm.weight.mul_(1e-3)
+            layer.output.bottleneck.LayerNorm.weight.fill_(1e-5)
     folded = fold(model)
-    assert folded.config.kept == ["4.output"]
+    assert folded.config.kept == ["2.output", "5.output"]
     assert worst(run(folded, **make_batch()), run(model, **make_batch())) <= 1e-5
 
 
