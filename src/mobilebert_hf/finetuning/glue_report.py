@@ -5,8 +5,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich.console import Console
 
 from ..data.glue_tasks import TASKS, GlueTask
@@ -115,33 +118,54 @@ def percent(score: Score) -> str:
 
 
 def plot(runs: dict[str, list[Finished]], path: Path) -> None:
-    """Score against learning rate for each task: a line a batch size and number of epochs, a dot a seed."""
+    """Dev score against learning rate for each task; lines are medians over seeds, dots the seeds."""
     columns = min(len(runs), 4)
     lines = -(-len(runs) // columns)
-    figure = Figure(figsize=(1 + 3.4 * columns, 0.6 + 2.8 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).flat
+    figure = Figure(figsize=(1 + 3.4 * columns, 1 + 2.8 * lines), layout="constrained")
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    styles = _styles(runs)
     for axes, (key, group) in zip(grid, runs.items(), strict=False):
-        _plot_task(axes, TASKS[key], group)
-    for axes in list(grid)[len(runs) :]:
+        _plot_task(axes, TASKS[key], group, styles)
+    for axes in grid[len(runs) :]:
         axes.axis("off")
+    figure.suptitle("Dev scores: the median over seeds (line), each seed (dot), the best setting (ring)", fontsize=10)
+    handles = [Line2D([], [], label=f"batch {batch}, {epochs:g} epochs", **style) for (batch, epochs), style in styles]
+    handles.append(Line2D([], [], label="commonest class", color="0.6", linestyle="--"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     aside = path.with_name(f"{STAGING}-{path.name}")
     figure.savefig(aside, dpi=130, format="png")
     aside.replace(path)
 
 
-def _plot_task(axes: Axes, task: GlueTask, group: list[Finished]) -> None:
+Styles = list[tuple[tuple[int, float], dict[str, Any]]]
+
+
+def _styles(runs: dict[str, list[Finished]]) -> Styles:
+    """Of each line: the number of epochs as its colour, the batch size as its marker."""
+    shapes = sorted({(run.cell.batch_size, run.cell.epochs) for group in runs.values() for run in group})
+    batches, epochs = (sorted(set(values)) for values in zip(*shapes, strict=True))
+    colors = dict(zip(epochs, colormaps["viridis"](np.linspace(0.1, 0.85, len(epochs))), strict=True))
+    markers = {batch: "osD^vP*X"[index % 8] for index, batch in enumerate(batches)}
+    return [((batch, count), {"color": colors[count], "marker": markers[batch]}) for batch, count in shapes]
+
+
+def _plot_task(axes: Axes, task: GlueTask, group: list[Finished], styles: Styles) -> None:
     defined = [run for run in group if run.score is not None]
-    shapes = dict.fromkeys((run.cell.batch_size, run.cell.epochs) for run in defined)
-    for batch_size, epochs in shapes:
-        line = [run for run in defined if (run.cell.batch_size, run.cell.epochs) == (batch_size, epochs)]
+    for shape, style in styles:
+        line = [run for run in defined if (run.cell.batch_size, run.cell.epochs) == shape]
         points = sorted((point[1], 100 * (median_score(seeds) or 0.0)) for point, seeds in by_point(line))
-        [drawn] = axes.plot(*zip(*points, strict=True), label=f"batch {batch_size}, {epochs:g} epochs")
-        rates, scores = zip(*((run.cell.learning_rate, 100 * (run.score or 0.0)) for run in line), strict=True)
-        axes.plot(rates, scores, "o", markersize=3.5, color=drawn.get_color(), alpha=0.6)
+        medians = [[rate for rate, _ in points], [score for _, score in points]]
+        axes.plot(*medians, color=style["color"], linewidth=1.5)
+        rates, scores = [run.cell.learning_rate for run in line], [100 * (run.score or 0.0) for run in line]
+        axes.plot(rates, scores, linestyle="", markersize=4, alpha=0.8, **style)
+    best = best_point(group)
+    score = median_score(best)
+    if score is not None:
+        ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "color": "#d55e00"}
+        axes.plot([best[0].cell.learning_rate], [100 * score], **ring)
     majority = task_score(task, group[0].details["majority"])
     if majority is not None:
-        axes.axhline(100 * majority, color="0.6", linestyle="--", linewidth=1, label="majority")
-    axes.set(title=task.name, xlabel="learning rate", ylabel="dev score", xscale="log")
+        axes.axhline(100 * majority, color="0.6", linestyle="--", linewidth=1)
+    axes.set(title=task.name, xlabel="learning rate", xscale="log")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.92")
-    axes.legend(fontsize=7, frameon=False)
