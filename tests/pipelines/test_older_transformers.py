@@ -37,7 +37,10 @@ CONTEXT = "The oldest stone bridge still in use crosses the river Meles. It was 
 def test_stock_and_published_pipeline_give_our_answers(tmp_path):
     folder = tmp_path / "older"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-    subprocess.run([*install, *OLDER, "charset_normalizer"], check=True)
+    installed = subprocess.run([*install, *OLDER, "charset_normalizer"], capture_output=True, text=True)
+    if "No matching distribution" in installed.stderr or "ConnectionError" in installed.stderr:
+        pytest.skip("the package index has no transformers 4.57.6")
+    assert installed.returncode == 0, installed.stderr[-2000:]
     vocabulary = AutoTokenizer.from_pretrained(MODEL).get_vocab()
     (tmp_path / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n", encoding="utf-8")
     ours = pipeline("question-answering", model=str(MODEL), tokenizer=load_tokenizer(tmp_path / "vocab.txt"))
