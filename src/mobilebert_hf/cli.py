@@ -67,6 +67,23 @@ def report(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Hub id or folder of a student.")],
+    output: Annotated[Path, typer.Argument(help="Folder for graph, tokenizer and configuration.")],
+    folded: Annotated[bool, typer.Option(help="Fold the norms into the products first.")] = True,
+) -> None:
+    """Exports a student to ONNX, checked on ONNX Runtime against the PyTorch model."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"exporting {model}"):
+        from .deployment import export as export_student
+
+        errors = export_student(model, output, folded=folded)
+    listed = ", ".join(f"{name} within {error:.1e} of the model's" for name, error in errors.items())
+    typer.echo(f"{output / 'onnx' / 'model.onnx'}: {listed}")
+
+
+@app.command()
 def vocabulary(
     corpus: Annotated[list[str], typer.Argument(help="Files, folders, globs, or Hub data sets.")],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
@@ -83,5 +100,5 @@ def run() -> None:
     """The entry point: mistakes in what was given are told in a line, without a traceback."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"mobilebert-hf: {error}")

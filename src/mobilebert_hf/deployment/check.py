@@ -1,0 +1,60 @@
+"""Whether an exported graph says what the model says."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from .tasks import Task, sample_inputs
+
+# Rows and tokens of the batches that are compared: one row, padding, other lengths than the graph was traced with.
+SHAPES = ((1, 7), (3, 33), (2, 64))
+
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+
+
+@torch.inference_mode()
+def check(model: PreTrainedModel, task: Task, run: Run, tolerance: float) -> dict[str, float]:
+    """Compares a graph on its runtime with the PyTorch model in float32.
+
+    Args:
+        model: The model that was exported.
+        task: Its task.
+        run: From the graph's inputs to its outputs, by name.
+        tolerance: How far any output may be off, relative to the largest value of that output in the batch.
+
+    Returns:
+        The largest relative error of each output.
+
+    Raises:
+        ValueError: An output is missing, has another shape, or is further off; names it and by how much.
+    """
+    errors = dict.fromkeys(task.outputs, 0.0)
+    for seed, (rows, length) in enumerate(SHAPES):
+        length = min(length, model.config.max_position_embeddings)
+        inputs = sample_inputs(model, rows, length, seed)
+        expected = model(**inputs)
+        actual = run({name: value.numpy() for name, value in inputs.items()})
+        for name in task.outputs:
+            errors[name] = max(errors[name], _error(name, actual, expected[name].numpy(), inputs["attention_mask"]))
+    wrong = {name: error for name, error in errors.items() if not error <= tolerance}
+    if wrong:
+        listed = ", ".join(f"{name} is off by {error:.2e}" for name, error in wrong.items())
+        raise ValueError(
+            f"The exported graph differs from the model: {listed} relative to its largest value, {tolerance:g} is "
+            "allowed. Nothing was written."
+        )
+    return errors
+
+
+def _error(name: str, actual: Mapping[str, np.ndarray], expected: np.ndarray, mask: torch.Tensor) -> float:
+    if name not in actual:
+        raise ValueError(f"The exported graph has no output {name}: it has {', '.join(actual)}.")
+    value = np.asarray(actual[name], dtype=np.float64)
+    if value.shape != expected.shape:
+        raise ValueError(f"The exported graph's {name} is {value.shape}, the model's {expected.shape}.")
+    difference = np.abs(value - expected)
+    if difference.shape[:2] == tuple(mask.shape):  # what is said of padding does not count
+        difference = difference[mask.bool().numpy()]
+    return float(difference.max() / np.abs(expected).max())

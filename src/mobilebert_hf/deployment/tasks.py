@@ -1,0 +1,80 @@
+"""What of a model is exported: its head's inputs and outputs, and the task that pipelines call it by."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from ..models import IBBertConfig
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One head.
+
+    Args:
+        name: The pipeline's name.
+        auto_class: The name of the Auto class that loads it.
+        outputs: The names of the graph's outputs.
+    """
+
+    name: str
+    auto_class: str
+    outputs: tuple[str, ...]
+
+
+# By what the name of the model's class ends with; the first that fits.
+TASKS = {
+    "ForQuestionAnswering": Task(
+        "question-answering", "AutoModelForQuestionAnswering", ("start_logits", "end_logits")
+    ),
+    "ForSequenceClassification": Task("text-classification", "AutoModelForSequenceClassification", ("logits",)),
+    "ForTokenClassification": Task("token-classification", "AutoModelForTokenClassification", ("logits",)),
+    "ForMaskedLM": Task("fill-mask", "AutoModelForMaskedLM", ("logits",)),
+    # What is left after pre-training fills masks; its next-sentence head is for training.
+    "ForPreTraining": Task("fill-mask", "AutoModelForMaskedLM", ("logits",)),
+    "Model": Task("feature-extraction", "AutoModel", ("last_hidden_state",)),
+}
+
+
+def find_task(architecture: str) -> Task:
+    """The task of a model class.
+
+    Raises:
+        ValueError: Its head is not one that is exported.
+    """
+    for ending, task in TASKS.items():
+        if architecture.endswith(ending):
+            return task
+    raise ValueError(f"{architecture} has no head to export: expected a class ending in {', '.join(TASKS)}.")
+
+
+def load_student(model: str | Path) -> tuple[PreTrainedModel, Task]:
+    """A student with the head that it was saved with, in float32 and evaluation mode.
+
+    Raises:
+        ValueError: It is not of this family, or has no head to export.
+    """
+    config = AutoConfig.from_pretrained(str(model))
+    if not isinstance(config, transformers.MobileBertConfig) or isinstance(config, IBBertConfig):
+        raise ValueError(f"{model} is a {config.model_type}: expected a student, mobilebert.")
+    task = find_task((config.architectures or ["Model"])[0])
+    loaded = getattr(transformers, task.auto_class).from_pretrained(str(model), dtype=torch.float32)
+    return loaded.eval(), task
+
+
+def sample_inputs(model: PreTrainedModel, rows: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random tokens [rows, length], int64; every row but the first is padded to some extent."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(max(length // 2, 1), length + 1, (rows, 1), generator=generator)
+    lengths[0] = length
+    mask = (torch.arange(length) < lengths).long()
+    ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=generator)
+    types = (torch.arange(length) > length // 3).long().expand(rows, -1)
+    padding = model.config.pad_token_id or 0
+    values = (torch.where(mask.bool(), ids, padding), mask, types * mask)
+    return dict(zip(INPUTS, values, strict=True))

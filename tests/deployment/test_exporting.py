@@ -1,0 +1,143 @@
+"""Exports that are run, by ONNX Runtime alone."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
+
+import mobilebert_hf
+from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig
+from mobilebert_hf.deployment import export
+from mobilebert_hf.deployment.check import check
+from mobilebert_hf.deployment.tasks import TASKS, find_task, load_student, sample_inputs
+
+SIZES = {
+    "hidden_size": 32,
+    "embedding_size": 16,
+    "num_hidden_layers": 2,
+    "intra_bottleneck_size": 16,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.1,
+}
+TINY = {"use_bottleneck_attention": True, "key_query_shared_bottleneck": False}
+
+
+def save(folder, tokenizer, head="ForQuestionAnswering", **fields):
+    torch.manual_seed(0)
+    config = MobileBertConfig(vocab_size=len(tokenizer), **{**SIZES, **fields})
+    getattr(mobilebert_hf, f"MobileBert{head}")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+CASES = [
+    *((head, {}, True) for head in TASKS),
+    ("ForQuestionAnswering", TINY, True),
+    ("ForSequenceClassification", {"normalization_type": "layer_norm"}, False),
+    ("ForSequenceClassification", {"mask_padding": False}, True),
+]
+
+
+@pytest.mark.parametrize(("head", "fields", "folded"), CASES)
+def test_every_head_exports_and_says_what_the_model_says(head, fields, folded, tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer, head, **fields)
+    errors = export(model, tmp_path / "out")
+    assert set(errors) == set(TASKS[head].outputs)
+    assert max(errors.values()) <= 1e-5
+    source, _ = load_student(model)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx")
+    inputs = sample_inputs(source, 4, 50, seed=9)
+    with torch.inference_mode():
+        expected = source(**inputs)
+    names = [output.name for output in session.get_outputs()]
+    actual = dict(zip(names, session.run(None, {name: value.numpy() for name, value in inputs.items()}), strict=True))
+    for name in TASKS[head].outputs:
+        assert np.abs(actual[name] - expected[name].numpy()).max() <= 1e-4 * expected[name].abs().max()
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["folded"] is folded
+
+
+def test_the_folder_is_what_others_load(tiny_tokenizer, tmp_path):
+    export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "out")
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"config.json", "export.json", "onnx/model.onnx", "tokenizer.json", "tokenizer_config.json"}
+    # Other tools know the stock type alone.
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "mobilebert"
+    assert AutoConfig.from_pretrained(tmp_path / "out").architectures == ["MobileBertForQuestionAnswering"]
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == len(tiny_tokenizer)
+    graph = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph
+    assert [value.name for value in graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert all(dimension.dim_param for value in graph.input for dimension in value.type.tensor_type.shape.dim)
+
+
+def test_a_folded_graph_has_one_product_for_four(tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    products = {}
+    for folded in (True, False):
+        export(model, tmp_path / str(folded), folded=folded)
+        nodes = onnx.load(tmp_path / str(folded) / "onnx" / "model.onnx").graph.node
+        products[folded] = sum(node.op_type in ("MatMul", "Gemm") for node in nodes)
+    assert products[False] - products[True] == 4 * SIZES["num_hidden_layers"]
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    export(model, tmp_path / "out")
+    export(model, tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("words")
+    with pytest.raises(ValueError, match="mine holds something that is no export"):
+        export(model, tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"thesis\.txt is a file"):
+        export(model, tmp_path / "mine" / "thesis.txt")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "words"
+
+
+def test_nothing_is_written_where_the_graph_differs(tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    with pytest.raises(ValueError, match=r"start_logits is off by \d\.\d+e-\d+, .*1e-12 is allowed"):
+        export(model, tmp_path / "out", tolerance=1e-12)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_missing_output_and_a_wrong_shape_are_named(tiny_tokenizer, tmp_path):
+    source, task = load_student(save(tmp_path / "model", tiny_tokenizer))
+    with pytest.raises(ValueError, match="has no output start_logits: it has x"):
+        check(source, task, lambda inputs: {"x": np.zeros(1)}, 1e-3)
+    with pytest.raises(ValueError, match=r"start_logits is \(1,\), the model's \(1, 7\)"):
+        check(source, task, lambda inputs: dict.fromkeys(task.outputs, np.zeros(1)), 1e-3)
+
+
+def test_what_is_no_student_is_refused(tiny_tokenizer, tmp_path):
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1}
+    IBBertModel(IBBertConfig(**sizes)).save_pretrained(tmp_path / "teacher")
+    BertModel(BertConfig(**sizes, num_attention_heads=2)).save_pretrained(tmp_path / "bert")
+    for name, kind in (("teacher", "ib_bert"), ("bert", "bert")):
+        with pytest.raises(ValueError, match=f"is a {kind}: expected a student, mobilebert"):
+            export(tmp_path / name, tmp_path / "out")
+    with pytest.raises(ValueError, match="MobileBertForMultipleChoice has no head to export"):
+        find_task("MobileBertForMultipleChoice")
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("mobilebert_hf.deployment.exporting.is_onnxscript_available", lambda: False)
+    with pytest.raises(ImportError, match=r'needs onnxscript: pip install "mobilebert-hf\[export\]"'):
+        export("anything", tmp_path / "out")
+
+
+def test_the_command_says_how_near_the_graph_is(tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    script = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "export", model]
+    done = subprocess.run([*script, str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "out/onnx/model.onnx: start_logits within" in done.stdout.replace("\n", "")
+    failed = subprocess.run([*script, str(tmp_path)], capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "holds something that is no export" in failed.stderr
+    assert "Traceback" not in failed.stderr
