@@ -49,11 +49,11 @@ from mobilebert_hf.data import (
 from mobilebert_hf.distillation import DistillationTrainer, initialize_from_teacher
 from mobilebert_hf.distillation.initialization import MATCHED_FIELDS
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS as DISTILLATION
+from mobilebert_hf.files import write_aside
 from mobilebert_hf.pretraining import ModelArguments
 from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS as PRETRAINING
 from mobilebert_hf.progress import show_progress
 from mobilebert_hf.recipe import parse_recipe
-from mobilebert_hf.training.checkpoints import write_aside
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "data" / "results.json"

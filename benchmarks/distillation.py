@@ -38,10 +38,10 @@ from mobilebert_hf import IBBertConfig, IBBertForPreTraining, MobileBertConfig, 
 from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer, Stage
 from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.objectives import LAYER_NORM_EPSILON
+from mobilebert_hf.files import write_aside
 from mobilebert_hf.pretraining import parameter_groups
 from mobilebert_hf.pretraining.trainer import encoder_inputs
 from mobilebert_hf.tables import terminal_table
-from mobilebert_hf.training.checkpoints import write_aside
 
 RESULTS = Path(__file__).parent / "distillation" / "results.json"
 GPU_RESULTS = RESULTS.with_name("gpu.json")

@@ -3,8 +3,8 @@
     python benchmarks/finetuning.py data/ runs/finetuning
 
 `data/` has `text/` (a corpus), `glue/` (the GLUE layout) and `squad/` (official files). Every step is a command of the
-recipes, shown before it runs; what is done already is skipped, so that an interrupted benchmark goes on. On two CPU
-cores it takes a night. Results go to benchmarks/finetuning/results.json.
+recipes, shown before it runs; what is done already is skipped, so that an interrupted benchmark goes on. It
+takes hours. Results go to benchmarks/finetuning/results.json.
 """
 
 import json
@@ -23,9 +23,9 @@ from transformers import AutoTokenizer
 from machine import describe_machine
 from mobilebert_hf.data.glue_tasks import TASKS
 from mobilebert_hf.data.squad import build_features, load_squad
+from mobilebert_hf.files import write_aside
 from mobilebert_hf.finetuning.glue_report import percent
 from mobilebert_hf.tables import terminal_table
-from mobilebert_hf.training.checkpoints import write_aside
 
 ROOT = Path(__file__).parents[1]
 HERE = ROOT / "benchmarks" / "finetuning"

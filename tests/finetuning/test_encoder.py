@@ -10,9 +10,9 @@ from mobilebert_hf.finetuning.encoder import (
     EncoderArguments,
     add_adapter,
     count_parameters,
+    label_fields,
     load_encoder,
     merge_adapter,
-    set_labels,
 )
 
 BINARY = ("negative", "positive")
@@ -21,7 +21,7 @@ INPUTS = {"input_ids": torch.arange(5, 25).reshape(2, 10)}
 
 def load(folder, labels=BINARY, **arguments):
     return load_encoder(
-        EncoderArguments(model=str(folder), **arguments), AutoModelForSequenceClassification, **set_labels(labels)
+        EncoderArguments(model=str(folder), **arguments), AutoModelForSequenceClassification, **label_fields(labels)
     )
 
 
@@ -79,6 +79,16 @@ def test_a_pooler_that_cannot_be_left_out_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"\(bert\) has no field classifier_activation"):
         load(tmp_path, pooler=False)
     assert load(tmp_path).bert.pooler is not None
+
+
+def test_another_encoder_inside_the_class_with_a_head_is_said(tmp_path, monkeypatch):
+    """Where AutoModel gives something else, nothing is silently left at random weights."""
+    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    BertModel(config).save_pretrained(tmp_path)
+    shallow = BertModel(BertConfig(**{**config.to_dict(), "num_hidden_layers": 1}))
+    monkeypatch.setattr("mobilebert_hf.finetuning.encoder.AutoModel.from_pretrained", lambda *_, **__: shallow)
+    with pytest.raises(ValueError, match=r"another encoder inside than BertModel; they differ in encoder\.layer\.1"):
+        load(tmp_path)
 
 
 ADAPTERS = ["lora", "ia3", "adalora", "loha", "lokr", "vera", "boft", "oft", "ln_tuning"]

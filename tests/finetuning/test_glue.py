@@ -39,7 +39,7 @@ def arguments(model, folder, output, grid=None, encoder=None, training=None, **g
 def finished(pretrained, glue_folder, tmp_path_factory):
     """A folder with runs of four tasks, two seeds each, and answers for the server."""
     output = tmp_path_factory.mktemp("glue") / "runs"
-    tasks = ["ax", "rte", "stsb", "mnli", "cola"]
+    tasks = ["ax", "rte", "stsb", "mnli", "cola", "RTE"]
     finetune_glue(*arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, tasks=tasks, predict=True))
     return output
 

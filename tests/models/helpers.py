@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from mobilebert_hf import IBBertConfig, MobileBertConfig, models
@@ -169,3 +170,12 @@ class Original:
         for theirs, ours in ORIGINAL_LAYER_NAMES:
             name = name.replace(theirs, ours)
         return name.replace("/", "."), torch.from_numpy(array.copy())
+
+
+def at_real_tokens(output, mask):
+    """The tensors of `output`, of those per token only the real tokens'."""
+    return {name: x[mask.bool()] if x.shape[:2] == mask.shape else x for name, x in output.items()}
+
+
+families = pytest.mark.parametrize("family", FAMILIES)
+heads = pytest.mark.parametrize("head", HEADS)

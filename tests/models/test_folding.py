@@ -112,6 +112,19 @@ def test_hidden_states_are_the_students():
     assert_same_outputs(dict(actual), {name: expected[name] for name in actual})
 
 
+def test_hidden_states_can_be_asked_for_by_the_configuration():
+    folded = fold(build(output_hidden_states=True))
+    assert len(run(folded, **make_batch()).hidden_states) == folded.config.num_hidden_layers + 1
+
+
+@pytest.mark.parametrize(
+    "asked", [{"output_attentions": True}, {"stop_layer": 1}, {"capture_layers": [0]}, {"capture_scores": [0]}]
+)
+def test_what_is_for_training_is_refused(asked):
+    with pytest.raises(ValueError, match=f"A folded model has no {next(iter(asked))}"):
+        run(fold(build(head="ForPreTraining")), **make_batch(), **asked)
+
+
 @pytest.mark.parametrize("zeros", [0.0, 0.1])
 def test_a_folded_model_saves_loads_and_says_what_it_is(tmp_path, zeros):
     folded = fold(scaled(1, zeros, {}))

@@ -9,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from ..files import written_aside
+
 
 @dataclass
 class Result:
@@ -75,7 +77,8 @@ def plot_losses(histories: dict[str, list[dict[str, Any]]], boundaries: tuple[in
     for axes in (masked_lm, transfer):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.92")
-    figure.savefig(path, dpi=130)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=130)
     plt.close(figure)
 
 

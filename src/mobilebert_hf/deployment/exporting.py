@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils.import_utils import is_onnx_available, is_onnxruntime_available, is_onnxscript_available
 
+from ..files import write_aside, written_aside
 from ..models import fold
-from ..training.checkpoints import STAGING, write_aside
 from .check import Run, check
 from .tasks import Task, load_student, sample_inputs
 
@@ -46,9 +45,7 @@ def export(
     source, task = load_student(model)
     folded = folded and source.config.normalization_type == "no_norm"
     program = _trace(fold(source) if folded else source, task)
-    aside = folder.with_name(f"{STAGING}-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with written_aside(folder) as aside:
         (aside / "onnx").mkdir(parents=True)
         path = aside / "onnx" / "model.onnx"
         _save(program, path)
@@ -57,11 +54,6 @@ def export(
         AutoTokenizer.from_pretrained(str(model)).save_pretrained(aside)
         manifest = {"model": str(model), "task": task.name, "folded": folded, "relative_errors": errors}
         write_aside(aside / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return errors
 
 

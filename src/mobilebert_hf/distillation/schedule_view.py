@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from rich import box
 from rich.table import Table
 
+from ..files import written_aside
 from .stages import Stage, Strategy
 
 # How many steps of a strategy the picture shows at most: about one for each pixel of its width.
@@ -101,8 +102,10 @@ def plot(strategy: Strategy, path: str | Path, base_learning_rate: float) -> Pat
     for axis in (top.yaxis, bar.ax.yaxis):
         axis.set_major_formatter("{x:g}")
     figure.suptitle(f"{strategy.name} knowledge transfer, {strategy.steps:,} steps")
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    path = Path(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=150)
+    return path
 
 
 def _losses(stage: Stage) -> str:

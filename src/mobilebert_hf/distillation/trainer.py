@@ -36,7 +36,7 @@ from .objectives import (
     masked_mean,
     next_sentence,
 )
-from .strategies import Stage, Strategy, build_strategy
+from .strategies import Freezing, Stage, Strategy, StrategyName, build_strategy
 
 # A layer's terms in the log, as `TransferWeights` calls them.
 TERMS = tuple(field.name for field in fields(TransferWeights))
@@ -81,13 +81,8 @@ class DistillationArguments(PreTrainingArguments):
             matrices in it (CUDA since Ampere, CPUs with AMX), else float32.
     """
 
-    strategy: str = field(
-        default="progressive",
-        metadata={"help": "How knowledge is transferred.", "choices": ["progressive", "joint", "auxiliary"]},
-    )
-    freezing: str = field(
-        default="soft", metadata={"help": "Layers below the current one.", "choices": ["hard", "soft"]}
-    )
+    strategy: StrategyName = field(default="progressive", metadata={"help": "How knowledge is transferred."})
+    freezing: Freezing = field(default="soft", metadata={"help": "Layers below the current one."})
     transfer_steps: int = field(default=240_000, metadata={"help": "Steps of transfer, all layers together."})
     distillation_steps: int = field(default=500_000, metadata={"help": "Steps of pre-training distillation."})
     transfer_rate: float = field(default=3.0, metadata={"help": "Rate factor of layers being transferred."})
@@ -103,11 +98,11 @@ class DistillationArguments(PreTrainingArguments):
     def build_strategy(self, num_layers: int) -> Strategy:
         """The strategy for a network of `num_layers` layers; a ValueError where a number does not fit."""
         return build_strategy(
-            self.strategy,  # type: ignore[arg-type]
+            self.strategy,
             num_layers,
             self.transfer_steps,
             self.distillation_steps,
-            self.freezing,  # type: ignore[arg-type]
+            self.freezing,
             self.transfer_rate,
             self.distillation_warmup_ratio,
         )

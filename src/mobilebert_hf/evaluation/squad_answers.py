@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import softmax
 
-from ..training.checkpoints import write_aside
+from ..files import write_aside
 
 
 @dataclass

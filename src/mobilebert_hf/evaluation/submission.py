@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.glue_tasks import TASKS, GlueTask
-from ..training.checkpoints import STAGING, write_aside
+from ..files import write_aside, written_aside
 
 
 def write_predictions(task: GlueTask, name: str, predictions: Sequence[float] | np.ndarray, folder: Path) -> Path:
@@ -52,10 +52,8 @@ def write_submission(predictions: Path, archive: Path) -> str:
             problems.append(f"{name}.tsv has {found:,} rows, not {rows:,}")
     if problems:
         return f"{archive} is not written, because the server takes all tasks at once: {'; '.join(problems)}."
-    aside = archive.with_name(f"{STAGING}-{archive.name}")
-    with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as file:
+    with written_aside(archive) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as file:
         for task in TASKS.values():
             for name in task.test_rows:
                 file.write(predictions / f"{name}.tsv", f"{name}.tsv")
-    aside.replace(archive)
     return f"{archive} is ready for gluebenchmark.com."

@@ -52,7 +52,7 @@ def load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) ->
         fields: Of the configuration, such as `id2label`.
 
     Raises:
-        ValueError: It has no pooler that could be left out.
+        ValueError: It has no pooler that could be left out, or is not what the class with a head has inside.
     """
     config = AutoConfig.from_pretrained(arguments.model)
     before = config.to_dict()
@@ -74,7 +74,13 @@ def load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) ->
     model = auto_class.from_config(config)
     with _quiet():  # that the heads of pre-training are left behind is no news
         encoder = AutoModel.from_pretrained(arguments.model, config=config, dtype=torch.float32)
-    model.base_model.load_state_dict(encoder.state_dict(), strict=False)  # it may lack, or not need, a pooler
+    found = model.base_model.load_state_dict(encoder.state_dict(), strict=False)
+    # Either may have a pooler that the other one has no use for.
+    if wrong := [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.startswith("pooler")]:
+        raise ValueError(
+            f"{arguments.model}: {type(model).__name__} has another encoder inside than {type(encoder).__name__}; "
+            f"they differ in {', '.join(wrong[:3])}."
+        )
     return model
 
 
@@ -95,7 +101,7 @@ def add_adapter(model: nn.Module, arguments: EncoderArguments, task_type: str, s
         model: Of `load_encoder`.
         arguments: Which adapter.
         task_type: PEFT's name of the task: `"SEQ_CLS"` or `"QUESTION_ANS"`.
-        steps: How many training has; AdaLoRA plans with them.
+        steps: How many training has, of `planned_steps`; AdaLoRA plans with them.
 
     Raises:
         ImportError: PEFT is not installed.
@@ -143,7 +149,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
-def set_labels(labels: tuple[str, ...]) -> dict[str, Any]:
+def label_fields(labels: tuple[str, ...]) -> dict[str, Any]:
     """The fields of a configuration for a task's classes, or for a score where there are none."""
     names = labels or ("score",)
     return {

@@ -4,12 +4,15 @@ import logging
 import time
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import evaluate
 import numpy as np
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
+from numpy.typing import ArrayLike
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -26,14 +29,14 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from ..data.glue import HUB_DATASET, load_glue, tokenize_glue
 from ..data.glue_tasks import TASKS, GlueTask, find_task
 from ..evaluation import load_metric
-from ..evaluation.scores import glue_scores, task_score
+from ..evaluation.scores import task_score
 from ..evaluation.submission import write_predictions, write_submission
 from ..progress import show_progress
 from ..training import find_checkpoint, open_run_folder
 from . import glue_report
-from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder, merge_adapter, set_labels
+from .encoder import EncoderArguments, add_adapter, count_parameters, label_fields, load_encoder
 from .sweep import Cell, Finished, GridArguments, keep_best_model, plan, read_finished, write_finished
-from .trainer import FineTuner
+from .trainer import FineTuner, planned_steps
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +92,9 @@ def finetune_glue(
         FileNotFoundError: A task's data is not there.
         ValueError: Data or arguments do not fit; before training starts.
     """
-    tasks = sorted((find_task(name) for name in glue.tasks), key=lambda task: list(TASKS).index(task.key))
-    tasks = sorted(tasks, key=lambda task: task.key in FROM_MNLI)  # after MNLI
+    asked = {find_task(name).key for name in glue.tasks}
+    # Those that may start from MNLI come after it.
+    tasks = sorted((TASKS[key] for key in TASKS if key in asked), key=lambda task: task.key in FROM_MNLI)
     recipe = GlueRecipe(encoder, glue, grid, training)
     data = {task.key: recipe.load(task) for task in tasks}
     with open_run_folder(training, (encoder, glue, grid, training)):
@@ -167,9 +171,8 @@ class GlueRecipe:
         source = copy(self.encoder)
         if self.glue.mnli_init and task.key in FROM_MNLI:
             source.model = str(self.best_folder(TASKS["mnli"]))
-        model: nn.Module = load_encoder(source, AutoModelForSequenceClassification, **set_labels(task.labels))
-        steps = round(cell.epochs * len(splits["train"]) / cell.batch_size)
-        model = add_adapter(model, self.encoder, "SEQ_CLS", steps)
+        model: nn.Module = load_encoder(source, AutoModelForSequenceClassification, **label_fields(task.labels))
+        model = add_adapter(model, self.encoder, "SEQ_CLS", planned_steps(training, len(splits["train"])))
         trainer = self._trainer(task, model, training, splits)
         if self.glue.early_stopping is not None:
             trainer.add_callback(EarlyStoppingCallback(self.glue.early_stopping))
@@ -177,10 +180,10 @@ class GlueRecipe:
         total, learning = count_parameters(model)
         trainer.train(resume_from_checkpoint=find_checkpoint(training))
         scores = {
-            split: self._score(task, trainer, splits[split]) for split in task.validation_splits if split in splits
+            split: score(task, classes(task, trainer.predict(splits[split]).predictions), splits[split]["label"])
+            for split in task.validation_splits
+            if split in splits
         }
-        if training.process_index == 0:
-            trainer.model = merge_adapter(trainer.accelerator.unwrap_model(trainer.model), folder)
         trainer.save_final_model()
         details = {
             "scores": scores,
@@ -208,10 +211,8 @@ class GlueRecipe:
         return training
 
     def _trainer(self, task: GlueTask, model: Any, training: TrainingArguments, splits: DatasetDict) -> FineTuner:
-        metric = load_metric("glue", task.key)
-
         def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-            scores = metric.compute(predictions=classes(task, prediction.predictions), references=prediction.label_ids)
+            scores = score(task, classes(task, prediction.predictions), prediction.label_ids)
             # To choose an epoch by; what is undefined is as bad as chance.
             number = {name: scores[name] or 0.0 for name in task.metrics}
             return {**number, "score": float(np.mean(list(number.values())))}
@@ -225,10 +226,6 @@ class GlueRecipe:
             processing_class=self.tokenizer,
             compute_metrics=compute_metrics,
         )
-
-    def _score(self, task: GlueTask, trainer: FineTuner, rows: Dataset) -> dict[str, Any]:
-        outputs = trainer.predict(rows)
-        return glue_scores(task, classes(task, outputs.predictions), rows["label"])
 
     def best_folder(self, task: GlueTask) -> Path:
         """Where the model of a task's best run is.
@@ -246,7 +243,7 @@ class GlueRecipe:
         """Answers a task's test splits by its best model, as far as there are any."""
         best = self.best_folder(TASKS["mnli"] if task.key == "ax" else task)
         source = EncoderArguments(model=str(best))
-        model = load_encoder(source, AutoModelForSequenceClassification, **set_labels(task.labels))
+        model = load_encoder(source, AutoModelForSequenceClassification, **label_fields(task.labels))
         training = copy(self.training)
         training.output_dir = str(best)
         trainer = self._trainer(task, model, training, splits)
@@ -264,12 +261,22 @@ def classes(task: GlueTask, logits: Any) -> np.ndarray:
     return logits[:, 0] if task.regression else logits.argmax(-1)
 
 
+def score(task: GlueTask, predictions: ArrayLike, references: ArrayLike) -> dict[str, Any]:
+    """The task's metrics, as `evaluate` computes them."""
+    return _metric(task.key).compute(predictions=predictions, references=references)
+
+
+@cache
+def _metric(key: str) -> evaluate.Metric:
+    return load_metric("glue", key)
+
+
 def majority_scores(task: GlueTask, splits: DatasetDict) -> dict[str, Any]:
     """The scores, by split, of always answering the training data's commonest class, or its mean."""
     labels = np.array(splits["train"]["label"])
     answer = labels.mean() if task.regression else np.bincount(labels).argmax()
     return {
-        split: glue_scores(task, np.full(len(splits[split]), answer), splits[split]["label"])
+        split: score(task, np.full(len(splits[split]), answer), splits[split]["label"])
         for split in task.validation_splits
         if split in splits
     }

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from ..data.glue_tasks import TASKS, GlueTask
 from ..evaluation.scores import Score, glue_average, task_score
+from ..files import write_aside, written_aside
 from ..tables import markdown_table, terminal_table
-from ..training.checkpoints import STAGING, write_aside
 from .sweep import Finished, best_point, by_point, median_score, read_finished
 
 HEADINGS = ("task", "majority", "each seed", "median", "of which", "batch, rate, epochs", "runs")
@@ -132,9 +132,8 @@ def plot(runs: dict[str, list[Finished]], path: Path) -> None:
     handles = [Line2D([], [], label=f"batch {batch}, {epochs:g} epochs", **style) for (batch, epochs), style in styles]
     handles.append(Line2D([], [], label="commonest class", color="0.6", linestyle="--"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    aside = path.with_name(f"{STAGING}-{path.name}")
-    figure.savefig(aside, dpi=130, format="png")
-    aside.replace(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=130)
 
 
 Styles = list[tuple[tuple[int, float], dict[str, Any]]]

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -23,11 +24,11 @@ from ..data.batching import example_lengths
 from ..data.squad import build_features, is_version_2, load_squad
 from ..evaluation.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..evaluation.squad_scores import squad_scores, squad_v2_scores
+from ..files import write_aside
 from ..progress import show_progress
 from ..training import find_checkpoint, open_run_folder
-from ..training.checkpoints import write_aside
-from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder, merge_adapter
-from .trainer import FineTuner
+from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder
+from .trainer import FineTuner, planned_steps
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,9 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
         FileNotFoundError: A file is not there.
         ValueError: Data or arguments do not fit; before training starts.
     """
+    longest = getattr(AutoConfig.from_pretrained(encoder.model), "max_position_embeddings", squad.max_seq_length)
+    if squad.max_seq_length > longest:
+        raise ValueError(f"max_seq_length={squad.max_seq_length}, but {encoder.model} takes {longest} tokens at most.")
     set_seed(training.seed)
     tokenizer = AutoTokenizer.from_pretrained(encoder.model)
     with training.main_process_first(desc="building features"):
@@ -98,11 +102,7 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
         questions = load_squad(squad.validation, "validation")
         windows = make_features(questions, tokenizer, squad, training=False)
     model: nn.Module = load_encoder(encoder, AutoModelForQuestionAnswering)
-    longest = getattr(model.config, "max_position_embeddings", squad.max_seq_length)
-    if squad.max_seq_length > longest:
-        raise ValueError(f"max_seq_length={squad.max_seq_length}, but {encoder.model} takes {longest} tokens at most.")
-    steps = round(training.num_train_epochs * len(train) / training.train_batch_size)
-    model = add_adapter(model, encoder, "QUESTION_ANS", steps)
+    model = add_adapter(model, encoder, "QUESTION_ANS", planned_steps(training, len(train)))
     total, learning = count_parameters(model)
     folder = Path(training.output_dir or ".")
     with open_run_folder(training, (encoder, squad, training)):
@@ -120,7 +120,6 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
         trainer.train(resume_from_checkpoint=find_checkpoint(training))
         scores = trainer.evaluate()
         if training.process_index == 0:
-            trainer.model = merge_adapter(trainer.accelerator.unwrap_model(trainer.model), folder)
             trainer.answers.save(folder, trainer.null_threshold)
             results = {**scores, "parameters": total, "trained_parameters": learning, "train_windows": len(train)}
             write_aside(folder / "eval_results.json", json.dumps(results, indent=1) + "\n")

@@ -15,7 +15,8 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..training.checkpoints import STAGING, write_aside
+from ..files import write_aside
+from ..training.checkpoints import STAGING
 
 RESULTS = "results.json"
 

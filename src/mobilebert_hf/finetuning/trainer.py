@@ -1,10 +1,14 @@
 """What both fine-tuning recipes train with."""
 
+import math
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Sampler, SequentialSampler
+from transformers import TrainingArguments
 
 from ..training import DurableTrainer
+from .encoder import merge_adapter
 
 
 class FineTuner(DurableTrainer):
@@ -17,3 +21,17 @@ class FineTuner(DurableTrainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         # The library would group these by length, too, in a random order that nobody is told of.
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def save_final_model(self) -> None:
+        """As `DurableTrainer`'s; an adapter is merged into the weights, and saved by itself in `adapter/` too."""
+        if self.args.should_save:
+            self.model = merge_adapter(self.accelerator.unwrap_model(self.model), Path(self.args.output_dir or "."))
+        super().save_final_model()
+
+
+def planned_steps(training: TrainingArguments, examples: int) -> int:
+    """How many optimizer steps the library will take, as far as it is known before the Trainer is made."""
+    if training.max_steps > 0:
+        return training.max_steps
+    batches = math.ceil(examples / (training.train_batch_size * training.world_size))
+    return math.ceil(training.num_train_epochs * math.ceil(batches / training.gradient_accumulation_steps))

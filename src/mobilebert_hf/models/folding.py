@@ -90,12 +90,17 @@ def _as_ours(model: PreTrainedModel) -> MobileBertPreTrainedModel:
 
 
 def _affine(linear: nn.Linear) -> Affine:
-    return linear.weight.double(), linear.bias.double()
+    return _exact(linear.weight), _exact(linear.bias)
 
 
 def _gamma_beta(norm: nn.Module) -> tuple[Tensor, Tensor]:
     assert isinstance(norm, NoNorm)
-    return norm.weight.double(), norm.bias.double()
+    return _exact(norm.weight), _exact(norm.bias)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """In float64, on the CPU, because not every device has it."""
+    return tensor.to("cpu", torch.float64)
 
 
 def _after(affine: Affine, norm: nn.Module) -> Affine:
@@ -199,5 +204,5 @@ def _fold_embeddings(encoder: MobileBertModel, target: FoldedMobileBertModel) ->
     target.embeddings.embedding_transformation.weight.copy_(weight)
     target.embeddings.embedding_transformation.bias.copy_(bias)
     for name in ("position_embeddings", "token_type_embeddings"):
-        table = getattr(embeddings, name).weight.double() * gamma
+        table = _exact(getattr(embeddings, name).weight) * gamma
         getattr(target.embeddings, name).weight.copy_(table)

@@ -37,6 +37,9 @@ from .modeling_mobilebert_tasks import (
     MobileBertForTokenClassification,
 )
 
+# What `MobileBertModel.forward` takes, and a folded model does not.
+FOR_TRAINING = ("output_attentions", "start_layer", "stop_layer", "capture_layers", "capture_scores")
+
 
 @strict
 class FoldedMobileBertConfig(MobileBertConfig):
@@ -132,9 +135,7 @@ class FoldedMobileBertPreTrainedModel(MobileBertPreTrainedModel):
     _no_split_modules = ["FoldedEmbeddings", "FoldedLayer"]  # noqa: RUF012 (the library's form)
     _can_record_outputs = {}  # noqa: RUF012
 
-    def _build_encoder(  # type: ignore[override]
-        self, config: FoldedMobileBertConfig, add_pooling_layer: bool = True
-    ) -> "FoldedMobileBertModel":
+    def _build_encoder(self, config: Any, add_pooling_layer: bool = True) -> "FoldedMobileBertModel":
         return FoldedMobileBertModel(config, add_pooling_layer)
 
 
@@ -159,14 +160,6 @@ class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The word table, vocab_size x embedding_size."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word table."""
-        self.embeddings.register_module("word_embeddings", value)
-
     @can_return_tuple
     def forward(
         self,
@@ -181,12 +174,18 @@ class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
         """As `MobileBertModel.forward`, without what is for training: attentions, captured layers, runs of layers.
 
         Raises:
-            ValueError: Both or none of `input_ids` and `inputs_embeds` are given, or the sequence is too long.
+            ValueError: Both or none of `input_ids` and `inputs_embeds` are given, the sequence is too long, or
+                something is asked for that a folded model does not have.
         """
+        for name in FOR_TRAINING:
+            if kwargs.pop(name, None):
+                raise ValueError(f"A folded model has no {name}: use the model that it was folded from.")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, attention_mask)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         recorded = [states] if output_hidden_states else None
         for layer, scale in zip(self.layer, self.scales, strict=True):
             states = layer(states, mask, **kwargs)

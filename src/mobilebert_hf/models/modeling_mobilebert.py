@@ -38,13 +38,14 @@ class MobileBertPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _input_embed_layer = "word_embeddings"
     _no_split_modules = ["Embeddings", "EncoderLayer"]  # noqa: RUF012 (the library's form)
     _can_record_outputs = {  # noqa: RUF012
         "hidden_states": EncoderLayer,
         "attentions": OutputRecorder(EncoderLayer, index=1),
     }
 
-    def _build_encoder(self, config: MobileBertConfig, add_pooling_layer: bool = True) -> "MobileBertModel":
+    def _build_encoder(self, config: Any, add_pooling_layer: bool = True) -> Any:
         return MobileBertModel(config, add_pooling_layer)
 
     @torch.no_grad()
@@ -75,14 +76,6 @@ class MobileBertModel(MobileBertPreTrainedModel):
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The word table, vocab_size x embedding_size."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word table."""
-        self.embeddings.register_module("word_embeddings", value)
 
     @merge_with_config_defaults
     @capture_outputs

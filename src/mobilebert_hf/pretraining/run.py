@@ -17,6 +17,7 @@ from ..data import (
     prepare_pretraining_data,
     train_wordpiece,
 )
+from ..files import written_aside
 from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
 from ..progress import show_progress
 from ..recipe import parse_mapping
@@ -109,16 +110,15 @@ def load_or_train_tokenizer(
     folder = Path(training.output_dir or ".") / "tokenizer"
     with training.main_process_first(desc="training the vocabulary"):
         if not folder.is_dir():
-            aside = folder.with_name(f".{folder.name}.part")
-            train_wordpiece(
-                data.corpus,
-                model.vocab_size,
-                aside,
-                lowercase=model.lowercase,
-                text_column=data.text_column,
-                encoding_errors=data.encoding_errors,
-            )
-            aside.rename(folder)
+            with written_aside(folder) as aside:
+                train_wordpiece(
+                    data.corpus,
+                    model.vocab_size,
+                    aside,
+                    lowercase=model.lowercase,
+                    text_column=data.text_column,
+                    encoding_errors=data.encoding_errors,
+                )
     return load_tokenizer(folder)
 
 

@@ -2,13 +2,13 @@
 
 import base64
 import math
-import os
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..files import write_aside, written_aside
 from .picture import draw
 from .run_log import RunLog, read_run
 
@@ -38,8 +38,11 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> tuple[
     output = Path(output) if output is not None else Path(folder)
     output.mkdir(parents=True, exist_ok=True)
     picture = draw(run)
-    html = render(run, picture, draw(run, dark=True)).encode()
-    return _write(output / "report.png", picture), _write(output / "report.html", html)
+    paths = output / "report.png", output / "report.html"
+    with written_aside(paths[0]) as aside:
+        aside.write_bytes(picture)
+    write_aside(paths[1], render(run, picture, draw(run, dark=True)))
+    return paths
 
 
 def render(run: RunLog, picture: bytes, dark_picture: bytes) -> str:
@@ -116,11 +119,3 @@ def format_hours(hours: float) -> str:
     if days:
         return f"{days} d {minutes // 60} h"
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(content)
-    os.replace(aside, path)
-    return path

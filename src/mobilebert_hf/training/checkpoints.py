@@ -14,6 +14,8 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
+from ..files import flush, write_aside
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
@@ -30,13 +32,13 @@ def publish(staging: Path, final: Path) -> None:
     files = {}
     for path in sorted(path for path in staging.rglob("*") if path.is_file()):
         files[str(path.relative_to(staging))] = _digest(path)
-        _flush(path)
+        flush(path)
     write_aside(staging / MANIFEST, json.dumps(files, indent=1))
-    _flush(staging)
+    flush(staging)
     if final.exists():
         os.replace(final, staging.with_name(REPLACED + final.name))
     os.replace(staging, final)
-    _flush(final.parent)
+    flush(final.parent)
 
 
 def find_damage(checkpoint: Path) -> str | None:
@@ -82,19 +84,11 @@ def step_of(checkpoint: str | Path) -> int:
     return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"])
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    _flush(aside)
-    os.replace(aside, path)
-
-
 def move_files(source: Path, target: Path) -> None:
     """Moves every file of a folder into another one, each whole or not at all, and removes the folder."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
-        _flush(path)
+        flush(path)
         os.replace(path, target / path.name)
     source.rmdir()
 
@@ -102,12 +96,3 @@ def move_files(source: Path, target: Path) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Makes sure that a file or a folder's entries survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

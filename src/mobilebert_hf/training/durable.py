@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,12 +202,12 @@ class DurableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
 
-class _Ending(TrainerCallback):
+class _Ending(TrainerCallback, ABC):
     """Ends training with a checkpoint."""
 
+    @abstractmethod
     def is_due(self, state: TrainerState) -> bool:
         """Whether the step that was just taken is the last one."""
-        raise NotImplementedError
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from .checkpoints import last_good_checkpoint, write_aside
+from ..files import write_aside
+from .checkpoints import last_good_checkpoint
 
 logger = logging.getLogger(__name__)
 

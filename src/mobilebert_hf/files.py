@@ -1,0 +1,51 @@
+"""Files and folders that appear whole, under their name, or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Lends a path beside `path` to write a file or a folder to, which then gets its name.
+
+    Where the block fails, what was written is removed, and what was there before stays. The path lent has the same
+    suffix, by which libraries tell formats.
+    """
+    aside = path.with_name(f".{path.stem}.part{path.suffix}")
+    remove(aside)  # of a process that was killed
+    try:
+        yield aside
+        for written in (*aside.rglob("*"), aside):
+            flush(written)
+        if path.is_dir():
+            remove(path)
+        os.replace(aside, path)
+        flush(path.parent)
+    finally:
+        remove(aside)
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Makes sure that a file or a folder's entries survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
