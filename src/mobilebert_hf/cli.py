@@ -70,17 +70,11 @@ def report(
 def export(
     model: Annotated[str, typer.Argument(help="Hub id or folder of a student.")],
     output: Annotated[Path, typer.Argument(help="Folder for graph, tokenizer and configuration.")],
+    format: Annotated[str, typer.Option(help="onnx, openvino, executorch or tflite.")] = "onnx",
     folded: Annotated[bool, typer.Option(help="Fold the norms into the products first.")] = True,
 ) -> None:
-    """Exports a student to ONNX, checked on ONNX Runtime against the PyTorch model."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"exporting {model}"):
-        from .deployment import export as export_student
-
-        errors = export_student(model, output, folded=folded)
-    listed = ", ".join(f"{name} within {error:.1e} of the model's" for name, error in errors.items())
-    typer.echo(f"{output / 'onnx' / 'model.onnx'}: {listed}")
+    """Exports a student to a runtime's format, checked on that runtime against the PyTorch model."""
+    run_export(model, output, format, folded)
 
 
 @app.command()
@@ -94,6 +88,19 @@ def vocabulary(
     from .data import train_wordpiece
 
     train_wordpiece(corpus, size, output, lowercase=not cased)
+
+
+def run_export(model: str, output: Path, format: str, folded: bool) -> None:
+    """What `mobilebert-hf export` and `optimum-cli export mobilebert` do."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"exporting {model}"):
+        from .deployment import FORMATS
+        from .deployment import export as export_student
+
+        errors = export_student(model, output, format, folded=folded)
+    listed = ", ".join(f"{name} within {error:.1e} of the model's" for name, error in errors.items())
+    typer.echo(f"{output / FORMATS[format].FILE}: {listed}")
 
 
 def run() -> None:

@@ -15,6 +15,7 @@ import mobilebert_hf
 from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig
 from mobilebert_hf.deployment import export
 from mobilebert_hf.deployment.check import check
+from mobilebert_hf.deployment.formats import FORMATS
 from mobilebert_hf.deployment.tasks import TASKS, find_task, load_student, sample_inputs
 
 SIZES = {
@@ -60,13 +61,13 @@ def test_every_head_exports_and_says_what_the_model_says(head, fields, folded, t
     actual = dict(zip(names, session.run(None, {name: value.numpy() for name, value in inputs.items()}), strict=True))
     for name in TASKS[head].outputs:
         assert np.abs(actual[name] - expected[name].numpy()).max() <= 1e-4 * expected[name].abs().max()
-    assert json.loads((tmp_path / "out" / "export.json").read_text())["folded"] is folded
+    assert json.loads((tmp_path / "out" / "onnx" / "export.json").read_text())["folded"] is folded
 
 
 def test_the_folder_is_what_others_load(tiny_tokenizer, tmp_path):
     export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "out")
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert files == {"config.json", "export.json", "onnx/model.onnx", "tokenizer.json", "tokenizer_config.json"}
+    assert files == {"config.json", "onnx/export.json", "onnx/model.onnx", "tokenizer.json", "tokenizer_config.json"}
     # Other tools know the stock type alone.
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "mobilebert"
     assert AutoConfig.from_pretrained(tmp_path / "out").architectures == ["MobileBertForQuestionAnswering"]
@@ -76,20 +77,45 @@ def test_the_folder_is_what_others_load(tiny_tokenizer, tmp_path):
     assert all(dimension.dim_param for value in graph.input for dimension in value.type.tensor_type.shape.dim)
 
 
-def test_a_folded_graph_has_one_product_for_four(tiny_tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("format", "head", "fields"),
+    [
+        ("openvino", "ForQuestionAnswering", {}),
+        ("openvino", "ForMaskedLM", {"normalization_type": "layer_norm"}),
+        ("executorch", "ForSequenceClassification", TINY),
+        ("executorch", "Model", {}),
+        ("tflite", "ForQuestionAnswering", TINY),
+        ("tflite", "ForMaskedLM", {}),
+    ],
+)
+def test_every_format_says_what_the_model_says(format, head, fields, tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer, head, **fields)
+    errors = export(model, tmp_path / "out", format)
+    assert set(errors) == set(TASKS[head].outputs)
+    assert max(errors.values()) <= 1e-5
+    assert (tmp_path / "out" / FORMATS[format].FILE).is_file()
+
+
+def test_a_folded_graph_has_fewer_products(tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     products = {}
     for folded in (True, False):
         export(model, tmp_path / str(folded), folded=folded)
         nodes = onnx.load(tmp_path / str(folded) / "onnx" / "model.onnx").graph.node
-        products[folded] = sum(node.op_type in ("MatMul", "Gemm") for node in nodes)
-    assert products[False] - products[True] == 4 * SIZES["num_hidden_layers"]
+        products[folded] = sum(node.op_type in ("Attention", "Conv", "MatMul", "Gemm") for node in nodes)
+    # Of two bottlenecks, query, key, value and attention's two products, one bottleneck and Attention are left;
+    # and one convolution is there for the layout.
+    assert products[False] - products[True] == 5 * SIZES["num_hidden_layers"] - 1
 
 
-def test_an_export_replaces_an_earlier_one_and_nothing_else(tiny_tokenizer, tmp_path):
+def test_an_export_replaces_an_earlier_one_of_its_format_and_nothing_else(tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
-    export(model, tmp_path / "out")
-    export(model, tmp_path / "out")
+    for format in ("onnx", "onnx", "openvino"):
+        export(model, tmp_path / "out", format)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["onnx", "openvino"]
+    other = save(tmp_path / "other", tiny_tokenizer)
+    with pytest.raises(ValueError, match=r"out holds an export of .*model, not of .*other: name another folder"):
+        export(other, tmp_path / "out")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("words")
     with pytest.raises(ValueError, match="mine holds something that is no export"):
@@ -125,18 +151,21 @@ def test_what_is_no_student_is_refused(tiny_tokenizer, tmp_path):
         find_task("MobileBertForMultipleChoice")
 
 
-def test_a_missing_package_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("mobilebert_hf.deployment.exporting.is_onnxscript_available", lambda: False)
-    with pytest.raises(ImportError, match=r'needs onnxscript: pip install "mobilebert-hf\[export\]"'):
+def test_a_missing_package_and_an_unknown_format_are_named(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="format='coreml': expected one of onnx, openvino, executorch, tflite"):
+        export("anything", tmp_path / "out", "coreml")
+    monkeypatch.setattr(FORMATS["onnx"], "PACKAGES", ("onnx", "nowhere_to_be_found"))
+    with pytest.raises(ImportError, match=r'needs nowhere_to_be_found: pip install "mobilebert-hf\[export\]"'):
         export("anything", tmp_path / "out")
 
 
 def test_the_command_says_how_near_the_graph_is(tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     script = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "export", model]
-    done = subprocess.run([*script, str(tmp_path / "out")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "out/onnx/model.onnx: start_logits within" in done.stdout.replace("\n", "")
+    for options, file in (([], "onnx/model.onnx"), (["--format", "openvino"], "openvino/openvino_model.xml")):
+        done = subprocess.run([*script, str(tmp_path / "out"), *options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"out/{file}: start_logits within" in done.stdout.replace("\n", "")
     failed = subprocess.run([*script, str(tmp_path)], capture_output=True, text=True)
     assert failed.returncode == 1
     assert "holds something that is no export" in failed.stderr

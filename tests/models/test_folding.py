@@ -52,7 +52,7 @@ def test_a_layer_has_few_products(shape, products):
     folded = fold(build(**SHAPES[shape]))
     config = folded.config
     calls = []
-    for name, module in folded.layer[0].named_modules():
+    for name, module in folded.encoder.layer[0].named_modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(
                 lambda module, inputs, output, name=name: calls.append((name, output.shape[-1]))

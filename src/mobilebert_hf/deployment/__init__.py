@@ -1,5 +1,6 @@
 """From a student to a graph on a device's runtime."""
 
 from .exporting import export
+from .formats import FORMATS
 
-__all__ = ["export"]
+__all__ = ["FORMATS", "export"]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -9,6 +10,8 @@ from transformers import AutoConfig, PreTrainedModel
 
 from ..models import IBBertConfig
 
+# A text of no words is [CLS] [SEP]; with its neighbours in the trigram, that takes three places.
+MIN_LENGTH = 3
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -65,6 +68,19 @@ def load_student(model: str | Path) -> tuple[PreTrainedModel, Task]:
     task = find_task((config.architectures or ["Model"])[0])
     loaded = getattr(transformers, task.auto_class).from_pretrained(str(model), dtype=torch.float32)
     return loaded.eval(), task
+
+
+def dynamic_shapes(model: PreTrainedModel, rows: int | None = None) -> dict[str, dict[int, Any]]:
+    """What `torch.export` takes for any length that the model takes, and any number of rows or `rows` of them."""
+    open_sizes = {1: torch.export.Dim("sequence", min=MIN_LENGTH, max=model.config.max_position_embeddings)}
+    if rows is None:
+        open_sizes[0] = torch.export.Dim("batch")
+    return dict.fromkeys(INPUTS, open_sizes)
+
+
+def example_inputs(model: PreTrainedModel, rows: int = 2) -> dict[str, Any]:
+    """What a network is traced with."""
+    return dict(sample_inputs(model, rows, min(16, model.config.max_position_embeddings)))
 
 
 def sample_inputs(model: PreTrainedModel, rows: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:

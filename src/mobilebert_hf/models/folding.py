@@ -56,11 +56,12 @@ def fold(model: PreTrainedModel) -> PreTrainedModel:
     folded = folded.to(device=model.device, dtype=model.dtype).eval()
     target = cast(FoldedMobileBertModel, folded.base_model)
     # Heads and the word table stay as they are.
-    folded.load_state_dict(source.state_dict(), strict=False)
+    outside = {name: value for name, value in source.state_dict().items() if "encoder.layer." not in name}
+    folded.load_state_dict(outside, strict=False)
     _fold_embeddings(encoder, target)
-    for layer, weights in zip(target.layer, layers, strict=True):
+    for layer, weights in zip(target.encoder.layer, layers, strict=True):
         _write(cast(FoldedLayer, layer), weights)
-    target.scales.copy_(torch.stack(folder.scales))
+    target.encoder.scales.copy_(torch.stack(folder.scales))
     return folded
 
 

@@ -126,6 +126,30 @@ class FoldedEmbeddings(Embeddings):
         self.LayerNorm = nn.Identity()
 
 
+class FoldedEncoder(nn.Module):
+    """All layers."""
+
+    def __init__(self, config: FoldedMobileBertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(FoldedLayer(config) for _ in range(config.num_hidden_layers))
+        # From each layer's y to the original's h.
+        self.scales = nn.Parameter(torch.ones(config.num_hidden_layers, config.hidden_size))
+        for name in config.kept or ():
+            step = self.layer.get_submodule(name)
+            assert isinstance(step, FoldedResidual)
+            step.keep = nn.Parameter(torch.ones(step.dense.out_features))
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: Any, record: list[torch.Tensor] | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """[batch, seq, hidden_size] -> the original's last h; those after each layer are appended to `record`."""
+        for layer, scale in zip(self.layer, self.scales, strict=True):
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+            if record is not None:
+                record.append(hidden_states * scale)
+        return hidden_states * self.scales[-1]
+
+
 class FoldedMobileBertPreTrainedModel(MobileBertPreTrainedModel):
     """What all folded classes share."""
 
@@ -150,13 +174,7 @@ class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
     def __init__(self, config: FoldedMobileBertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embeddings = FoldedEmbeddings(config)
-        self.layer = nn.ModuleList(FoldedLayer(config) for _ in range(config.num_hidden_layers))
-        # From each layer's y to the original's h.
-        self.scales = nn.Parameter(torch.ones(config.num_hidden_layers, config.hidden_size))
-        for name in config.kept or ():
-            step = self.layer.get_submodule(name)
-            assert isinstance(step, FoldedResidual)
-            step.keep = nn.Parameter(torch.ones(step.dense.out_features))
+        self.encoder = FoldedEncoder(config)
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.post_init()
 
@@ -187,11 +205,7 @@ class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         recorded = [states] if output_hidden_states else None
-        for layer, scale in zip(self.layer, self.scales, strict=True):
-            states = layer(states, mask, **kwargs)
-            if recorded is not None:
-                recorded.append(states * scale)
-        states = states * self.scales[-1]
+        states = self.encoder(states, mask, recorded, **kwargs)
         return EncoderOutput(
             last_hidden_state=states,
             pooler_output=None if self.pooler is None else self.pooler(states),

@@ -1,0 +1,12 @@
+"""The formats a student is exported to, a module each.
+
+Each has `write(network, task, path)`, which may change the network, `load(path, task, threads)`, and says which
+packages it needs (`PACKAGES`), how to get them (`INSTALL`), and where the graph lies in an export's folder (`FILE`).
+The packages are imported where they are needed.
+"""
+
+from types import ModuleType
+
+from . import executorch, onnx, openvino, tflite
+
+FORMATS: dict[str, ModuleType] = {"onnx": onnx, "openvino": openvino, "executorch": executorch, "tflite": tflite}

@@ -1,0 +1,31 @@
+"""A student's network as exporters like it: folded, with attention in plain operations that know no size."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from ..models import fold
+from ..models.encoder import eager_attention_forward
+
+PLAIN = "mobilebert_plain"
+# Added to the scores of padding. Far below any score, and far from the end of float32.
+MASKED = -1e9
+
+
+def _plain_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """[batch, 1, 1, seq], as it is added to the scores."""
+    if attention_mask is None:
+        return None
+    return (1.0 - attention_mask.float())[:, None, None, :] * MASKED
+
+
+AttentionInterface.register(PLAIN, eager_attention_forward)
+AttentionMaskInterface.register(PLAIN, _plain_mask)
+
+
+def prepare(model: PreTrainedModel, *, folded: bool = True) -> PreTrainedModel:
+    """The network of a student with any head, its norms folded or not, to trace."""
+    network = fold(model) if folded else model
+    network.set_attn_implementation(PLAIN)
+    return network
