@@ -71,10 +71,12 @@ def export(
     model: Annotated[str, typer.Argument(help="Hub id or folder of a student.")],
     output: Annotated[Path, typer.Argument(help="Folder for graph, tokenizer and configuration.")],
     format: Annotated[str, typer.Option(help="onnx, openvino, executorch or tflite.")] = "onnx",
+    quantize: Annotated[str | None, typer.Option(help="int8 or int8-static; float32 by default.")] = None,
+    calibration: Annotated[list[str] | None, typer.Option(help="For int8-static: files or folders of text.")] = None,
     folded: Annotated[bool, typer.Option(help="Fold the norms into the products first.")] = True,
 ) -> None:
     """Exports a student to a runtime's format, checked on that runtime against the PyTorch model."""
-    run_export(model, output, format, folded)
+    run_export(model, output, format, quantize, calibration or [], folded)
 
 
 @app.command()
@@ -90,7 +92,9 @@ def vocabulary(
     train_wordpiece(corpus, size, output, lowercase=not cased)
 
 
-def run_export(model: str, output: Path, format: str, folded: bool) -> None:
+def run_export(
+    model: str, output: Path, format: str, quantize: str | None, calibration: list[str], folded: bool
+) -> None:
     """What `mobilebert-hf export` and `optimum-cli export mobilebert` do."""
     from rich.console import Console
 
@@ -98,9 +102,10 @@ def run_export(model: str, output: Path, format: str, folded: bool) -> None:
         from .deployment import FORMATS
         from .deployment import export as export_student
 
-        errors = export_student(model, output, format, folded=folded)
+        errors = export_student(model, output, format, quantize, calibration=calibration, folded=folded)
     listed = ", ".join(f"{name} within {error:.1e} of the model's" for name, error in errors.items())
-    typer.echo(f"{output / FORMATS[format].FILE}: {listed}")
+    path = output / FORMATS[format].FILES[quantize]
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {listed}")
 
 
 def run() -> None:

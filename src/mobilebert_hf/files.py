@@ -34,6 +34,15 @@ def write_aside(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def move_files(source: Path, target: Path) -> None:
+    """Moves every file of a folder into another one, each whole or not at all, and removes the folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        flush(path)
+        os.replace(path, target / path.name)
+    source.rmdir()
+
+
 def flush(path: Path) -> None:
     """Makes sure that a file or a folder's entries survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -14,7 +14,7 @@ def test_optimum_exports_a_student(tiny_tokenizer, tmp_path):
     command = [OPTIMUM, "export", "mobilebert", "--model", model, "--format", "openvino", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "openvino_model.xml: start_logits within" in done.stdout.replace("\n", "")
+    assert "MB, start_logits within" in done.stdout.replace("\n", "")
     assert (tmp_path / "out" / "openvino" / "openvino_model.bin").is_file()
     refused = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True)
     assert refused.returncode == 1

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from .network import Batches
 from .tasks import Task, sample_inputs
 
 # Rows and tokens of the batches that are compared: one row, padding, other lengths than the graph was traced with.
@@ -26,7 +27,9 @@ def row_by_row(run: Run) -> Run:
 
 
 @torch.inference_mode()
-def check(model: PreTrainedModel, task: Task, run: Run, tolerance: float) -> dict[str, float]:
+def check(
+    model: PreTrainedModel, task: Task, run: Run, tolerance: float, batches: Batches | None = None
+) -> dict[str, float]:
     """Compares a graph on its runtime with the PyTorch model in float32.
 
     Args:
@@ -34,6 +37,7 @@ def check(model: PreTrainedModel, task: Task, run: Run, tolerance: float) -> dic
         task: Its task.
         run: From the graph's inputs to its outputs, by name.
         tolerance: How far any output may be off, relative to the largest value of that output in the batch.
+        batches: What to compare on; by default random tokens of several shapes.
 
     Returns:
         The largest relative error of each output.
@@ -42,9 +46,7 @@ def check(model: PreTrainedModel, task: Task, run: Run, tolerance: float) -> dic
         ValueError: An output is missing, has another shape, or is further off; names it and by how much.
     """
     errors = dict.fromkeys(task.outputs, 0.0)
-    for seed, (rows, length) in enumerate(SHAPES):
-        length = min(length, model.config.max_position_embeddings)
-        inputs = sample_inputs(model, rows, length, seed)
+    for inputs in batches or _random_batches(model):
         expected = model(**inputs)
         actual = run({name: value.numpy() for name, value in inputs.items()})
         for name in task.outputs:
@@ -57,6 +59,11 @@ def check(model: PreTrainedModel, task: Task, run: Run, tolerance: float) -> dic
             "allowed. Nothing was written."
         )
     return errors
+
+
+def _random_batches(model: PreTrainedModel) -> Batches:
+    longest = model.config.max_position_embeddings
+    return [sample_inputs(model, rows, min(length, longest), seed) for seed, (rows, length) in enumerate(SHAPES)]
 
 
 def _error(name: str, actual: Mapping[str, np.ndarray], expected: np.ndarray, mask: torch.Tensor) -> float:

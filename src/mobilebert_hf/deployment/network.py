@@ -1,5 +1,6 @@
 """A student's network as exporters like it: folded, with attention in plain operations that know no size."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -7,6 +8,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from ..models import fold
 from ..models.encoder import eager_attention_forward
+
+# Tokenized text: inputs by name, [rows, tokens], int64.
+Batches = Sequence[Mapping[str, Tensor]]
 
 PLAIN = "mobilebert_plain"
 # Added to the scores of padding. Far below any score, and far from the end of float32.

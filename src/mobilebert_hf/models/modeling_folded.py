@@ -56,6 +56,10 @@ class FoldedMobileBertConfig(MobileBertConfig):
     kept: list[str] | None = None
 
 
+class QuantizationPoint(nn.Identity):
+    """Where a quantized network rounds an activation; here it does nothing."""
+
+
 class FoldedResidual(nn.Module):
     """residual + W x + b; with a factor a channel on the residual where one had to be kept."""
 
@@ -63,11 +67,13 @@ class FoldedResidual(nn.Module):
         super().__init__()
         self.dense = nn.Linear(in_width, out_width)
         self.keep: nn.Parameter | None = None
+        self.branch = QuantizationPoint()
+        self.sum = QuantizationPoint()
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """[batch, seq, in_width] and [batch, seq, out_width] -> [batch, seq, out_width]."""
         residual = residual if self.keep is None else residual * self.keep
-        return residual + self.dense(hidden_states)
+        return self.sum(residual + self.branch(self.dense(hidden_states)))
 
 
 class FoldedFeedForward(nn.Module):
@@ -77,11 +83,12 @@ class FoldedFeedForward(nn.Module):
         super().__init__()
         self.up = nn.Linear(config.intra_bottleneck_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
+        self.inner = QuantizationPoint()
         self.down = FoldedResidual(config.intermediate_size, config.intra_bottleneck_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[batch, seq, width] -> [batch, seq, width]."""
-        return self.down(self.activation(self.up(hidden_states)), hidden_states)
+        return self.down(self.inner(self.activation(self.up(hidden_states))), hidden_states)
 
 
 class FoldedLayer(nn.Module):
@@ -94,6 +101,9 @@ class FoldedLayer(nn.Module):
         width = config.intra_bottleneck_size
         self.config = config
         self.head_size = width // config.num_attention_heads
+        self.input = QuantizationPoint()
+        self.block = QuantizationPoint()
+        self.context = QuantizationPoint()
         # In TINY query, key and value read the narrow input, which is cheaper than to read the wide state.
         self.narrow = nn.Linear(config.hidden_size, width) if config.use_bottleneck_attention else None
         self.projection = nn.Linear(width, 3 * width) if self.narrow else nn.Linear(config.hidden_size, 4 * width)
@@ -103,16 +113,18 @@ class FoldedLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
         """[batch, seq, hidden_size] -> the same; the mask is what the configured attention kernel takes."""
+        inputs = self.input(hidden_states)
         if self.narrow is not None:
-            narrow = self.narrow(hidden_states)
+            narrow = self.block(self.narrow(inputs))
             parts = self.projection(narrow).chunk(3, dim=-1)
         else:
-            *parts, narrow = self.projection(hidden_states).chunk(4, dim=-1)
+            *parts, narrow = self.projection(inputs).chunk(4, dim=-1)
+            narrow = self.block(narrow)
         query, key, value = (part.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for part in parts)
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         # The query's weights contain the scores' factor.
         context, _ = kernel(self, query, key, value, attention_mask, scaling=1.0, dropout=0.0, **kwargs)
-        narrow = self.attention(context.flatten(2), narrow)
+        narrow = self.attention(self.context(context.flatten(2)), narrow)
         for feed_forward in self.ffn:
             narrow = feed_forward(narrow)
         return self.output(narrow, hidden_states)

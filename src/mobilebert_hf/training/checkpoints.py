@@ -84,15 +84,6 @@ def step_of(checkpoint: str | Path) -> int:
     return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"])
 
 
-def move_files(source: Path, target: Path) -> None:
-    """Moves every file of a folder into another one, each whole or not at all, and removes the folder."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        flush(path)
-        os.replace(path, target / path.name)
-    source.rmdir()
-
-
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

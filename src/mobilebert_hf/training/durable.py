@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
-from .checkpoints import STAGING, move_files, publish
+from ..files import move_files
+from .checkpoints import STAGING, publish
 
 
 class TrainingInterrupted(KeyboardInterrupt):

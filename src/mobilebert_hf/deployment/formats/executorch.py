@@ -2,31 +2,67 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from ..check import Run, row_by_row
+from ..network import Batches
 from ..tasks import INPUTS, Task, dynamic_shapes, example_inputs
 
-PACKAGES = ("executorch",)
+PACKAGES = ("executorch", "torchao")
 INSTALL = 'pip install "mobilebert-hf[executorch]"'
-FILE = "executorch/model.pte"
+FILES = {
+    None: "executorch/model.pte",
+    "int8": "executorch/model_int8.pte",
+    "int8-static": "executorch/model_int8_static.pte",
+}
 
 
-def write(network: PreTrainedModel, task: Task, path: Path) -> None:
-    """Traces the network for one text of any length, gives XNNPACK what it takes, and writes the program."""
-    from transformers.exporters.exporter_executorch import ExecutorchConfig, ExecutorchExporter
+def write(
+    network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
+) -> None:
+    """Traces the network for one text of any length, gives XNNPACK what it takes, and writes the program.
+
+    XNNPACK's own quantizer for `torch.export` quantizes: activations when it runs, or by ranges that it measures.
+    """
+    from transformers.exporters.configs import ExecutorchConfig
+    from transformers.exporters.exporter_executorch import ExecutorchExporter
 
     # XNNPACK's reshape has room for one size that is open, so the number of rows is not.
-    config = ExecutorchConfig(backend="xnnpack", dynamic=True, dynamic_shapes=dynamic_shapes(network, rows=1))
+    config = ExecutorchConfig(
+        backend="xnnpack",
+        dynamic=True,
+        dynamic_shapes=dynamic_shapes(network, rows=1),
+        quantizer=_quantizer(quantize, calibration),
+    )
     program = ExecutorchExporter().export(network, example_inputs(network, rows=1), config=config).program
     ExecutorchExporter.save_program(program, path)
 
 
+def _quantizer(quantize: str | None, calibration: Batches) -> Any:
+    if quantize is None:
+        return None
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from transformers.exporters import PT2EQuantizer
+
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=quantize == "int8")
+    rows = [
+        {name: value[row : row + 1] for name, value in batch.items()}
+        for batch in calibration
+        for row in range(len(batch[INPUTS[0]]))
+    ]
+    return PT2EQuantizer(XNNPACKQuantizer().set_global(config), rows or None)
+
+
 def load(path: Path, task: Task, threads: int = 1) -> Run:
     """Runs a program, whose outputs are in the task's order; on as many threads as the runtime likes."""
+    import executorch.kernels.quantized  # noqa: F401 (registers what a quantized program calls)
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(path).load_method("forward")

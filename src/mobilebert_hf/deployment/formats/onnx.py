@@ -1,4 +1,4 @@
-"""ONNX, run by ONNX Runtime, transformers.js and Optimum."""
+"""ONNX, run by ONNX Runtime, transformers.js and Optimum. The files have the names that transformers.js looks for."""
 
 import io
 from contextlib import redirect_stdout
@@ -9,25 +9,49 @@ from transformers import PreTrainedModel
 
 from ...models.modeling_folded import FoldedMobileBertPreTrainedModel
 from ..check import Run
+from ..network import Batches
 from ..ort_encoder import lower
+from ..ort_int8 import lower_int8
+from ..quantization import quantize_static
 from ..tasks import Task, dynamic_shapes, example_inputs
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = 'pip install "mobilebert-hf[export]"'
-FILE = "onnx/model.onnx"
+FILES = {None: "onnx/model.onnx", "int8": "onnx/model_quantized.onnx", "int8-static": "onnx/model_int8.onnx"}
 
 
-def write(network: PreTrainedModel, task: Task, path: Path) -> None:
-    """Writes the network as one file, weights and all; a folded one in ONNX Runtime's own form (`ort_encoder.py`)."""
+def write(
+    network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
+) -> None:
+    """Writes the network as one file, weights and all.
+
+    A folded network, in float32 or statically quantized, is in ONNX Runtime's own form (`ort_encoder.py`,
+    `ort_int8.py`); `"int8"` has the weights rounded, and rounds activations when it runs.
+    """
     import onnx_ir
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
 
-    if isinstance(network, FoldedMobileBertPreTrainedModel):
+    quantizer = None
+    if quantize == "int8":
+        quantizer = _dynamic_quantizer()
+    elif quantize == "int8-static":
+        quantize_static(network, calibration)
+        lower_int8(network)
+    elif isinstance(network, FoldedMobileBertPreTrainedModel):
         lower(network)
-    config = OnnxConfig(dynamic=True, dynamic_shapes=dynamic_shapes(network))
+    config = OnnxConfig(dynamic=True, dynamic_shapes=dynamic_shapes(network), quantizer=quantizer)
     with redirect_stdout(io.StringIO()):  # torch.onnx tells each of its steps
         program: Any = OnnxExporter().export(network, example_inputs(network), config=config).program
     onnx_ir.save(program, str(path))
+
+
+def _dynamic_quantizer() -> Any:
+    from onnxruntime.quantization import QuantType
+    from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+
+    # Signed weights with unsigned activations are what CPUs have instructions for.
+    return OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(weight_type=QuantType.QInt8, per_channel=True))
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:

@@ -8,24 +8,50 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from ..check import Run
+from ..network import Batches
 from ..tasks import Task, dynamic_shapes, example_inputs
 
-PACKAGES = ("openvino",)
+PACKAGES = ("nncf", "openvino")
 INSTALL = 'pip install "mobilebert-hf[openvino]"'
-FILE = "openvino/openvino_model.xml"
+FILES = {
+    None: "openvino/openvino_model.xml",
+    "int8": "openvino/openvino_model_int8.xml",
+    "int8-static": "openvino/openvino_model_int8_static.xml",
+}
 
 
-def write(network: PreTrainedModel, task: Task, path: Path) -> None:
-    """Traces the network and writes the graph, and its weights into a `.bin` file beside it."""
-    from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
+def write(
+    network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
+) -> None:
+    """Traces the network and writes the graph, and its weights into a `.bin` file beside it.
 
-    config = OpenVINOConfig(dynamic=True, dynamic_shapes=dynamic_shapes(network))
+    NNCF quantizes: the weights alone, or weights and activations by ranges that it measures.
+    """
+    from transformers.exporters.configs import OpenVINOConfig
+    from transformers.exporters.exporter_openvino import OpenVINOExporter
+
+    config = OpenVINOConfig(
+        dynamic=True, dynamic_shapes=dynamic_shapes(network), quantizer=_quantizer(quantize, calibration)
+    )
     program = OpenVINOExporter().export(network, example_inputs(network), config=config).program
     OpenVINOExporter.save_program(program, path)
 
 
+def _quantizer(quantize: str | None, calibration: Batches) -> Any:
+    if quantize is None:
+        return None
+    import nncf
+    from transformers.exporters import NNCFOpenVINOQuantizer, NNCFQuantizationConfig, NNCFWeightCompressionConfig
+
+    if quantize == "int8":
+        return NNCFOpenVINOQuantizer(NNCFWeightCompressionConfig(mode=nncf.CompressWeightsMode.INT8_SYM))
+    return NNCFOpenVINOQuantizer(
+        NNCFQuantizationConfig(subset_size=len(calibration)), [dict(batch) for batch in calibration]
+    )
+
+
 def load(path: Path, task: Task, threads: int = 1) -> Run:
-    """Runs a file on OpenVINO's CPU plugin, in float32."""
+    """Runs a file on OpenVINO's CPU plugin, what is not of 8 bits in float32."""
     import openvino
 
     options: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """TFLite, the format the paper ran, run by LiteRT on phones: a text at a time, ids in int32."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..check import Run, row_by_row
+from ..network import Batches
 from ..tasks import INPUTS, Task, sample_inputs
 
-PACKAGES = ("litert_torch", "ai_edge_litert")
+PACKAGES = ("ai_edge_litert", "ai_edge_quantizer", "litert_torch")
 INSTALL = "see requirements-tflite.txt in this project's repository"
-FILE = "tflite/model.tflite"
+FILES = {
+    None: "tflite/model.tflite",
+    "int8": "tflite/model_int8.tflite",
+    "int8-static": "tflite/model_int8_static.tflite",
+}
 
 # Tokens of a text, padding included: the converter takes no shapes that are open.
 LENGTHS = (32, 64, 128, 256, 384, 512)
@@ -33,8 +38,13 @@ class _Named(nn.Module):
         return {name: outputs[name] for name in self.outputs}
 
 
-def write(network: PreTrainedModel, task: Task, path: Path) -> None:
-    """Converts the network for one text of each of `LENGTHS`: signatures `tokens_<length>`, with the same weights."""
+def write(
+    network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
+) -> None:
+    """Converts the network for one text of each of `LENGTHS`: signatures `tokens_<length>`, with the same weights.
+
+    AI Edge Quantizer quantizes: activations when it runs, or by ranges that it measures.
+    """
     import litert_torch
 
     longest = network.config.max_position_embeddings
@@ -45,6 +55,49 @@ def write(network: PreTrainedModel, task: Task, path: Path) -> None:
             module = _Named(network, task).eval()
             converter = converter.signature(f"tokens_{length}", module, sample_kwargs=inputs)
         converter.convert().export(str(path))
+        if quantize is not None:
+            _quantize(path, quantize, calibration)
+
+
+def _quantize(path: Path, quantize: str, calibration: Batches) -> None:
+    from ai_edge_quantizer import quantizer, recipe
+
+    tool = quantizer.Quantizer(str(path))
+    tool.load_quantization_recipe(recipe.dynamic_wi8_afp32() if quantize == "int8" else _static_recipe())
+    ranges = None
+    if tool.need_calibration:
+        rows = {signature: list(_rows(calibration, length)) for length, signature in _signatures(path).items()}
+        ranges = tool.calibrate(rows)
+    tool.quantize(ranges).export_model(str(path), overwrite=True)
+
+
+def _static_recipe() -> Any:
+    """Products in 8 bits; sums, attention and its mask stay in float32. The word table is rounded, too."""
+    from ai_edge_quantizer.qtyping import TFLOperationName
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+
+    recipe = RecipeManager()
+    recipe.add_static_config(".*", TFLOperationName.FULLY_CONNECTED, activation_num_bits=8, weight_num_bits=8)
+    recipe.add_weight_only_config(".*", TFLOperationName.EMBEDDING_LOOKUP, num_bits=8)
+    return recipe.get_quantization_recipe()
+
+
+def _signatures(path: Path) -> dict[int, str]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return {int(name.split("_")[1]): name for name in Interpreter(str(path)).get_signature_list()}
+
+
+def _rows(batches: Batches, length: int) -> Iterator[dict[str, np.ndarray]]:
+    """Each text by itself, cut or padded to `length`."""
+    for batch in batches:
+        arrays = {name: batch[name][:, :length].numpy() for name in INPUTS}
+        for row in range(len(arrays[INPUTS[0]])):
+            yield {name: _padded(value[row : row + 1], length) for name, value in arrays.items()}
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(values, ((0, 0), (0, length - values.shape[1]))).astype(np.int32)
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:
@@ -59,8 +112,7 @@ def load(path: Path, task: Task, threads: int = 1) -> Run:
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         tokens = inputs[INPUTS[0]].shape[1]
         length = min(length for length in runners if length >= tokens)
-        padded = {name: np.pad(inputs[name], ((0, 0), (0, length - tokens))).astype(np.int32) for name in INPUTS}
-        outputs = runners[length](**padded)
+        outputs = runners[length](**{name: _padded(inputs[name], length) for name in INPUTS})
         return {name: value[:, :tokens] if value.shape[1] == length else value for name, value in outputs.items()}
 
     return row_by_row(run)

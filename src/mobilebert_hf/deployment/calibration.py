@@ -1,0 +1,41 @@
+"""Text to measure ranges on."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from ..data import load_documents
+from .network import Batches
+
+TEXTS, ROWS = 128, 8
+
+
+def calibration_batches(corpus: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Batches:
+    """Batches of pairs of neighbouring texts from all over a corpus, so that both token types are there.
+
+    Args:
+        corpus: Files, folders, globs or Hub data sets (see `load_documents`).
+        tokenizer: The model's.
+        max_length: Tokens of a pair at most.
+
+    Returns:
+        `TEXTS` texts at most, in batches of `ROWS`.
+    """
+    documents = load_documents(corpus)
+    count = min(TEXTS, len(documents))
+    chosen = [documents[index * len(documents) // count]["text"] for index in range(count)]
+    # Enough characters for any number of tokens, cut in the middle.
+    halves = [(text[: 4 * max_length], text[4 * max_length : 8 * max_length]) for text in chosen]
+    return [
+        dict(
+            tokenizer(
+                *map(list, zip(*halves[start : start + ROWS], strict=True)),
+                max_length=max_length,
+                truncation=True,
+                padding=True,
+                return_tensors="pt",
+                return_token_type_ids=True,
+            )
+        )
+        for start in range(0, count, ROWS)
+    ]

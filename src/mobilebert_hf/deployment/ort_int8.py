@@ -1,0 +1,179 @@
+"""The statically quantized encoder in ONNX Runtime's own 8-bit operators.
+
+Products are `QLinearConv`, which adds the bias, cuts off below zero where a relu follows, and rounds to 8 bits again;
+query, key and value are products inside `QAttention`, which attends in float32. All of them take unsigned activations
+and signed weights, for which x86 has instructions. The state between layers is float32, that inside a layer 8-bit.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..models.modeling_folded import (
+    FoldedEncoder,
+    FoldedFeedForward,
+    FoldedLayer,
+    FoldedMobileBertModel,
+    FoldedResidual,
+)
+from .network import MASKED
+from .ort_encoder import FUSED
+from .quantization import Quantized, QuantizedLinear, ops
+
+
+def lower_int8(network: PreTrainedModel) -> None:
+    """Gives a network that `quantize_static` quantized this encoder; it can be traced then, and no longer run.
+
+    Raises:
+        ValueError: Its activation function is not relu.
+    """
+    if network.config.hidden_act != "relu":
+        raise ValueError(
+            f"hidden_act={network.config.hidden_act!r}: int8-static on ONNX Runtime goes with relu alone."
+        )
+    network.set_attn_implementation(FUSED)
+    base = cast(FoldedMobileBertModel, network.base_model)
+    base.set_submodule("encoder", OrtInt8Encoder(base.encoder))
+
+
+class OrtInt8Encoder(nn.Module):
+    """`FoldedEncoder` over [batch, seq, 1, channels]."""
+
+    def __init__(self, encoder: FoldedEncoder) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(OrtInt8Layer(cast(FoldedLayer, layer)) for layer in encoder.layer)
+        self.scale = nn.Parameter(encoder.scales[-1])
+
+    def forward(self, hidden_states: Tensor, mask: Tensor, record: None = None, **kwargs: Any) -> Tensor:
+        """[batch, seq, hidden_size] -> the same; the mask is [batch, seq], int32."""
+        states = hidden_states.unsqueeze(2)
+        for layer in self.layer:
+            states = layer(states, mask)
+        return states.squeeze(2) * self.scale
+
+
+class OrtInt8Layer(nn.Module):
+    """`FoldedLayer` over [batch, seq, 1, channels]."""
+
+    def __init__(self, layer: FoldedLayer) -> None:
+        super().__init__()
+        width = layer.config.intra_bottleneck_size
+        self.num_heads = width // layer.head_size
+        projection = cast(QuantizedLinear, cast(nn.Module, layer.projection))
+        self.input, self.context = _Place(layer.input), _Place(layer.context)
+        block = _Place(layer.block)
+        self.narrow_first = layer.narrow is not None
+        narrow = layer.narrow if self.narrow_first else projection
+        rows = slice(None) if self.narrow_first else slice(3 * width, None)
+        self.narrow = _Product(cast(QuantizedLinear, cast(nn.Module, narrow)), self.input, block, rows)
+        self.attended = block if self.narrow_first else self.input
+        self.attention_weight = nn.Buffer(projection.weight[: 3 * width].t().contiguous())
+        self.attention_scale = nn.Buffer(projection.scale[: 3 * width])
+        self.attention_zero = nn.Buffer(torch.zeros(3 * width, dtype=torch.int8))
+        self.attention_bias = nn.Buffer(projection.bias.detach()[: 3 * width])
+        self.steps = nn.ModuleList([_Residual(layer.attention, self.context, block)])
+        for ffn in cast(list[FoldedFeedForward], list(layer.ffn)):
+            before = cast(_Residual, self.steps[-1]).sum
+            inner = _Place(ffn.inner)
+            up = _Product(cast(QuantizedLinear, cast(nn.Module, ffn.up)), before, inner)
+            self.steps.append(_Residual(ffn.down, inner, before, up))
+        out = layer.output
+        before, self.branch = cast(_Residual, self.steps[-1]).sum, _Place(out.branch)
+        self.output = _Product(cast(QuantizedLinear, cast(nn.Module, out.dense)), before, self.branch)
+        self.keep = out.keep
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """[batch, seq, 1, hidden_size], float32 -> the same."""
+        inputs = self.input.quantize(states)
+        narrow = self.narrow(inputs)
+        context = self._attend((narrow if self.narrow_first else inputs).squeeze(2), mask)
+        hidden = self.context.quantize(context).unsqueeze(2)
+        for step in self.steps:
+            narrow = step(narrow if cast(_Residual, step).up is not None else hidden, narrow)
+        residual = states if self.keep is None else states * self.keep
+        return residual + self.branch.dequantize(self.output(narrow))
+
+    def _attend(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        place = self.attended
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::QAttention",
+            (
+                *(inputs, self.attention_weight, self.attention_bias, place.scale, self.attention_scale),
+                *(mask, place.zero_point, self.attention_zero),
+            ),
+            # The query's weight contains the scores' factor.
+            {"num_heads": self.num_heads, "scale": 1.0, "mask_filter_value": MASKED},
+            dtype=torch.float32,
+            shape=(*inputs.shape[:2], self.attention_weight.shape[1] // 3),
+        )
+
+
+class _Place(nn.Module):
+    """A quantization point's scale and zero point, as operators take them."""
+
+    def __init__(self, point: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(point, Quantized)
+        self.point = point
+        self.scale = nn.Buffer(torch.tensor(point.scale, dtype=torch.float32))
+        self.zero_point = nn.Buffer(torch.tensor(point.zero_point, dtype=torch.uint8))
+
+    def quantize(self, states: Tensor) -> Tensor:
+        """float32 -> uint8."""
+        return ops.quantize_per_tensor(states, *self.point.places)
+
+    def dequantize(self, states: Tensor) -> Tensor:
+        """uint8 -> float32."""
+        return ops.dequantize_per_tensor(states, *self.point.places)
+
+
+class _Product(nn.Module):
+    """A product with bias: 8 bits in, 8 bits out."""
+
+    def __init__(self, linear: QuantizedLinear, read: _Place, written: _Place, rows: slice = slice(None)) -> None:
+        super().__init__()
+        self.read, self.written = read, written
+        self.weight = nn.Buffer(linear.weight[rows][:, :, None, None].contiguous())
+        self.scale = nn.Buffer(linear.scale[rows])
+        self.zero_point = nn.Buffer(torch.zeros(len(self.scale), dtype=torch.int8))
+        bias = linear.bias.detach()[rows].double() / (self.scale.double() * read.point.scale)
+        self.bias = nn.Buffer(bias.round().clamp(-(2**31), 2**31 - 1).to(torch.int32))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[batch, seq, 1, in], uint8 -> [batch, seq, 1, out], uint8."""
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::QLinearConv",
+            (
+                *(states, self.read.scale, self.read.zero_point, self.weight, self.scale, self.zero_point),
+                *(self.written.scale, self.written.zero_point, self.bias),
+            ),
+            {"channels_last": 1, "kernel_shape": [1, 1]},
+            dtype=torch.uint8,
+            shape=(*states.shape[:3], self.weight.shape[0]),
+        )
+
+
+class _Residual(nn.Module):
+    """A residual step, with the product before it where there is one; all in 8 bits."""
+
+    def __init__(self, step: FoldedResidual, read: _Place, residual: _Place, up: _Product | None = None) -> None:
+        super().__init__()
+        self.up, self.residual, self.keep = up, residual, step.keep
+        self.branch, self.sum = _Place(step.branch), _Place(step.sum)
+        self.down = _Product(cast(QuantizedLinear, cast(nn.Module, step.dense)), read, self.branch)
+
+    def forward(self, states: Tensor, residual: Tensor) -> Tensor:
+        """[batch, seq, 1, in] and [batch, seq, 1, out], uint8 -> the latter."""
+        branch = self.down(states if self.up is None else self.up(states))
+        if self.keep is not None:
+            kept = self.residual.dequantize(residual) * self.keep
+            return self.sum.quantize(kept + self.branch.dequantize(branch))
+        places = [(place.scale, place.zero_point) for place in (self.residual, self.branch, self.sum)]
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::QLinearAdd",
+            (residual, *places[0], branch, *places[1], *places[2]),
+            dtype=torch.uint8,
+            shape=tuple(residual.shape),
+        )

@@ -1,0 +1,148 @@
+"""Eight bits: what is exported runs on its runtime, is small, and says nearly what the model says."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertTokenizer
+
+from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
+from mobilebert_hf.deployment import FORMATS, export
+from mobilebert_hf.deployment.calibration import calibration_batches
+from mobilebert_hf.deployment.network import prepare
+from mobilebert_hf.deployment.quantization import Quantized, QuantizedLinear, quantize_static
+from mobilebert_hf.deployment.tasks import load_student
+
+from .test_exporting import TINY, save
+
+CASES = [
+    ("onnx", "int8", {}),
+    ("onnx", "int8-static", {}),
+    ("onnx", "int8-static", TINY),
+    ("openvino", "int8", {}),
+    ("openvino", "int8-static", {}),
+    ("executorch", "int8", {}),
+    ("executorch", "int8-static", {}),
+    ("tflite", "int8", {}),
+    ("tflite", "int8-static", {}),
+]
+
+
+@pytest.fixture
+def calibration(tiny_corpus):
+    return [str(tiny_corpus)]
+
+
+@pytest.mark.parametrize(("format", "quantize", "fields"), CASES)
+def test_every_format_runs_in_eight_bits(format, quantize, fields, tiny_tokenizer, calibration, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer, **fields)
+    text = calibration if quantize == "int8-static" else ()
+    errors = export(model, tmp_path / "out", format, quantize, calibration=text)
+    assert 0 < max(errors.values()) <= 0.25
+    file = FORMATS[format].FILES[quantize]
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["graphs"][file]["quantize"] == quantize
+
+
+def test_files_of_one_model_lie_together(tiny_tokenizer, calibration, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    for quantize in (None, "int8", "int8-static"):
+        export(model, tmp_path / "out", "onnx", quantize, calibration=calibration if quantize == "int8-static" else ())
+    files = {path.name for path in (tmp_path / "out" / "onnx").iterdir()}
+    assert files == {"model.onnx", "model_quantized.onnx", "model_int8.onnx"}
+    graphs = json.loads((tmp_path / "out" / "export.json").read_text())["graphs"]
+    assert {name: graph["quantize"] for name, graph in graphs.items()} == {
+        "onnx/model.onnx": None,
+        "onnx/model_quantized.onnx": "int8",
+        "onnx/model_int8.onnx": "int8-static",
+    }
+
+
+def test_the_graph_says_what_the_rounded_network_says(tiny_tokenizer, calibration, tmp_path):
+    """What 8 bits change, they change in PyTorch already; ONNX Runtime adds next to nothing."""
+    model = save(tmp_path / "model", tiny_tokenizer)
+    source, task = load_student(model)
+    batches = calibration_batches(calibration, tiny_tokenizer, 32)
+    network = prepare(source)
+    quantize_static(network, batches)
+    path = tmp_path / "model.onnx"
+    FORMATS["onnx"].write(prepare(source), task, path, "int8-static", batches)
+    run = FORMATS["onnx"].load(path, task)
+    exact, rounded, graph = [], [], []
+    with torch.inference_mode():
+        for batch in batches:
+            real = batch["attention_mask"].bool()
+            exact.append(source(**batch).start_logits[real])
+            rounded.append(network(**batch).start_logits[real])
+            outputs = run({name: value.numpy() for name, value in batch.items()})
+            graph.append(torch.from_numpy(outputs["start_logits"])[real])
+    exact, rounded, graph = torch.cat(exact), torch.cat(rounded), torch.cat(graph)
+    assert (graph - rounded).pow(2).mean() <= 0.25 * (rounded - exact).pow(2).mean()
+
+
+def test_weights_are_rounded_row_by_row():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(16, 4)
+    with torch.no_grad():
+        linear.weight.mul_(torch.tensor([[1e-3], [1.0], [1e3], [0.0]]))
+        rounded = QuantizedLinear(linear)
+        weight = rounded(torch.eye(16)).t() - linear.bias[:, None]
+    assert rounded.weight.dtype == torch.int8
+    assert ((weight - linear.weight).abs() <= 0.5001 * rounded.scale[:, None]).all()
+    assert rounded.weight.abs().amax(dim=1).tolist() == [127, 127, 127, 0]
+
+
+def test_activations_are_rounded_and_cut():
+    point = Quantized(scale=0.5, zero_point=10)
+    values = torch.tensor([-100.0, -5.0, -0.3, 0.0, 0.3, 1.24, 122.5, 1000.0])
+    assert point(values).tolist() == [-5.0, -5.0, -0.5, 0.0, 0.5, 1.0, 122.5, 122.5]
+
+
+def test_calibration_has_both_token_types_and_few_texts(tiny_tokenizer, calibration):
+    batches = calibration_batches(calibration, tiny_tokenizer, 24)
+    assert sum(len(batch["input_ids"]) for batch in batches) == 40
+    assert all(batch["input_ids"].shape[1] <= 24 for batch in batches)
+    assert all({0, 1} == set(batch["token_type_ids"].unique().tolist()) for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments", "message"),
+    [
+        ({}, {"quantize": "int4"}, "quantize='int4': expected one of int8, int8-static, or nothing for float32"),
+        ({}, {"quantize": "int8-static"}, "measures ranges on real text: name some as calibration"),
+        ({}, {"quantize": "int8", "calibration": ["x"]}, "calibration is for int8-static alone"),
+        (
+            {"normalization_type": "layer_norm"},
+            {"quantize": "int8-static", "calibration": ["x"]},
+            "needs a folded student; this one has normalization_type='layer_norm'",
+        ),
+        (
+            {"hidden_act": "gelu"},
+            {"quantize": "int8-static", "calibration": True},
+            "hidden_act='gelu': int8-static on ONNX Runtime goes with relu alone",
+        ),
+    ],
+)
+def test_what_cannot_be_quantized_is_said(fields, arguments, message, tiny_tokenizer, calibration, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer, **fields)
+    if arguments.get("calibration") is True:
+        arguments = {**arguments, "calibration": calibration}
+    with pytest.raises(ValueError, match=message):
+        export(model, tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("quantize", ["int8", "int8-static"])
+def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(format, quantize, calibration, tmp_path):
+    folder = tmp_path / "model"
+    torch.manual_seed(0)
+    MobileBertForQuestionAnswering(MobileBertConfig()).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(30_517))]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    BertTokenizer.from_pretrained(folder).save_pretrained(folder)
+    text = calibration if quantize == "int8-static" else ()
+    export(folder, tmp_path / "out", format, quantize, calibration=text, tolerance=np.inf)
+    graph = (tmp_path / "out" / FORMATS[format].FILES[quantize]).parent
+    assert sum(path.stat().st_size for path in graph.iterdir()) <= 27e6
