@@ -3,28 +3,34 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/installed
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup setup-dev demo test test-slow lint clean
 
-setup: $(INSTALLED)
+setup: $(VENV)/installed
 
-$(INSTALLED): pyproject.toml constraints.txt requirements-tflite.txt
+setup-dev: $(VENV)/installed-dev
+
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps -r requirements-tflite.txt
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-tflite.txt
+	$(INSTALL) -e '.[dev]'
+	$(INSTALL) --no-deps -r requirements-tflite.txt
 	touch $@
 
 demo: setup
 	$(BIN)/mobilebert-hf demo --output runs/demo
 
-test: setup
+test: setup-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
-test-slow: setup
+test-slow: setup-dev
 	$(BIN)/python -m pytest -m slow
 
-lint: setup
+lint: setup-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

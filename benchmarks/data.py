@@ -36,7 +36,6 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 from transformers import AutoModelForPreTraining, PreTrainedTokenizerBase, TrainerCallback
 
-from machine import describe_machine
 from mobilebert_hf.data import (
     LengthGroupedBatches,
     PretrainingCollator,
@@ -50,6 +49,7 @@ from mobilebert_hf.distillation import DistillationTrainer, initialize_from_teac
 from mobilebert_hf.distillation.initialization import MATCHED_FIELDS
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS as DISTILLATION
 from mobilebert_hf.files import write_aside
+from mobilebert_hf.machine import describe_machine
 from mobilebert_hf.pretraining import ModelArguments
 from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS as PRETRAINING
 from mobilebert_hf.progress import show_progress

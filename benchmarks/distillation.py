@@ -33,12 +33,12 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from machine import describe_machine
 from mobilebert_hf import IBBertConfig, IBBertForPreTraining, MobileBertConfig, MobileBertForPreTraining
 from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer, Stage
 from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.objectives import LAYER_NORM_EPSILON
 from mobilebert_hf.files import write_aside
+from mobilebert_hf.machine import describe_machine
 from mobilebert_hf.pretraining import parameter_groups
 from mobilebert_hf.pretraining.trainer import encoder_inputs
 from mobilebert_hf.tables import terminal_table

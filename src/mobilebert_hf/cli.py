@@ -80,6 +80,27 @@ def export(
 
 
 @app.command()
+def benchmark(
+    output: Annotated[Path, typer.Argument(help="Folder for results and graphs.")],
+    model: Annotated[
+        str | None, typer.Option(help="Hub id or folder of a student; random weights by default.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="pytorch, onnx, openvino or tflite; all by default.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="For each runtime.")] = 2,
+    shape: Annotated[list[str] | None, typer.Option(help="Rows and tokens, as 1x128; four by default.")] = None,
+    seconds: Annotated[float, typer.Option(help="For each network, precision and shape.")] = 5.0,
+) -> None:
+    """Times a student on this machine beside stock MobileBERT, DistilBERT and BERT_BASE, on every runtime."""
+    from .deployment.benchmark import run_benchmark
+    from .deployment.benchmark.run import RUNTIMES, SHAPES, parse_shape
+
+    shapes = [parse_shape(text) for text in shape] if shape else SHAPES
+    run_benchmark(output, model, runtime or list(RUNTIMES), threads, shapes, seconds)
+
+
+@app.command()
 def vocabulary(
     corpus: Annotated[list[str], typer.Argument(help="Files, folders, globs, or Hub data sets.")],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],

@@ -1,7 +1,6 @@
 """A published question-answering model in transformers 4.57, in an environment of its own."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +10,9 @@ from transformers import AutoTokenizer, pipeline
 
 from mobilebert_hf.data import load_tokenizer
 
+from ..older import install_older
+
 MODEL = Path(__file__).parents[1] / "fixtures" / "question_answering" / "model"
-# What differs from this environment; the rest is shared.
-OLDER = [
-    "transformers==4.57.6",
-    "huggingface_hub==0.36.0",
-    "tokenizers==0.22.2",
-    "requests",
-    "urllib3",
-    "idna",
-    "certifi",
-]
 ASK = """
 import json, sys, transformers
 answers = {"version": transformers.__version__}
@@ -35,17 +26,11 @@ CONTEXT = "The oldest stone bridge still in use crosses the river Meles. It was 
 
 @pytest.mark.slow
 def test_stock_and_published_pipeline_give_our_answers(tmp_path):
-    folder = tmp_path / "older"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-    installed = subprocess.run([*install, *OLDER, "charset_normalizer"], capture_output=True, text=True)
-    if "No matching distribution" in installed.stderr or "ConnectionError" in installed.stderr:
-        pytest.skip("the package index has no transformers 4.57.6")
-    assert installed.returncode == 0, installed.stderr[-2000:]
+    environment = install_older(tmp_path / "older")
     vocabulary = AutoTokenizer.from_pretrained(MODEL).get_vocab()
     (tmp_path / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n", encoding="utf-8")
     ours = pipeline("question-answering", model=str(MODEL), tokenizer=load_tokenizer(tmp_path / "vocab.txt"))
     ours.save_pretrained(tmp_path / "published")
-    environment = {**os.environ, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", ASK, str(tmp_path / "published"), CONTEXT]
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr[-2000:]

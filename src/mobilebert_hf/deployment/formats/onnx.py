@@ -1,10 +1,12 @@
 """ONNX, run by ONNX Runtime, transformers.js and Optimum. The files have the names that transformers.js looks for."""
 
 import io
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from ...models.modeling_folded import FoldedMobileBertPreTrainedModel
@@ -61,5 +63,9 @@ def load(path: Path, task: Task, threads: int = 1) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda inputs: dict(zip(names, session.run(None, dict(inputs)), strict=True))
+    takes, gives = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(gives, session.run(None, {name: inputs[name] for name in takes}), strict=True))
+
+    return run

@@ -60,8 +60,10 @@ def load(path: Path, task: Task, threads: int = 1) -> Run:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     compiled = openvino.Core().compile_model(str(path), "CPU", options)
+    takes = [port.get_any_name() for port in compiled.inputs]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {output.get_any_name(): value.copy() for output, value in compiled(dict(inputs)).items()}
+        outputs = compiled({name: inputs[name] for name in takes})
+        return {output.get_any_name(): value.copy() for output, value in outputs.items()}
 
     return run

@@ -1,7 +1,7 @@
 """TFLite, the format the paper ran, run by LiteRT on phones: a text at a time, ids in int32."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ LENGTHS = (32, 64, 128, 256, 384, 512)
 class _Named(nn.Module):
     """The network with the task's outputs and no others."""
 
-    def __init__(self, network: PreTrainedModel, task: Task) -> None:
+    def __init__(self, network: nn.Module, task: Task) -> None:
         super().__init__()
         self.network, self.outputs = network, task.outputs
 
@@ -41,16 +41,29 @@ class _Named(nn.Module):
 def write(
     network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
 ) -> None:
-    """Converts the network for one text of each of `LENGTHS`: signatures `tokens_<length>`, with the same weights.
+    """Converts the network for one text of each of `LENGTHS` that it takes."""
+    longest = network.config.max_position_embeddings
+    lengths = {*(length for length in LENGTHS if length < longest), min(longest, max(LENGTHS))}
+    convert(network, task, path, sorted(lengths), quantize, calibration)
+
+
+def convert(
+    network: nn.Module,
+    task: Task,
+    path: Path,
+    lengths: Sequence[int],
+    quantize: str | None = None,
+    calibration: Batches = (),
+) -> None:
+    """Converts a network for one text of each length: signatures `tokens_<length>`, with the same weights.
 
     AI Edge Quantizer quantizes: activations when it runs, or by ranges that it measures.
     """
     import litert_torch
 
-    longest = network.config.max_position_embeddings
     converter: Any = litert_torch
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it tells each of its steps
-        for length in sorted({*(length for length in LENGTHS if length < longest), min(longest, max(LENGTHS))}):
+        for length in lengths:
             inputs = {name: value.int() for name, value in sample_inputs(network, 1, length).items()}
             module = _Named(network, task).eval()
             converter = converter.signature(f"tokens_{length}", module, sample_kwargs=inputs)

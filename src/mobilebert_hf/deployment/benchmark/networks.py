@@ -1,0 +1,156 @@
+"""What is compared: a student as this package exports it, and others the best way that their own tools have."""
+
+import inspect
+import io
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from ...models import MobileBertConfig, MobileBertForQuestionAnswering, fold
+from ..formats import FORMATS, tflite
+from ..network import Batches, prepare
+from ..tasks import INPUTS, Task, dynamic_shapes, load_student, sample_inputs
+
+OURS = "MobileBERT, this package"
+STOCK = "MobileBERT, transformers"
+BERT = "BERT_BASE"
+TASK = Task("question-answering", "AutoModelForQuestionAnswering", ("start_logits", "end_logits"))
+
+
+def build_networks(model: str | None) -> dict[str, PreTrainedModel]:
+    """Every network with a question-answering head or the student's own; random weights but for a `model` given.
+
+    Args:
+        model: Hub id or folder of a student; by default a MobileBERT of the paper's size.
+    """
+    torch.manual_seed(0)
+    if model is None:
+        ours: PreTrainedModel = MobileBertForQuestionAnswering(MobileBertConfig())
+    else:
+        ours, _ = load_student(model)
+    fields = {**ours.config.to_dict(), "architectures": None}
+    networks = {
+        OURS: ours,
+        STOCK: transformers.MobileBertForQuestionAnswering(transformers.MobileBertConfig(**fields)),
+        "DistilBERT": transformers.DistilBertForQuestionAnswering(transformers.DistilBertConfig()),
+        BERT: transformers.BertForQuestionAnswering(transformers.BertConfig()),
+    }
+    return {name: network.eval() for name, network in networks.items()}
+
+
+def network_inputs(network: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Those of the inputs that a network takes; DistilBERT takes no token types."""
+    taken = inspect.signature(network.forward).parameters
+    return {name: value for name, value in inputs.items() if name in taken}
+
+
+def count_flops(network: PreTrainedModel, length: int) -> int:
+    """Of one text of `length` tokens: two for each multiplication of a matrix product."""
+    counter = FlopCounterMode(display=False)
+    attention = network.config._attn_implementation
+    network.set_attn_implementation("eager")  # whose products are seen
+    with counter, torch.inference_mode():
+        network(**network_inputs(network, sample_inputs(network, 1, length)))
+    network.set_attn_implementation(attention)
+    return counter.get_total_flops()
+
+
+def prepare_pytorch(name: str, network: PreTrainedModel) -> PreTrainedModel:
+    """A network as it is fast in PyTorch: the student folded."""
+    return fold(network) if name == OURS else network
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A runtime (a format, or `"pytorch"`), a precision, and the lengths of text that are timed."""
+
+    runtime: str
+    int8: bool
+    lengths: tuple[int, ...]
+
+    @property
+    def precision(self) -> str:
+        """As results and files call it."""
+        return "int8" if self.int8 else "float32"
+
+    def batches(self, network: PreTrainedModel) -> Batches:
+        """What ranges are measured on: random text is all that random weights need."""
+        return [sample_inputs(network, 2, min(128, max(self.lengths)), seed) for seed in range(2)]
+
+
+def write_ours(network: PreTrainedModel, path: Path, setting: Setting) -> None:
+    """The student by this package; in 8 bits statically quantized but for LiteRT, which is faster dynamically."""
+    task = Task("any", "AutoModel", tuple(network(**sample_inputs(network, 1, 8)).keys()))
+    if setting.runtime == "tflite":
+        tflite.convert(prepare(network), task, path, setting.lengths, "int8" if setting.int8 else None)
+    elif setting.int8:
+        FORMATS[setting.runtime].write(prepare(network), task, path, "int8-static", setting.batches(network))
+    else:
+        FORMATS[setting.runtime].write(prepare(network), task, path)
+
+
+def write_stock(network: PreTrainedModel, path: Path, setting: Setting) -> None:
+    """Another network by the library's exporters and the runtimes' quantizers, with the options that are fastest."""
+    EXPORTERS[setting.runtime](network, path, setting)
+
+
+def _onnx(network: PreTrainedModel, path: Path, setting: Setting) -> None:
+    import onnx_ir
+    from onnxruntime.quantization import QuantType
+    from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    dynamic = OnnxRuntimeDynamicConfig(weight_type=QuantType.QInt8)
+    quantizer = OnnxRuntimeQuantizer(dynamic) if setting.int8 else None
+    config = OnnxConfig(dynamic=True, dynamic_shapes=_shapes(network), ort_fusions="cpu", quantizer=quantizer)
+    with redirect_stdout(io.StringIO()):
+        program: Any = OnnxExporter().export(network, _example(network), config=config).program
+    onnx_ir.save(program, str(path))
+
+
+def _openvino(network: PreTrainedModel, path: Path, setting: Setting) -> None:
+    from transformers.exporters import NNCFOpenVINOQuantizer, NNCFQuantizationConfig
+    from transformers.exporters.configs import OpenVINOConfig
+    from transformers.exporters.exporter_openvino import OpenVINOExporter
+
+    rows = [network_inputs(network, dict(batch)) for batch in setting.batches(network)]
+    quantizer = NNCFOpenVINOQuantizer(NNCFQuantizationConfig(subset_size=len(rows)), rows) if setting.int8 else None
+    config = OpenVINOConfig(dynamic=True, dynamic_shapes=_shapes(network), quantizer=quantizer)
+    program = OpenVINOExporter().export(network, _example(network), config=config).program
+    OpenVINOExporter.save_program(program, path)
+
+
+def _tflite(network: PreTrainedModel, path: Path, setting: Setting) -> None:
+    tflite.convert(_Adapter(network), TASK, path, setting.lengths, "int8" if setting.int8 else None)
+
+
+EXPORTERS: dict[str, Callable[..., None]] = {"onnx": _onnx, "openvino": _openvino, "tflite": _tflite}
+
+
+class _Adapter(nn.Module):
+    """A network that takes the three inputs, whichever it uses."""
+
+    def __init__(self, network: PreTrainedModel) -> None:
+        super().__init__()
+        self.network, self.config = network, network.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Any:
+        values = dict(zip(INPUTS, (input_ids, attention_mask, token_type_ids), strict=True))
+        return self.network(**network_inputs(self.network, values))
+
+
+def _shapes(network: PreTrainedModel) -> dict[str, Any]:
+    return network_inputs(network, dynamic_shapes(network))
+
+
+def _example(network: PreTrainedModel) -> dict[str, Any]:
+    return network_inputs(network, dict(sample_inputs(network, 2, 16)))

@@ -1,0 +1,72 @@
+"""The results of the benchmark as a table and a plot."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from ...files import written_aside
+from ...tables import terminal_table
+from .networks import BERT, OURS
+
+HEADINGS = ("runtime", "precision", "network", "median", "p90", "texts/s", "than BERT_BASE", "file", "memory")
+COLORS = ("#0072b2", "#56b4e9", "#e69f00", "#999999")
+
+
+def cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
+    """The rows of one shape as text, the first one the heading; speed is relative to BERT_BASE in the same row."""
+    chosen = [row for row in results["rows"] if (row["rows"], row["tokens"]) == (rows, tokens)]
+    bert = {(row["runtime"], row["precision"]): row["median_ms"] for row in chosen if row["network"] == BERT}
+    lines = [
+        [
+            *(row["runtime"], row["precision"], row["network"]),
+            *(f"{row['median_ms']:.1f} ms", f"{row['p90_ms']:.1f} ms", f"{row['texts_per_second']:,.0f}"),
+            f"{bert[row['runtime'], row['precision']] / row['median_ms']:.2f}x",
+            "" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f} MB",
+            f"{row['peak_memory'] / 1e6:,.0f} MB",
+        ]
+        for row in chosen
+    ]
+    return [list(HEADINGS), *lines]
+
+
+def table(results: dict[str, Any]) -> Table:
+    """The rows of the first shape."""
+    first = results["rows"][0]
+    title = f"{first['rows']} x {first['tokens']} tokens, {results['threads']} threads, {results['machine']['cpu']}"
+    return terminal_table(cells(results, first["rows"], first["tokens"]), title)
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Latency against the file's size, of the first shape; a point a network, runtime and precision."""
+    first = results["rows"][0]
+    shape = first["rows"], first["tokens"]
+    rows = [row for row in results["rows"] if (row["rows"], row["tokens"]) == shape and row["bytes"] is not None]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    for row in rows:
+        color = COLORS[networks.index(row["network"]) % len(COLORS)]
+        axes.plot(
+            [row["bytes"] / 1e6],
+            [row["median_ms"]],
+            marker="osD^"[runtimes.index(row["runtime"]) % 4],
+            color=color,
+            markerfacecolor=color if row["precision"] == "float32" else "none",
+            markersize=9 if row["network"] == OURS else 7,
+            linestyle="",
+        )
+    for index, name in enumerate(networks):
+        axes.plot([], [], color=COLORS[index % len(COLORS)], marker="o", linestyle="", label=name)
+    for index, name in enumerate(runtimes):
+        axes.plot([], [], color="0.3", marker="osD^"[index % 4], linestyle="", label=name)
+    axes.plot([], [], color="0.3", marker="o", markerfacecolor="none", linestyle="", label="int8 (float32 is filled)")
+    axes.set(xscale="log", yscale="log", xlabel="file, MB", ylabel=f"median latency, ms ({shape[0]} x {shape[1]})")
+    axes.set_title(f"Smaller and faster is down and left ({results['machine']['cpu']})", fontsize=10)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=130)

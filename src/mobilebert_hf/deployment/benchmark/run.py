@@ -1,0 +1,156 @@
+"""The benchmark: writes all graphs once, times each runtime in a process of its own, and shows table and plot."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from transformers import PreTrainedModel
+
+from ...files import write_aside, written_aside
+from ...machine import describe_machine
+from ..formats import FORMATS
+from .networks import OURS, Setting, build_networks, count_flops, write_ours, write_stock
+from .report import plot, table
+
+RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "tflite": "LiteRT"}
+SHAPES = ((1, 128), (1, 384), (16, 128), (16, 384))
+
+
+def run_benchmark(
+    output: Path,
+    model: str | None = None,
+    runtimes: Sequence[str] = tuple(RUNTIMES),
+    threads: int = 2,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+    seconds: float = 5.0,
+) -> dict[str, Any]:
+    """Times a student beside stock MobileBERT, DistilBERT and BERT_BASE on every runtime, in float32 and in 8 bits.
+
+    Args:
+        output: Folder for `results.json`, `results.png` and the graphs; graphs that are there are used again.
+        model: Hub id or folder of a student; by default random weights of MobileBERT's size, which are as fast.
+        runtimes: Of `RUNTIMES`.
+        threads: For each runtime.
+        shapes: Rows and tokens.
+        seconds: For each network, precision and shape.
+
+    Returns:
+        The results, as in `results.json`.
+
+    Raises:
+        ValueError: A runtime is unknown.
+    """
+    if unknown := [name for name in runtimes if name not in RUNTIMES]:
+        raise ValueError(f"runtimes={unknown}: expected some of {', '.join(RUNTIMES)}.")
+    networks = build_networks(model)
+    lengths = tuple(sorted({tokens for _, tokens in shapes}))
+    sizes = {
+        name: {
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "flops": {str(tokens): count_flops(network, tokens) for tokens in lengths},
+        }
+        for name, network in networks.items()
+    }
+    results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes, "rows": []}
+    settings = [
+        Setting(runtime, int8, lengths) for runtime in runtimes for int8 in (False, True)[: 1 + (runtime != "pytorch")]
+    ]
+    output.mkdir(parents=True, exist_ok=True)
+    with Progress(console=Console(stderr=True)) as progress:
+        todo = progress.add_task("", total=len(settings))
+        for setting in settings:
+            name = f"{RUNTIMES[setting.runtime]}, {setting.precision}"
+            progress.update(todo, description=f"{name}: exporting")
+            graphs = write_graphs(networks, output / "graphs", setting)
+            progress.update(todo, description=f"{name}: timing")
+            job = {
+                "format": setting.runtime,
+                "graphs": {key: str(path) for key, path in graphs.items()},
+                "threads": threads,
+                "shapes": shapes,
+                "seconds": seconds,
+                "model": model,
+            }
+            results["rows"] += _rows(job, {"runtime": RUNTIMES[setting.runtime], "precision": setting.precision})
+            write_aside(output / "results.json", json.dumps(results, indent=1) + "\n")
+            progress.advance(todo)
+    plot(results, output / "results.png")
+    Console().print(table(results))
+    return results
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """`"1x128"` as rows and tokens.
+
+    Raises:
+        ValueError: It is not of that form.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise ValueError(f"shape={text!r}: expected rows and tokens, as 1x128.")
+    return int(match[1]), int(match[2])
+
+
+def write_graphs(networks: dict[str, PreTrainedModel], folder: Path, setting: Setting) -> dict[str, Path]:
+    """The graph of each network, as far as it is not there."""
+    if setting.runtime == "pytorch":
+        return dict.fromkeys(networks, Path())
+    suffix = Path(FORMATS[setting.runtime].FILES[None]).suffix
+    paths = {}
+    for name, network in networks.items():
+        stem = "-".join([*re.findall(r"\w+", name.lower()), setting.precision])
+        if setting.runtime == "tflite":  # whose graphs have their lengths inside
+            stem += "".join(f"-{length}" for length in setting.lengths)
+        paths[name] = folder / setting.runtime / stem / f"graph{suffix}"
+        if not paths[name].exists():
+            paths[name].parent.parent.mkdir(parents=True, exist_ok=True)
+            with written_aside(paths[name].parent) as aside:
+                aside.mkdir()
+                write = write_ours if name == OURS else write_stock
+                write(network, aside / paths[name].name, setting)
+    return paths
+
+
+def _rows(job: dict[str, Any], labels: dict[str, str]) -> list[dict[str, Any]]:
+    """Times of all graphs together, and the memory of each by itself."""
+    times = _work(job)["times"]
+    rows = []
+    for name, path in job["graphs"].items():
+        alone = _work({**job, "graphs": {name: path}, "shapes": job["shapes"][:1], "seconds": 0.0})
+        for shape, by_name in times.items():
+            batch, tokens = parse_shape(shape)
+            middle = median(by_name[name])
+            rows.append(
+                {
+                    **labels,
+                    "network": name,
+                    "rows": batch,
+                    "tokens": tokens,
+                    "median_ms": middle,
+                    "p90_ms": float(np.percentile(by_name[name], 90)),
+                    "texts_per_second": 1e3 * batch / middle,
+                    "bytes": _size(Path(path)) if job["format"] != "pytorch" else None,
+                    "peak_memory": alone["peak_memory"],
+                }
+            )
+    return rows
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.parent.iterdir())
+
+
+def _work(job: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "mobilebert_hf.deployment.benchmark.worker"]
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"Timing {job['format']} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout[done.stdout.index('{"times"') :])

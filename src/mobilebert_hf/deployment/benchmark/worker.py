@@ -1,0 +1,94 @@
+"""The process that times one runtime: every graph in turns, so that what disturbs the machine disturbs all of them.
+
+    python -m mobilebert_hf.deployment.benchmark.worker < job.json > times.json
+
+Runtimes have their own pools of threads, which spin; so each has its own process.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..check import Run
+from ..formats import FORMATS
+from ..tasks import INPUTS
+from .networks import TASK, build_networks, network_inputs, prepare_pytorch
+
+
+def main() -> None:
+    """Reads a job from standard input and writes its times to standard output."""
+    job = json.load(sys.stdin)
+    json.dump(measure(job), sys.stdout)
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Times every graph of a job.
+
+    Args:
+        job: `format`, `threads`, `graphs` (from name to path), `shapes` ([rows, tokens]), `seconds` for each graph
+            and shape; `model` for PyTorch.
+
+    Returns:
+        From shape, as `"1x128"`, to name to the milliseconds of each call; and `peak_memory`, bytes of this process.
+    """
+    runs = _load(job)
+    times: dict[str, Any] = {}
+    for rows, tokens in job["shapes"]:
+        inputs = _inputs(rows, tokens)
+        calls = {name: _bind(run, inputs) for name, run in runs.items()}
+        times[f"{rows}x{tokens}"] = _race(calls, job["seconds"])
+    return {"times": times, "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def _load(job: dict[str, Any]) -> dict[str, Run]:
+    if job["format"] != "pytorch":
+        load = FORMATS[job["format"]].load
+        return {name: load(Path(path), TASK, job["threads"]) for name, path in job["graphs"].items()}
+    torch.set_num_threads(job["threads"])
+    networks = build_networks(job["model"])
+    return {name: _pytorch(prepare_pytorch(name, networks[name])) for name in job["graphs"]}
+
+
+def _pytorch(network: Any) -> Run:
+    @torch.inference_mode()
+    def run(inputs: Any) -> Any:
+        return network(**network_inputs(network, {name: torch.from_numpy(value) for name, value in inputs.items()}))
+
+    return run
+
+
+def _inputs(rows: int, tokens: int) -> dict[str, np.ndarray]:
+    """Texts without padding, which all networks would compute alike."""
+    ids = np.random.default_rng(0).integers(1, 100, (rows, tokens))
+    return dict(zip(INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
+
+
+def _bind(run: Run, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
+    return lambda: run(inputs)
+
+
+def _race(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
+    """Runs all of them in turns: in each, a call to warm the caches, and a few that count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    deadline = time.monotonic() + seconds * len(calls)
+    while time.monotonic() < deadline or len(next(iter(times.values()))) < 3:
+        for name, call in calls.items():
+            call()
+            for _ in range(3):
+                start = time.perf_counter()
+                call()
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+if __name__ == "__main__":
+    main()

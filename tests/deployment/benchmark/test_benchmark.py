@@ -1,0 +1,118 @@
+"""The benchmark's parts on small networks, and all of it by its command (slow)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+
+from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
+from mobilebert_hf.deployment.benchmark import networks, run_benchmark
+from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops
+from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells
+from mobilebert_hf.deployment.benchmark.run import parse_shape
+
+SIZES = {"vocab_size": 200, "num_hidden_layers": 2, "max_position_embeddings": 64}
+
+
+def small_networks(model):
+    """All four kinds, as small as they get."""
+    torch.manual_seed(0)
+    student = {"hidden_size": 64, "embedding_size": 32, "intra_bottleneck_size": 32, "intermediate_size": 64, **SIZES}
+    bert = transformers.BertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=64, **SIZES)
+    distilbert = transformers.DistilBertConfig(
+        vocab_size=200, n_layers=2, dim=32, hidden_dim=64, n_heads=4, max_position_embeddings=64
+    )
+    ours = MobileBertForQuestionAnswering(MobileBertConfig(**student))
+    built = {
+        OURS: ours,
+        STOCK: transformers.MobileBertForQuestionAnswering(transformers.MobileBertConfig(**ours.config.to_dict())),
+        "DistilBERT": transformers.DistilBertForQuestionAnswering(distilbert),
+        BERT: transformers.BertForQuestionAnswering(bert),
+    }
+    return {name: network.eval() for name, network in built.items()}
+
+
+@pytest.mark.parametrize(
+    "runtime", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "tflite"))]
+)
+def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
+    results = run_benchmark(tmp_path, runtimes=[runtime], threads=1, shapes=[(1, 16), (2, 16)], seconds=0.0)
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert (tmp_path / "results.png").stat().st_size > 10_000
+    keys = {(row["network"], row["precision"], row["rows"]) for row in results["rows"]}
+    assert len(keys) == len(results["rows"]) == 4 * 2 * 2
+    for row in results["rows"]:
+        assert 0 < row["median_ms"] <= row["p90_ms"]
+        assert row["texts_per_second"] == pytest.approx(1e3 * row["rows"] / row["median_ms"])
+        assert row["bytes"] > 10_000
+        assert row["peak_memory"] > 50e6
+    by_precision = {
+        row["precision"]: row["bytes"] for row in results["rows"] if row["network"] == BERT and row["rows"] == 1
+    }
+    assert by_precision["int8"] < by_precision["float32"]
+
+
+def test_products_are_counted():
+    built = small_networks(None)
+    length, width, inner, layers = 16, 32, 64, 2
+    dense = layers * (4 * width * width + 2 * width * inner) + 2 * width
+    attention = layers * 2 * length * width
+    assert count_flops(built[BERT], length) == 2 * length * (dense + attention)
+
+
+def test_the_paper_says_the_same_of_the_networks_of_its_size():
+    """Table 1 of the paper: 25.3M parameters and 5.7 GFLOPs at 128 tokens; BERT_BASE has 109M and 22.5."""
+    built = networks.build_networks(None)
+    assert sum(parameter.numel() for parameter in built[OURS].parameters()) == pytest.approx(25.3e6, rel=0.04)
+    assert count_flops(built[OURS], 128) == pytest.approx(5.7e9, rel=0.06)
+    assert count_flops(built[BERT], 128) == pytest.approx(22.5e9, rel=0.02)
+
+
+def test_speed_is_told_against_bert_of_the_same_runtime_and_precision():
+    def row(network, precision, milliseconds):
+        return {
+            "runtime": "ONNX Runtime",
+            "precision": precision,
+            "network": network,
+            "rows": 1,
+            "tokens": 128,
+            "median_ms": milliseconds,
+            "p90_ms": milliseconds,
+            "texts_per_second": 1e3 / milliseconds,
+            "bytes": 1_000_000,
+            "peak_memory": 2_000_000,
+        }
+
+    rows = [row(OURS, "float32", 20.0), row(BERT, "float32", 90.0), row(OURS, "int8", 10.0), row(BERT, "int8", 30.0)]
+    heading, *lines = cells({"rows": rows}, 1, 128)
+    assert heading == list(HEADINGS)
+    assert [line[6] for line in lines] == ["4.50x", "1.00x", "3.00x", "1.00x"]
+
+
+@pytest.mark.parametrize("text", ["128", "0x128", "1x", "1 x 128"])
+def test_a_shape_that_is_none_is_refused(text):
+    assert parse_shape("16x384") == (16, 384)
+    with pytest.raises(ValueError, match="expected rows and tokens, as 1x128"):
+        parse_shape(text)
+
+
+def test_an_unknown_runtime_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"runtimes=\['ncnn'\]: expected some of pytorch, onnx, openvino, tflite"):
+        run_benchmark(tmp_path, runtimes=["ncnn"])
+
+
+@pytest.mark.slow
+def test_the_command_times_networks_of_full_size(tmp_path):
+    script = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "benchmark", str(tmp_path / "out")]
+    options = ["--runtime", "pytorch", "--runtime", "onnx", "--shape", "1x128", "--seconds", "1"]
+    done = subprocess.run([*script, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert len(rows) == 4 + 8
+    times = {(row["runtime"], row["precision"], row["network"]): row["median_ms"] for row in rows}
+    for runtime, precision in {key[:2] for key in times}:
+        assert times[runtime, precision, OURS] < times[runtime, precision, BERT]
