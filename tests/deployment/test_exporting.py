@@ -73,6 +73,7 @@ def test_the_folder_is_what_others_load(tiny_tokenizer, tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "mobilebert"
     assert AutoConfig.from_pretrained(tmp_path / "out").architectures == ["MobileBertForQuestionAnswering"]
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == len(tiny_tokenizer)
+    assert b"mobilebert_hf" not in (tmp_path / "out" / "onnx" / "model.onnx").read_bytes(), "it tells of our files"
     graph = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph
     assert [value.name for value in graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
     assert all(dimension.dim_param for value in graph.input for dimension in value.type.tensor_type.shape.dim)
@@ -94,7 +95,9 @@ def test_every_format_says_what_the_model_says(format, head, fields, tiny_tokeni
     errors = export(model, tmp_path / "out", format)
     assert set(errors) == set(TASKS[head].outputs)
     assert max(errors.values()) <= 1e-5
-    assert (tmp_path / "out" / FORMATS[format].FILES[None]).is_file()
+    graph = tmp_path / "out" / FORMATS[format].FILES[None]
+    for path in graph.parent.iterdir():
+        assert b"modeling_folded.py" not in path.read_bytes(), "it tells of our files"
 
 
 def test_a_folded_graph_has_fewer_products(tiny_tokenizer, tmp_path):

@@ -36,6 +36,22 @@ def lower_int8(network: PreTrainedModel) -> None:
     network.set_attn_implementation(FUSED)
     base = cast(FoldedMobileBertModel, network.base_model)
     base.set_submodule("encoder", OrtInt8Encoder(base.encoder))
+    projection = cast(nn.Sequential, cast(nn.Module, base.embeddings.embedding_transformation))
+    base.embeddings.set_submodule("embedding_transformation", OrtInt8Projection(projection))
+
+
+class OrtInt8Projection(nn.Module):
+    """The product of the trigram with the points around it."""
+
+    def __init__(self, projection: nn.Sequential) -> None:
+        super().__init__()
+        read, linear, written = projection
+        self.read, self.written = _Place(read), _Place(written)
+        self.product = _Product(cast(QuantizedLinear, linear), self.read, self.written)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """[batch, seq, in], float32 -> [batch, seq, hidden_size], float32."""
+        return self.written.dequantize(self.product(self.read.quantize(words).unsqueeze(2)).squeeze(2))
 
 
 class OrtInt8Encoder(nn.Module):

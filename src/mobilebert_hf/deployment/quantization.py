@@ -38,10 +38,8 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        largest = linear.weight.detach().abs().amax(dim=1)
-        self.scale = nn.Buffer((largest / 127).clamp(min=torch.finfo(torch.float32).tiny))
-        self.zero_point = nn.Buffer(torch.zeros_like(largest, dtype=torch.int64))
-        self.weight = nn.Buffer((linear.weight.detach() / self.scale[:, None]).round().to(torch.int8))
+        self.scale, self.weight = _round_rows(linear.weight)
+        self.zero_point = nn.Buffer(torch.zeros_like(self.scale, dtype=torch.int64))
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
@@ -52,23 +50,48 @@ class QuantizedLinear(nn.Module):
         return nn.functional.linear(states, weight, self.bias)
 
 
+class QuantizedEmbedding(nn.Module):
+    """`nn.Embedding` with a table of 8 bits: row r is scale[r] * weight[r]."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.scale, self.weight = _round_rows(embedding.weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[...] -> [..., width]."""
+        return self.weight[ids].to(self.scale.dtype) * self.scale[ids][..., None]
+
+
+def _round_rows(weight: Tensor) -> tuple[nn.Buffer, nn.Buffer]:
+    """A scale a row, and the rows in int8, symmetric."""
+    largest = weight.detach().abs().amax(dim=1)
+    scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    return nn.Buffer(scale), nn.Buffer((weight.detach() / scale[:, None]).round().to(torch.int8))
+
+
 @torch.inference_mode()
 def quantize_static(network: PreTrainedModel, calibration: Batches) -> None:
-    """Quantizes the encoder of a folded network in place.
+    """Quantizes embeddings and encoder of a folded network in place.
 
     Args:
         network: The network.
         calibration: Real text, to measure ranges on.
     """
-    encoder = cast(FoldedMobileBertModel, network.base_model).encoder
-    for layer in encoder.layer:
+    base = cast(FoldedMobileBertModel, network.base_model)
+    projection = base.embeddings.embedding_transformation
+    base.embeddings.set_submodule(
+        "embedding_transformation", nn.Sequential(QuantizationPoint(), projection, QuantizationPoint())
+    )
+    for layer in base.encoder.layer:
         # The state between layers is rounded where products read it, and nowhere else.
         cast(FoldedLayer, layer).output.set_submodule("sum", nn.Identity())
-    _replace(encoder, QuantizationPoint, lambda point: HistogramObserver(dtype=torch.quint8))
+    _replace(base, QuantizationPoint, lambda point: HistogramObserver(dtype=torch.quint8))
     for batch in calibration:
         network(**batch)
-    _replace(encoder, HistogramObserver, _as_point)
-    _replace(encoder, nn.Linear, lambda linear: QuantizedLinear(cast(nn.Linear, linear)))
+    _replace(base, HistogramObserver, _as_point)
+    for part in (base.embeddings, base.encoder):  # a pooler stays as it is
+        _replace(part, nn.Linear, lambda linear: QuantizedLinear(cast(nn.Linear, linear)))
+    _replace(base.embeddings, nn.Embedding, lambda table: QuantizedEmbedding(cast(nn.Embedding, table)))
 
 
 def _as_point(observer: nn.Module) -> Quantized:

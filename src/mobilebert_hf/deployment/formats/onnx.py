@@ -31,6 +31,7 @@ def write(
     `ort_int8.py`); `"int8"` has the weights rounded, and rounds activations when it runs.
     """
     import onnx_ir
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
@@ -45,6 +46,8 @@ def write(
     config = OnnxConfig(dynamic=True, dynamic_shapes=dynamic_shapes(network), quantizer=quantizer)
     with redirect_stdout(io.StringIO()):  # torch.onnx tells each of its steps
         program: Any = OnnxExporter().export(network, example_inputs(network), config=config).program
+    # Each node has where in this machine's files it comes from.
+    ClearMetadataAndDocStringPass()(program)
     onnx_ir.save(program, str(path))
 
 
