@@ -43,7 +43,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     first = results["rows"][0]
     shape = first["rows"], first["tokens"]
     rows = [row for row in results["rows"] if (row["rows"], row["tokens"]) == shape and row["bytes"] is not None]
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
     networks = list(dict.fromkeys(row["network"] for row in rows))
@@ -65,8 +65,12 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.plot([], [], color="0.3", marker="o", markerfacecolor="none", linestyle="", label="int8 (float32 is filled)")
     axes.set(xscale="log", yscale="log", xlabel="file, MB", ylabel=f"median latency, ms ({shape[0]} x {shape[1]})")
     axes.set_title(f"Smaller and faster is down and left ({results['machine']['cpu']})", fontsize=10)
-    axes.grid(color="0.92")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}")
+    axes.tick_params(which="both", labelsize=8)
+    axes.grid(which="both", color="0.94")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     with written_aside(path) as aside:
         figure.savefig(aside, dpi=130)
