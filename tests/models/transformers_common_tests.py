@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import transformers
+from filelock import FileLock
 
 CACHE = Path(__file__).parents[2] / ".cache"
 
@@ -20,13 +21,14 @@ def fetch_tests() -> Path:
     """The folder `tests/` of the installed transformers' source distribution."""
     name = f"transformers-{transformers.__version__}"
     folder = CACHE / name / "tests"
-    if not folder.is_dir():
-        CACHE.mkdir(exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        subprocess.run([*pip, "--dest", str(CACHE), name.replace("-", "==")], check=True)
-        with tarfile.open(CACHE / f"{name}.tar.gz") as archive:
-            members = [m for m in archive.getmembers() if m.name.startswith(f"{name}/tests/")]
-            archive.extractall(CACHE, members=members, filter="data")
+    CACHE.mkdir(exist_ok=True)
+    with FileLock(CACHE / f"{name}.lock"):  # every process that runs tests comes here first
+        if not folder.is_dir():
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+            subprocess.run([*pip, "--dest", str(CACHE), name.replace("-", "==")], check=True)
+            with tarfile.open(CACHE / f"{name}.tar.gz") as archive:
+                members = [m for m in archive.getmembers() if m.name.startswith(f"{name}/tests/")]
+                archive.extractall(CACHE, members=members, filter="data")
     return folder
 
 
