@@ -1,8 +1,6 @@
-"""The benchmark's parts on small networks, and all of it by its command (slow)."""
+"""The benchmark's parts, on small networks."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -103,16 +101,3 @@ def test_a_shape_that_is_none_is_refused(text):
 def test_an_unknown_runtime_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"runtimes=\['ncnn'\]: expected some of pytorch, onnx, openvino, tflite"):
         run_benchmark(tmp_path, runtimes=["ncnn"])
-
-
-@pytest.mark.slow
-def test_the_command_times_networks_of_full_size(tmp_path):
-    script = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "benchmark", str(tmp_path / "out")]
-    options = ["--runtime", "pytorch", "--runtime", "onnx", "--shape", "1x128", "--seconds", "1"]
-    done = subprocess.run([*script, *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
-    assert len(rows) == 4 + 8
-    times = {(row["runtime"], row["precision"], row["network"]): row["median_ms"] for row in rows}
-    for runtime, precision in {key[:2] for key in times}:
-        assert times[runtime, precision, OURS] < times[runtime, precision, BERT]
