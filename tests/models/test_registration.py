@@ -119,4 +119,8 @@ def test_stock_classes_by_name_stay_stock(found):
 
 def test_importing_prints_nothing():
     done = python("-c", "import mobilebert_hf, transformers.models.mobilebert.modeling_mobilebert")
-    assert (done.stdout, done.stderr) == ("", "")
+    # transformers imports torchao where a runtime brought it along, and that tells of itself.
+    ours = [
+        line for line in done.stderr.splitlines() if "torchao" not in line and "torch/utils/_pytree.py" not in line
+    ]
+    assert (done.stdout, ours) == ("", [])
