@@ -80,6 +80,31 @@ def export(
 
 
 @app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="What `mobilebert-hf export` wrote.")],
+    task: Annotated[str, typer.Option(help="squad, or a GLUE task, as sst2.")],
+    data: Annotated[str, typer.Option(help="SQuAD's file, GLUE's folder, or a Hub data set.")],
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of a text; 128, or 384 for SQuAD, by default.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="For each runtime.")] = 2,
+) -> None:
+    """Scores every graph of an export on a task, beside the PyTorch model: what 8 bits cost."""
+    from rich.console import Console
+
+    from .deployment.scoring import score_export
+    from .tables import terminal_table
+
+    scores = score_export(folder, task, data, max_length, threads)
+    [reference, *_] = scores.values()
+    rows = [
+        [name, *(f"{found[metric]:.2f} ({found[metric] - value:+.2f})" for metric, value in reference.items())]
+        for name, found in scores.items()
+    ]
+    Console().print(terminal_table([["graph", *reference], *rows], f"{task}, in percent (against PyTorch)"))
+
+
+@app.command()
 def benchmark(
     output: Annotated[Path, typer.Argument(help="Folder for results and graphs.")],
     model: Annotated[

@@ -56,9 +56,9 @@ def export(
         ValueError: There is no such format or quantization, the model is not a student or cannot be quantized like
             that, the folder holds something else, or the graph differs; names what.
     """
-    backend = _find_format(format)
+    backend = find_format(format)
     folder = Path(output)
-    manifest = _read_manifest(folder, str(model))
+    manifest = _open_manifest(folder, str(model))
     source, task = load_student(model)
     folded = folded and source.config.normalization_type == "no_norm"
     _check_quantization(source, quantize, calibration, folded)
@@ -88,7 +88,13 @@ def export(
     return errors
 
 
-def _find_format(name: str) -> ModuleType:
+def find_format(name: str) -> ModuleType:
+    """The module of a format.
+
+    Raises:
+        ImportError: Its packages are not installed.
+        ValueError: There is no such format.
+    """
     if name not in FORMATS:
         raise ValueError(f"format={name!r}: expected one of {', '.join(FORMATS)}.")
     backend = FORMATS[name]
@@ -97,15 +103,26 @@ def _find_format(name: str) -> ModuleType:
     return backend
 
 
-def _read_manifest(folder: Path, model: str) -> dict[str, Any]:
-    """What the folder holds already."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What an export's folder holds.
+
+    Raises:
+        ValueError: It is not an export's.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder} holds no export: there is no {MANIFEST} in it.")
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _open_manifest(folder: Path, model: str) -> dict[str, Any]:
+    """What the folder holds already of the same model."""
     if folder.is_file():
         raise ValueError(f"{folder} is a file: name a folder.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return {"graphs": {}}
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} holds something that is no export: name a new folder, or empty it.")
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(folder)
     if manifest["model"] != model:
         raise ValueError(f"{folder} holds an export of {manifest['model']}, not of {model}: name another folder.")
     return manifest

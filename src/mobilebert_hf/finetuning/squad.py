@@ -18,7 +18,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import PredictionOutput
 
 from ..data.batching import example_lengths
 from ..data.squad import build_features, is_version_2, load_squad
@@ -164,7 +163,6 @@ class QuestionAnsweringTrainer(FineTuner):
     def __init__(self, questions: Dataset, squad: SquadArguments, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.questions, self.squad = questions, squad
-        self.version_2 = is_version_2(questions)
         self.answers = Answers({}, {}, {})
         self.null_threshold = 0.0
 
@@ -172,36 +170,52 @@ class QuestionAnsweringTrainer(FineTuner):
         """Answers all questions, and logs and returns the official scores: `eval_f1` and so on, in percent."""
         windows = self.eval_dataset
         assert isinstance(windows, Dataset)
-        scores = self.score(self.predict(windows.remove_columns(["example", "offsets", "context_start"])), windows)
+        outputs = self.predict(windows.remove_columns(["example", "offsets", "context_start"]))
+        start_logits, end_logits = cast(tuple[np.ndarray, np.ndarray], outputs.predictions)
+        scores, self.answers, self.null_threshold = score_logits(
+            self.questions, windows, start_logits, end_logits, self.squad
+        )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def score(self, outputs: PredictionOutput, windows: Dataset) -> dict[str, float]:
-        """The scores of the answers that the logits of all windows lead to."""
-        start_logits, end_logits = cast(tuple[np.ndarray, np.ndarray], outputs.predictions)
-        self.answers = find_answers(
-            self.questions,
-            windows,
-            start_logits,
-            end_logits,
-            version_2=self.version_2,
-            n_best=self.squad.n_best,
-            max_answer_length=self.squad.max_answer_length,
-        )
-        truths = {row["id"]: row["answers"]["text"] for row in self.questions.select_columns(["id", "answers"])}
-        if not self.version_2:
-            return squad_scores(self.answers.best, truths)
-        searched = squad_v2_scores(self.answers.best, truths, self.answers.null_odds, threshold=np.inf)
-        self.null_threshold = self._choose_threshold(searched)
-        best = {name: value for name, value in searched.items() if name.startswith("best_")}
-        scores = squad_v2_scores(self.answers.predictions(self.null_threshold), truths)
-        return {**scores, **best, "null_threshold": self.null_threshold}
+def score_logits(
+    questions: Dataset, windows: Dataset, start_logits: np.ndarray, end_logits: np.ndarray, squad: SquadArguments
+) -> tuple[dict[str, float], Answers, float]:
+    """Looks for answers, and scores them.
 
-    def _choose_threshold(self, searched: dict[str, float]) -> float:
-        if self.squad.null_threshold is not None:
-            return self.squad.null_threshold
-        never_answering = 100 * searched.get("NoAns_total", 0) / searched["total"]
-        # The official search says 0 where never answering is best.
-        return -NOTHING_FOUND if searched["best_f1"] <= never_answering else searched["best_f1_thresh"]
+    Args:
+        questions: What the windows were made of.
+        windows: Of `make_features`.
+        start_logits: [windows, at least the longest window].
+        end_logits: Likewise.
+        squad: How to look for answers.
+
+    Returns:
+        The official scores in percent, the answers, and, for v2.0, the null odds above which there is none.
+    """
+    version_2 = is_version_2(questions)
+    answers = find_answers(
+        questions,
+        windows,
+        start_logits,
+        end_logits,
+        version_2=version_2,
+        n_best=squad.n_best,
+        max_answer_length=squad.max_answer_length,
+    )
+    truths = {row["id"]: row["answers"]["text"] for row in questions.select_columns(["id", "answers"])}
+    if not version_2:
+        return squad_scores(answers.best, truths), answers, 0.0
+    searched = squad_v2_scores(answers.best, truths, answers.null_odds, threshold=np.inf)
+    threshold = _best_threshold(searched) if squad.null_threshold is None else squad.null_threshold
+    best = {name: value for name, value in searched.items() if name.startswith("best_")}
+    scores = squad_v2_scores(answers.predictions(threshold), truths)
+    return {**scores, **best, "null_threshold": threshold}, answers, threshold
+
+
+def _best_threshold(searched: dict[str, float]) -> float:
+    never_answering = 100 * searched.get("NoAns_total", 0) / searched["total"]
+    # The official search says 0 where never answering is best.
+    return -NOTHING_FOUND if searched["best_f1"] <= never_answering else searched["best_f1_thresh"]

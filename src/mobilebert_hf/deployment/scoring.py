@@ -1,0 +1,177 @@
+"""What an export costs on a real task: the scores of its graphs beside those of the PyTorch model in float32."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.progress import Progress
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.batching import example_lengths
+from ..data.glue import load_glue, tokenize_glue
+from ..data.glue_tasks import find_task
+from ..data.squad import load_squad
+from ..files import write_aside
+from ..finetuning.glue import classes
+from ..finetuning.glue import score as score_glue
+from ..finetuning.squad import SquadArguments, make_features, score_logits
+from .check import Run
+from .exporting import MANIFEST, find_format, read_manifest
+from .tasks import INPUTS, load_student
+
+SQUAD = "squad"
+# Texts in a batch; their lengths are alike.
+ROWS = 16
+
+# From each output's values, an array a text [tokens, ...] or [...], to the metrics in percent.
+Score = Callable[[Mapping[str, list[np.ndarray]]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is asked, and how answers are scored.
+
+    Args:
+        inputs: A row a text, as the tokenizer gives them.
+        score: From the outputs of all rows to metrics.
+        task: The pipeline's name that a model must be for.
+        labels: How many labels it must have.
+    """
+
+    inputs: Dataset
+    score: Score
+    task: str
+    labels: int
+
+
+def score_export(
+    folder: str | Path, task: str, data: str, max_length: int | None = None, threads: int = 2
+) -> dict[str, dict[str, float]]:
+    """Scores the PyTorch model in float32 and every graph of an export on a task's validation examples.
+
+    The scores go into the export's manifest, `export.json`, too.
+
+    Args:
+        folder: The export's.
+        task: A GLUE task, as `"sst2"`, or `"squad"`.
+        data: For GLUE a Hub data set or a folder in its layout (see `load_glue`); for SQuAD, v1.1 or v2.0, an
+            official file or a Hub data set (see `load_squad`).
+        max_length: Tokens of a text, or of a window of question and context; by default 128 and 384.
+        threads: For each runtime.
+
+    Returns:
+        Metrics in percent, by graph; the PyTorch model's are under `"pytorch"`.
+
+    Raises:
+        FileNotFoundError: The folder is not there, or the data.
+        ValueError: The folder holds no export, or the model has not the head that the task needs.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}: name one that `mobilebert-hf export` wrote.")
+    manifest = read_manifest(folder)
+    model, head = load_student(manifest["model"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    make, length = (_squad, 384) if task == SQUAD else (_glue, 128)
+    examination = make(task, data, tokenizer, min(max_length or length, model.config.max_position_embeddings))
+    if (head.name, model.config.num_labels) != (examination.task, examination.labels):
+        raise ValueError(
+            f"{manifest['model']} is for {head.name} with {model.config.num_labels} labels; {task} needs "
+            f"{examination.task} with {examination.labels}: fine-tune a student on {task}, and export that."
+        )
+    runs = {"pytorch": _run_pytorch(model)}
+    for file in manifest["graphs"]:
+        runs[file] = find_format(Path(file).parts[0]).load(folder / file, head, threads)
+    scores = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        for name, run in runs.items():
+            todo = progress.add_task(name, total=len(examination.inputs))
+            outputs = run_all(run, examination.inputs, tokenizer, head.outputs, lambda n: progress.advance(todo, n))
+            scores[name] = examination.score(outputs)
+    for file, graph in manifest["graphs"].items():
+        graph.setdefault("scores", {})[task] = {"pytorch": scores["pytorch"], "graph": scores[file]}
+    write_aside(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return scores
+
+
+def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examination:
+    task = find_task(name)
+    splits = load_glue(task, data)
+    split = task.validation_splits[0]
+    if split not in splits:
+        raise ValueError(f"{data} has no {split} split of {task.name}, but {', '.join(splits)}.")
+    examples = tokenize_glue(splits, tokenizer, max_length)[split]
+
+    def score(outputs: Mapping[str, list[np.ndarray]]) -> dict[str, float]:
+        found = score_glue(task, classes(task, np.stack(outputs["logits"])), examples["label"])
+        return {metric: 100 * (found[metric] or 0.0) for metric in task.metrics}
+
+    return Examination(examples, score, "text-classification", len(task.labels) or 1)
+
+
+def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examination:
+    arguments = SquadArguments(
+        max_seq_length=max_length, doc_stride=max_length // 3, max_question_length=min(64, max_length // 4)
+    )
+    questions = load_squad(data, "validation")
+    windows = make_features(questions, tokenizer, arguments, training=False)
+
+    def score(outputs: Mapping[str, list[np.ndarray]]) -> dict[str, float]:
+        longest = max(map(len, outputs["start_logits"]))
+        padded = [
+            np.stack([np.pad(row, (0, longest - len(row))) for row in outputs[name]])
+            for name in ("start_logits", "end_logits")
+        ]
+        scores, *_ = score_logits(questions, windows, *padded, arguments)
+        return {metric: scores[metric] for metric in ("exact_match", "exact", "f1") if metric in scores}
+
+    return Examination(windows, score, "question-answering", 2)
+
+
+def run_all(
+    run: Run,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    outputs: tuple[str, ...],
+    done: Callable[[int], object] = lambda rows: None,
+) -> dict[str, list[np.ndarray]]:
+    """Runs texts of like length together, so that hardly any padding is computed.
+
+    Args:
+        run: The model or graph.
+        rows: Tokenized texts.
+        tokenizer: Pads them.
+        outputs: Names of what is wanted.
+        done: Called with the number of rows after each batch.
+
+    Returns:
+        For each output an array a row, in the order of the rows.
+    """
+    order = np.argsort(example_lengths(rows), kind="stable")
+    columns = rows.select_columns([name for name in INPUTS if name in rows.column_names])
+    found: dict[str, list[Any]] = {name: [None] * len(rows) for name in outputs}
+    for start in range(0, len(order), ROWS):
+        chosen = order[start : start + ROWS]
+        batch = dict(tokenizer.pad(columns[chosen], return_tensors="np"))
+        batch.setdefault("token_type_ids", np.zeros_like(batch["input_ids"]))
+        results = run(batch)
+        for name in outputs:
+            for place, value in zip(chosen, results[name], strict=True):
+                found[name][place] = value
+        done(len(chosen))
+    return found
+
+
+def _run_pytorch(model: PreTrainedModel) -> Run:
+    @torch.inference_mode()
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+    return run

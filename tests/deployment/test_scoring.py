@@ -1,0 +1,85 @@
+"""Scores of an export's graphs, by their real runtimes."""
+
+import json
+import random
+
+import pytest
+from transformers import TrainingArguments, pipeline
+from typer.testing import CliRunner
+
+from mobilebert_hf.cli import app
+from mobilebert_hf.deployment import export
+from mobilebert_hf.deployment.scoring import score_export
+from mobilebert_hf.finetuning.encoder import EncoderArguments
+from mobilebert_hf.finetuning.squad import SquadArguments, finetune_squad
+
+from ..data.conftest import WORDS
+from ..finetuning.test_squad import write as write_squad
+from .test_exporting import save
+
+LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    """SST-2's dev file with sentences of many lengths."""
+    folder, rng, words = tmp_path_factory.mktemp("glue"), random.Random(0), WORDS.split()
+    sentences = [" ".join(rng.choices(words, k=rng.randint(1, 30))) for _ in range(50)]
+    labels = [rng.randint(0, 1) for _ in sentences]
+    (folder / "SST-2").mkdir()
+    rows = [f"{sentence}\t{label}" for sentence, label in zip(sentences, labels, strict=True)]
+    (folder / "SST-2" / "dev.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    return folder, sentences, labels
+
+
+def test_glue_scores_are_those_of_the_pipeline(glue, tiny_tokenizer, tiny_corpus, tmp_path):
+    folder, sentences, labels = glue
+    model = save(tmp_path / "model", tiny_tokenizer, "ForSequenceClassification", **LABELS)
+    export(model, tmp_path / "out")
+    export(model, tmp_path / "out", quantize="int8-static", calibration=[str(tiny_corpus)])
+    scores = score_export(tmp_path / "out", "sst2", str(folder))
+    answers = pipeline("text-classification", model=model)(sentences)
+    right = sum(LABELS["label2id"][answer["label"]] == label for answer, label in zip(answers, labels, strict=True))
+    assert scores["pytorch"] == scores["onnx/model.onnx"] == {"accuracy": pytest.approx(100 * right / len(labels))}
+    assert abs(scores["onnx/model_int8.onnx"]["accuracy"] - scores["pytorch"]["accuracy"]) <= 20
+    graphs = json.loads((tmp_path / "out" / "export.json").read_text())["graphs"]
+    for file, graph in graphs.items():
+        assert graph["scores"] == {"sst2": {"pytorch": scores["pytorch"], "graph": scores[file]}}
+
+
+@pytest.mark.parametrize("impossible", [0.0, 0.4])
+def test_squad_scores_are_those_of_the_recipe(impossible, tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    questions = write_squad(tmp_path / "dev.json", 30, seed=0, impossible=impossible)
+    squad = SquadArguments(questions, questions, max_seq_length=64, doc_stride=21, max_question_length=16)
+    training = TrainingArguments(
+        str(tmp_path / "run"), learning_rate=0.0, max_steps=1, use_cpu=True, disable_tqdm=True, report_to="none"
+    )
+    expected = finetune_squad(EncoderArguments(model), squad, training)
+    export(model, tmp_path / "out")
+    scores = score_export(tmp_path / "out", "squad", questions, max_length=64)
+    exact = "exact" if impossible else "exact_match"
+    for found in scores.values():
+        assert found == pytest.approx({exact: expected[f"eval_{exact}"], "f1": expected["eval_f1"]})
+
+
+def test_the_command_shows_what_each_graph_loses(glue, tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer, "ForSequenceClassification", **LABELS)
+    export(model, tmp_path / "out")
+    words = ["score", str(tmp_path / "out"), "--task", "sst2", "--data", str(glue[0])]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "onnx/model.onnx" in done.output
+    assert "(+0.00)" in done.output
+
+
+def test_what_cannot_be_scored(glue, tiny_tokenizer, tmp_path):
+    export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"is for question-answering with 2 labels; sst2 needs text-classification"):
+        score_export(tmp_path / "out", "sst2", str(glue[0]))
+    with pytest.raises(ValueError, match=r"'sst3' is not a task of GLUE"):
+        score_export(tmp_path / "out", "sst3", str(glue[0]))
+    with pytest.raises(ValueError, match=r"holds no export: there is no export\.json"):
+        score_export(tmp_path / "model", "sst2", str(glue[0]))
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing"):
+        score_export(tmp_path / "missing", "sst2", str(glue[0]))
