@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import BertTokenizer
+from transformers import AutoModelForQuestionAnswering, BertTokenizer
 
-from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
+from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.calibration import calibration_batches
 from mobilebert_hf.deployment.network import prepare
 from mobilebert_hf.deployment.quantization import Quantized, QuantizedLinear, quantize_static
-from mobilebert_hf.deployment.tasks import load_student
+from mobilebert_hf.deployment.tasks import load_student, sample_inputs
 
 from .test_exporting import TINY, save
 
@@ -93,7 +93,7 @@ def test_weights_are_rounded_row_by_row():
 
 
 def test_activations_are_rounded_and_cut():
-    point = Quantized(scale=0.5, zero_point=10)
+    point = Quantized(torch.tensor(0.5), torch.tensor(10))
     values = torch.tensor([-100.0, -5.0, -0.3, 0.0, 0.3, 1.24, 122.5, 1000.0])
     assert point(values).tolist() == [-5.0, -5.0, -0.5, 0.0, 0.5, 1.0, 122.5, 122.5]
 
@@ -119,7 +119,7 @@ def test_calibration_has_both_token_types_and_few_texts(tiny_tokenizer, calibrat
         (
             {"hidden_act": "gelu"},
             {"quantize": "int8-static", "calibration": True},
-            "hidden_act='gelu': int8-static on ONNX Runtime goes with relu alone",
+            "hidden_act='gelu': int8-static on ONNX Runtime goes with relu and relu6 alone",
         ),
     ],
 )
@@ -145,3 +145,30 @@ def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(quantize, calibration
     export(folder, tmp_path / "out", "onnx", quantize, calibration=text, tolerance=np.inf)
     graph = tmp_path / "out" / FORMATS["onnx"].FILES[quantize]
     assert graph.stat().st_size <= 27e6
+
+
+def test_a_quantization_aware_student_is_exported_with_the_ranges_it_learned(tiny_tokenizer, calibration, tmp_path):
+    model = AutoModelForQuestionAnswering.from_pretrained(save(tmp_path / "model", tiny_tokenizer))
+    aware = fold(model, quantization_aware=True).train()
+    tokens = [sample_inputs(aware, 8, 40, seed) for seed in range(60)]
+    with torch.no_grad():
+        for batch in tokens:
+            aware(**batch)
+    aware.eval().save_pretrained(tmp_path / "aware")
+    tiny_tokenizer.save_pretrained(tmp_path / "aware")
+    output = tmp_path / "out"
+    errors = export(tmp_path / "aware", output, "onnx", "int8-static", tolerance=0.05)
+    assert 0 < max(errors.values()) <= 0.05
+    # What is not rounded, or measures its own ranges, leaves rounding out.
+    assert max(export(tmp_path / "aware", output, "onnx").values()) <= 1e-5
+    for format in ("onnx", "openvino"):
+        quantize, text = ("int8", ()) if format == "onnx" else ("int8-static", calibration)
+        assert 0 < max(export(tmp_path / "aware", output, format, quantize, calibration=text).values()) <= 0.25
+    config = json.loads((output / "config.json").read_text())
+    assert (config["model_type"], config["hidden_act"]) == ("mobilebert", "relu6")
+    assert config["architectures"] == ["MobileBertForQuestionAnswering"]
+    assert "quantization_aware" not in config
+    with pytest.raises(ValueError, match="has learned its ranges: leave calibration out"):
+        export(tmp_path / "aware", tmp_path / "other", "onnx", "int8-static", calibration=calibration)
+    with pytest.raises(ValueError, match="name some as calibration"):
+        export(tmp_path / "aware", tmp_path / "other", "openvino", "int8-static")

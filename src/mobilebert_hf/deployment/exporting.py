@@ -11,11 +11,12 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 
 from ..files import move_files, write_aside
+from ..models.fake_quantization import stop_rounding
 from .calibration import calibration_batches
 from .check import check
 from .formats import FORMATS
 from .network import prepare
-from .tasks import load_student
+from .tasks import load_student, unfolded_config
 
 MANIFEST = "export.json"
 # How far an output may be off, relative to the output's largest value: in float32, and in 8 bits, where it is to catch
@@ -44,7 +45,8 @@ def export(
         format: `"onnx"`, `"openvino"`, `"executorch"` or `"tflite"`; see `FILES` of its module for the files' names.
         quantize: `"int8"`: weights of 8 bits, activations rounded when the graph runs, as far as the runtime does;
             `"int8-static"`: both of 8 bits, ranges measured before. By default float32.
-        calibration: For `"int8-static"`: real text to measure ranges on (files, folders, globs, Hub data sets).
+        calibration: For `"int8-static"`: real text to measure ranges on (files, folders, globs, Hub data sets). A
+            quantization-aware student has learned its ranges, which ONNX takes.
         folded: Whether norms are folded first (see `fold`); a student with LayerNorm has none that can be.
         tolerance: How far any output may be off, relative to the output's largest value; by default `TOLERANCES`.
 
@@ -61,7 +63,12 @@ def export(
     manifest = _open_manifest(folder, str(model))
     source, task = load_student(model)
     folded = folded and source.config.normalization_type == "no_norm"
-    _check_quantization(source, quantize, calibration, folded)
+    learned = format == "onnx" and quantize == "int8-static" and getattr(source.config, "quantization_aware", False)
+    if not learned:
+        _check_quantization(source, quantize, calibration, folded)
+        stop_rounding(source)
+    elif calibration:
+        raise ValueError(f"{model} has learned its ranges: leave calibration out.")
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     length = min(128, source.config.max_position_embeddings)
     batches = calibration_batches(calibration, tokenizer, length) if calibration else []
@@ -75,7 +82,7 @@ def export(
     try:
         backend.write(prepare(source, folded=folded), task, graph, quantize, batches)
         errors = check(source, task, backend.load(graph, task), tolerance, batches[:2])
-        source.config.save_pretrained(staging)
+        unfolded_config(source.config).save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         folder.mkdir(exist_ok=True)
         manifest |= {"model": str(model), "task": task.name}

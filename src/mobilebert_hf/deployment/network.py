@@ -1,6 +1,7 @@
 """A student's network as exporters like it: folded, with attention in plain operations that know no size."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
@@ -8,6 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from ..models import fold
 from ..models.encoder import eager_attention_forward
+from ..models.modeling_folded import FoldedMobileBertPreTrainedModel
 
 # Tokenized text: inputs by name, [rows, tokens], int64.
 Batches = Sequence[Mapping[str, Tensor]]
@@ -29,7 +31,8 @@ AttentionMaskInterface.register(PLAIN, _plain_mask)
 
 
 def prepare(model: PreTrainedModel, *, folded: bool = True) -> PreTrainedModel:
-    """The network of a student with any head, its norms folded or not, to trace."""
-    network = fold(model) if folded else model
+    """A copy of a student with any head, its norms folded or not, to trace."""
+    folded = folded and not isinstance(model, FoldedMobileBertPreTrainedModel)
+    network = fold(model) if folded else deepcopy(model)
     network.set_attn_implementation(PLAIN)
     return network

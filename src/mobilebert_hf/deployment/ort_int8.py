@@ -27,11 +27,12 @@ def lower_int8(network: PreTrainedModel) -> None:
     """Gives a network that `quantize_static` quantized this encoder; it can be traced then, and no longer run.
 
     Raises:
-        ValueError: Its activation function is not relu.
+        ValueError: Its activation function is not relu or relu6.
     """
-    if network.config.hidden_act != "relu":
+    # Rounding to 8 bits cuts off what is below zero, and, as ranges do not go further, what relu6 would.
+    if network.config.hidden_act not in ("relu", "relu6"):
         raise ValueError(
-            f"hidden_act={network.config.hidden_act!r}: int8-static on ONNX Runtime goes with relu alone."
+            f"hidden_act={network.config.hidden_act!r}: int8-static on ONNX Runtime goes with relu and relu6 alone."
         )
     network.set_attn_implementation(FUSED)
     base = cast(FoldedMobileBertModel, network.base_model)

@@ -4,7 +4,6 @@ Activations are unsigned, with a scale and a zero point a tensor; weights are si
 What needs more stays in float32: the state that runs through all layers, attention's scores and softmax, the heads.
 """
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -13,20 +12,20 @@ from torch.ao.quantization import HistogramObserver
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 (defines torch.ops.quantized_decomposed)
 from transformers import PreTrainedModel
 
-from ..models.modeling_folded import FoldedLayer, FoldedMobileBertModel, QuantizationPoint
+from ..models.fake_quantization import HIGHEST, LOWEST, LearnedRange, QuantizationPoint, replace, row_scales
+from ..models.modeling_folded import FoldedMobileBertModel
 from .network import Batches
 
 ops = torch.ops.quantized_decomposed
-LOWEST, HIGHEST = 0, 255
 
 
 class Quantized(nn.Module):
     """A point at which an activation is rounded to 8 bits: scale * (q - zero_point), q from 0 to 255."""
 
-    def __init__(self, scale: float, zero_point: int) -> None:
+    def __init__(self, scale: Tensor, zero_point: Tensor) -> None:
         super().__init__()
-        self.scale, self.zero_point = scale, zero_point
-        self.places = (scale, zero_point, LOWEST, HIGHEST, torch.uint8)
+        self.scale, self.zero_point = scale.item(), int(zero_point.item())
+        self.places = (self.scale, self.zero_point, LOWEST, HIGHEST, torch.uint8)
 
     def forward(self, states: Tensor) -> Tensor:
         """Any shape -> the same, rounded."""
@@ -64,9 +63,8 @@ class QuantizedEmbedding(nn.Module):
 
 def _round_rows(weight: Tensor) -> tuple[nn.Buffer, nn.Buffer]:
     """A scale a row, and the rows in int8, symmetric."""
-    largest = weight.detach().abs().amax(dim=1)
-    scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
-    return nn.Buffer(scale), nn.Buffer((weight.detach() / scale[:, None]).round().to(torch.int8))
+    scales = row_scales(weight)
+    return nn.Buffer(scales), nn.Buffer((weight.detach() / scales[:, None]).round().to(torch.int8))
 
 
 @torch.inference_mode()
@@ -75,30 +73,14 @@ def quantize_static(network: PreTrainedModel, calibration: Batches) -> None:
 
     Args:
         network: The network.
-        calibration: Real text, to measure ranges on.
+        calibration: Real text, to measure ranges on; a quantization-aware network has learned its own.
     """
     base = cast(FoldedMobileBertModel, network.base_model)
-    projection = base.embeddings.embedding_transformation
-    base.embeddings.set_submodule(
-        "embedding_transformation", nn.Sequential(QuantizationPoint(), projection, QuantizationPoint())
-    )
-    for layer in base.encoder.layer:
-        # The state between layers is rounded where products read it, and nowhere else.
-        cast(FoldedLayer, layer).output.set_submodule("sum", nn.Identity())
-    _replace(base, QuantizationPoint, lambda point: HistogramObserver(dtype=torch.quint8))
+    replace(base, LearnedRange, lambda point: Quantized(*point.grid()))
+    replace(base, QuantizationPoint, lambda point: HistogramObserver(dtype=torch.quint8))
     for batch in calibration:
         network(**batch)
-    _replace(base, HistogramObserver, _as_point)
+    replace(base, HistogramObserver, lambda observer: Quantized(*observer.calculate_qparams()))
     for part in (base.embeddings, base.encoder):  # a pooler stays as it is
-        _replace(part, nn.Linear, lambda linear: QuantizedLinear(cast(nn.Linear, linear)))
-    _replace(base.embeddings, nn.Embedding, lambda table: QuantizedEmbedding(cast(nn.Embedding, table)))
-
-
-def _as_point(observer: nn.Module) -> Quantized:
-    scale, zero_point = cast(HistogramObserver, observer).calculate_qparams()
-    return Quantized(scale.item(), int(zero_point.item()))
-
-
-def _replace(root: nn.Module, kind: type, make: Callable[[nn.Module], nn.Module]) -> None:
-    for name in [name for name, module in root.named_modules() if isinstance(module, kind)]:
-        root.set_submodule(name, make(root.get_submodule(name)))
+        replace(part, nn.Linear, QuantizedLinear)
+    replace(base.embeddings, nn.Embedding, QuantizedEmbedding)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,8 @@ def score_export(
     scores = {}
     with Progress(console=Console(stderr=True)) as progress:
         for name, run in runs.items():
-            todo = progress.add_task(name, total=len(examination.inputs))
-            outputs = run_all(run, examination.inputs, tokenizer, head.outputs, lambda n: progress.advance(todo, n))
+            advance = partial(progress.advance, progress.add_task(name, total=len(examination.inputs)))
+            outputs = run_all(run, examination.inputs, tokenizer, head.outputs, advance)
             scores[name] = examination.score(outputs)
     for file, graph in manifest["graphs"].items():
         graph.setdefault("scores", {})[task] = {"pytorch": scores["pytorch"], "graph": scores[file]}
@@ -124,11 +125,11 @@ def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length:
 
     def score(outputs: Mapping[str, list[np.ndarray]]) -> dict[str, float]:
         longest = max(map(len, outputs["start_logits"]))
-        padded = [
+        starts, ends = (
             np.stack([np.pad(row, (0, longest - len(row))) for row in outputs[name]])
             for name in ("start_logits", "end_logits")
-        ]
-        scores, *_ = score_logits(questions, windows, *padded, arguments)
+        )
+        scores, *_ = score_logits(questions, windows, starts, ends, arguments)
         return {metric: scores[metric] for metric in ("exact_match", "exact", "f1") if metric in scores}
 
     return Examination(windows, score, "question-answering", 2)

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from ..models import IBBertConfig
+from ..models import IBBertConfig, MobileBertConfig
 
 # A text of no words is [CLS] [SEP]; with its neighbours in the trigram, that takes three places.
 MIN_LENGTH = 3
@@ -68,6 +68,17 @@ def load_student(model: str | Path) -> tuple[PreTrainedModel, Task]:
     task = find_task((config.architectures or ["Model"])[0])
     loaded = getattr(transformers, task.auto_class).from_pretrained(str(model), dtype=torch.float32)
     return loaded.eval(), task
+
+
+def unfolded_config(config: Any) -> Any:
+    """The configuration of the student that a folded one was: other tools know that type alone."""
+    fields = config.to_dict()
+    if fields.pop("model_type") == MobileBertConfig.model_type:
+        return config
+    for name in ("kept", "quantization_aware"):
+        del fields[name]
+    fields["architectures"] = [name.removeprefix("Folded") for name in config.architectures or []]
+    return MobileBertConfig.from_dict(fields)
 
 
 def dynamic_shapes(model: PreTrainedModel, rows: int | None = None) -> dict[str, dict[int, Any]]:

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
+from ..models import fold
 from ..recipe import parse_mapping
 
 
@@ -32,6 +33,9 @@ class EncoderArguments:
             training, and saved by itself in `adapter/` too.
         adapter_options (`str` or `dict`, *optional*):
             Fields of the adapter's configuration; JSON on the command line, a mapping in YAML.
+        quantization_aware (`bool`, *optional*, defaults to `False`):
+            Fold the student and train it with weights and activations rounded to 8 bits, in ranges that are learned
+            along: for `mobilebert-hf export --quantize int8-static`. Start from a student that knows the task.
     """
 
     model: str = field(metadata={"help": "Hub id or folder of an encoder."})
@@ -41,10 +45,18 @@ class EncoderArguments:
     )
     adapter: str | None = field(default=None, metadata={"help": "Train a PEFT adapter: lora, ia3, adalora, ..."})
     adapter_options: str | None = field(default=None, metadata={"help": "The adapter's fields, as JSON."})
+    quantization_aware: bool = field(default=False, metadata={"help": "Train a folded student rounded to 8 bits."})
+
+    def __post_init__(self) -> None:
+        if self.quantization_aware and self.adapter is not None:
+            raise ValueError(
+                f"quantization_aware goes with the whole student, not with adapter={self.adapter!r}: train the "
+                "adapter first; what is saved then, merged, can be trained so."
+            )
 
 
 def load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -> PreTrainedModel:
-    """The encoder with a head of `auto_class`.
+    """The encoder with a head of `auto_class`; folded if it is to be quantization-aware.
 
     Args:
         arguments: Which one.
@@ -52,8 +64,14 @@ def load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) ->
         fields: Of the configuration, such as `id2label`.
 
     Raises:
-        ValueError: It has no pooler that could be left out, or is not what the class with a head has inside.
+        ValueError: It has no pooler that could be left out, is not what the class with a head has inside, or cannot
+            be folded.
     """
+    model = _load_encoder(arguments, auto_class, **fields)
+    return fold(model, quantization_aware=True) if arguments.quantization_aware else model
+
+
+def _load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(arguments.model)
     before = config.to_dict()
     for name, value in fields.items():

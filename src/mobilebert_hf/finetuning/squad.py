@@ -180,6 +180,7 @@ class QuestionAnsweringTrainer(FineTuner):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+
 def score_logits(
     questions: Dataset, windows: Dataset, start_logits: np.ndarray, end_logits: np.ndarray, squad: SquadArguments
 ) -> tuple[dict[str, float], Answers, float]:

@@ -30,12 +30,14 @@ Affine = tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def fold(model: PreTrainedModel) -> PreTrainedModel:
+def fold(model: PreTrainedModel, *, quantization_aware: bool = False) -> PreTrainedModel:
     """An equivalent model for inference, without norms in its encoder.
 
     Args:
         model: A student (`MobileBert...`, of this package or of transformers) with any head, `normalization_type`
             `"no_norm"`. It is not changed.
+        quantization_aware: Whether the folded model rounds weights and activations to 8 bits, in ranges that it learns
+            when it is trained on; relu is relu6 then. It is equivalent only as far as that allows.
 
     Returns:
         The `FoldedMobileBert...` with the same head, dtype and device, in evaluation mode. It saves and loads as any
@@ -48,12 +50,14 @@ def fold(model: PreTrainedModel) -> PreTrainedModel:
     config = source.config
     fields = config.to_dict()
     del fields["model_type"]
+    if quantization_aware and config.hidden_act == "relu":
+        fields["hidden_act"] = "relu6"
     encoder = cast(MobileBertModel, source.base_model)
     folder = _Folder(config)
     layers = [folder.layer(index, cast(EncoderLayer, layer)) for index, layer in enumerate(encoder.encoder.layer)]
     folded_class = getattr(modeling_folded, f"Folded{type(source).__name__}")
-    folded = folded_class(FoldedMobileBertConfig(**fields, kept=folder.kept or None))
-    folded = folded.to(device=model.device, dtype=model.dtype).eval()
+    fields |= {"kept": folder.kept or None, "quantization_aware": quantization_aware}
+    folded = folded_class(FoldedMobileBertConfig(**fields)).to(device=model.device, dtype=model.dtype).eval()
     target = cast(FoldedMobileBertModel, folded.base_model)
     # Heads and the word table stay as they are.
     outside = {name: value for name, value in source.state_dict().items() if "encoder.layer." not in name}
@@ -202,8 +206,8 @@ def _fold_embeddings(encoder: MobileBertModel, target: FoldedMobileBertModel) ->
     embeddings = encoder.embeddings
     gamma, _ = _gamma_beta(embeddings.LayerNorm)
     weight, bias = _after(_affine(embeddings.embedding_transformation), embeddings.LayerNorm)
-    target.embeddings.embedding_transformation.weight.copy_(weight)
-    target.embeddings.embedding_transformation.bias.copy_(bias)
+    target.embeddings.embedding_transformation.dense.weight.copy_(weight)
+    target.embeddings.embedding_transformation.dense.bias.copy_(bias)
     for name in ("position_embeddings", "token_type_embeddings"):
         table = _exact(getattr(embeddings, name).weight) * gamma
         getattr(target.embeddings, name).weight.copy_(table)

@@ -11,6 +11,7 @@ input, attention, and residual products:
 The state y is the original's h but for a factor a channel, `scales`.
 """
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration import MobileBertConfig
 from .encoder import Embeddings, eager_attention_forward
+from .fake_quantization import CLIPPED, QuantizationPoint, make_quantization_aware
 from .heads import EncoderOutput, Pooler
 from .modeling_mobilebert import (
     MobileBertForMaskedLM,
@@ -36,6 +38,7 @@ from .modeling_mobilebert_tasks import (
     MobileBertForSequenceClassification,
     MobileBertForTokenClassification,
 )
+from .packing import PACKED, pack, unpack
 
 # What `MobileBertModel.forward` takes, and a folded model does not.
 FOR_TRAINING = ("output_attentions", "start_layer", "stop_layer", "capture_layers", "capture_scores")
@@ -49,26 +52,26 @@ class FoldedMobileBertConfig(MobileBertConfig):
         kept (`list[str]`, *optional*):
             Residual steps, as `"3.output"`, whose running state is multiplied by a factor a channel, because the
             NoNorm after it has weights too small or too large to be carried along.
+        quantization_aware (`bool`, *optional*, defaults to `False`):
+            Whether weights and activations are rounded to 8 bits, in ranges that are learned (see
+            `fake_quantization.py`).
     """
 
     model_type = "folded_mobilebert"
 
     kept: list[str] | None = None
-
-
-class QuantizationPoint(nn.Identity):
-    """Where a quantized network rounds an activation; here it does nothing."""
+    quantization_aware: bool = False
 
 
 class FoldedResidual(nn.Module):
     """residual + W x + b; with a factor a channel on the residual where one had to be kept."""
 
-    def __init__(self, in_width: int, out_width: int) -> None:
+    def __init__(self, in_width: int, out_width: int, sum_point: bool = True) -> None:
         super().__init__()
         self.dense = nn.Linear(in_width, out_width)
         self.keep: nn.Parameter | None = None
         self.branch = QuantizationPoint()
-        self.sum = QuantizationPoint()
+        self.sum = QuantizationPoint() if sum_point else nn.Identity()
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """[batch, seq, in_width] and [batch, seq, out_width] -> [batch, seq, out_width]."""
@@ -109,7 +112,8 @@ class FoldedLayer(nn.Module):
         self.projection = nn.Linear(width, 3 * width) if self.narrow else nn.Linear(config.hidden_size, 4 * width)
         self.attention = FoldedResidual(width, width)
         self.ffn = nn.ModuleList(FoldedFeedForward(config) for _ in range(config.num_feedforward_networks))
-        self.output = FoldedResidual(width, config.hidden_size)
+        # The state between layers is rounded where products read it, and nowhere else.
+        self.output = FoldedResidual(width, config.hidden_size, sum_point=False)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
         """[batch, seq, hidden_size] -> the same; the mask is what the configured attention kernel takes."""
@@ -136,6 +140,10 @@ class FoldedEmbeddings(Embeddings):
     def __init__(self, config: FoldedMobileBertConfig) -> None:
         super().__init__(config)
         self.LayerNorm = nn.Identity()
+        points = QuantizationPoint(), QuantizationPoint()
+        self.embedding_transformation: Any = nn.Sequential(
+            OrderedDict(read=points[0], dense=self.embedding_transformation, written=points[1])
+        )
 
 
 class FoldedEncoder(nn.Module):
@@ -188,6 +196,9 @@ class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
         self.embeddings = FoldedEmbeddings(config)
         self.encoder = FoldedEncoder(config)
         self.pooler = Pooler(config) if add_pooling_layer else None
+        if config.quantization_aware:
+            make_quantization_aware(self.embeddings, self.encoder.layer)
+            self.set_attn_implementation(CLIPPED)
         self.post_init()
 
     @can_return_tuple
@@ -213,11 +224,18 @@ class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, attention_mask)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         recorded = [states] if output_hidden_states else None
-        states = self.encoder(states, mask, recorded, **kwargs)
+        if attention_mask is not None and self.config._attn_implementation == PACKED:
+            packed: list[torch.Tensor] | None = None if recorded is None else []
+            states = self.encoder(*pack(states, attention_mask), packed, **kwargs)
+            states = unpack(states, attention_mask)
+            if recorded is not None:
+                recorded += [unpack(layer, attention_mask) for layer in packed or ()]
+        else:
+            mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+            states = self.encoder(states, mask, recorded, **kwargs)
         return EncoderOutput(
             last_hidden_state=states,
             pooler_output=None if self.pooler is None else self.pooler(states),
