@@ -116,13 +116,16 @@ def benchmark(
     threads: Annotated[int, typer.Option(help="For each runtime.")] = 2,
     shape: Annotated[list[str] | None, typer.Option(help="Rows and tokens, as 1x128; four by default.")] = None,
     seconds: Annotated[float, typer.Option(help="For each network, precision and shape.")] = 5.0,
+    questions: Annotated[
+        str | None, typer.Option(help="SQuAD file or data set: times texts of mixed lengths, too.")
+    ] = None,
 ) -> None:
     """Times a student on this machine beside stock MobileBERT, DistilBERT and BERT_BASE, on every runtime."""
     from .deployment.benchmark import run_benchmark
     from .deployment.benchmark.run import RUNTIMES, SHAPES, parse_shape
 
     shapes = [parse_shape(text) for text in shape] if shape else SHAPES
-    run_benchmark(output, model, runtime or list(RUNTIMES), threads, shapes, seconds)
+    run_benchmark(output, model, runtime or list(RUNTIMES), threads, shapes, seconds, questions)
 
 
 @app.command()

@@ -53,12 +53,11 @@ def packed_attention_forward(
     Returns:
         The context [1, tokens, heads, head_size].
     """
-    rows = [[part] for part in (query, key, value)]
-    if attention_mask is not None:
-        rows = [list(part.split(list(attention_mask), dim=2)) for part in (query, key, value)]
+    lengths = [query.shape[2]] if attention_mask is None else list(attention_mask)
+    parts = (part.split(lengths, dim=2) for part in (query, key, value))
     contexts = [
-        nn.functional.scaled_dot_product_attention(*parts, dropout_p=dropout, scale=scaling)
-        for parts in zip(*rows, strict=True)
+        nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        for q, k, v in zip(*parts, strict=True)
     ]
     return torch.cat(contexts, dim=2).transpose(1, 2), None
 

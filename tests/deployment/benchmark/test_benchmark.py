@@ -5,12 +5,17 @@ import json
 import pytest
 import torch
 import transformers
+from transformers import AutoTokenizer
 
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
+from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment.benchmark import networks, run_benchmark
 from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops
-from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells
+from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, mixed_cells
 from mobilebert_hf.deployment.benchmark.run import parse_shape
+
+from ...finetuning.test_squad import write as write_squad
+from ..test_exporting import save
 
 SIZES = {"vocab_size": 200, "num_hidden_layers": 2, "max_position_embeddings": 64}
 
@@ -52,6 +57,34 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
         row["precision"]: row["bytes"] for row in results["rows"] if row["network"] == BERT and row["rows"] == 1
     }
     assert by_precision["int8"] < by_precision["float32"]
+
+
+@pytest.mark.parametrize("runtime", ["pytorch", "onnx"])
+def test_texts_of_mixed_lengths_are_timed_both_ways(runtime, tiny_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
+    model = save(tmp_path / "model", tiny_tokenizer, max_position_embeddings=384)
+    questions = write_squad(tmp_path / "dev.json", 20, seed=0)
+    results = run_benchmark(
+        tmp_path / "out", model, [runtime], threads=1, shapes=[(1, 16)], seconds=0.0, questions=questions
+    )
+    lengths = results["mixed"]["lengths"]
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = load_squad(questions, "validation")
+    expected = sorted(len(tokenizer(row["question"], row["context"])["input_ids"]) for row in rows)
+    assert sorted(lengths) == expected
+    ways = [f"{name}, {way}" for name in (OURS, STOCK) for way in ("padded", "unpadded")]
+    precisions = ["float32"] if runtime == "pytorch" else ["float32", "int8"]
+    assert [(row["precision"], row["way"]) for row in results["mixed"]["rows"]] == [
+        (precision, way) for precision in precisions for way in ways
+    ]
+    heading, *lines = mixed_cells(results)
+    assert [line[-1] for line in lines if line[2] == f"{STOCK}, padded"] == ["1.00x"] * len(precisions)
+    assert len(heading) == len(lines[0])
+
+
+def test_questions_need_a_tokenizer(tmp_path):
+    with pytest.raises(ValueError, match="name a model, too"):
+        run_benchmark(tmp_path, questions="dev.json")
 
 
 def test_products_are_counted():

@@ -1,5 +1,6 @@
 """The results of the benchmark as a table and a plot."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from rich.table import Table
 
 from ...files import written_aside
 from ...tables import terminal_table
-from .networks import BERT, OURS
+from .networks import BERT, OURS, STOCK
 
 HEADINGS = ("runtime", "precision", "network", "median", "p90", "texts/s", "than BERT_BASE", "file", "memory")
 COLORS = ("#0072b2", "#56b4e9", "#e69f00", "#999999")
@@ -31,11 +32,28 @@ def cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
     return [list(HEADINGS), *lines]
 
 
-def table(results: dict[str, Any]) -> Table:
-    """The rows of the first shape."""
+def tables(results: dict[str, Any]) -> Iterator[Table]:
+    """The rows of the first shape, and those of mixed lengths if there are any."""
     first = results["rows"][0]
     title = f"{first['rows']} x {first['tokens']} tokens, {results['threads']} threads, {results['machine']['cpu']}"
-    return terminal_table(cells(results, first["rows"], first["tokens"]), title)
+    yield terminal_table(cells(results, first["rows"], first["tokens"]), title)
+    if lengths := results["mixed"]["lengths"]:
+        title = f"{len(lengths)} texts of {min(lengths)} to {max(lengths)} tokens"
+        yield terminal_table(mixed_cells(results), title)
+
+
+def mixed_cells(results: dict[str, Any]) -> list[list[str]]:
+    """The passes over texts of mixed lengths as text, the first row the heading; speed is against padded stock."""
+    rows, texts = results["mixed"]["rows"], len(results["mixed"]["lengths"])
+    stock = {(row["runtime"], row["precision"]): row for row in rows if row["way"] == f"{STOCK}, padded"}
+    lines = [
+        [
+            *(row["runtime"], row["precision"], row["way"], f"{1e3 * texts / row['median_ms']:.1f}"),
+            f"{stock[row['runtime'], row['precision']]['median_ms'] / row['median_ms']:.2f}x",
+        ]
+        for row in rows
+    ]
+    return [["runtime", "precision", "network", "texts/s", "than stock, padded"], *lines]
 
 
 def plot(results: dict[str, Any], path: Path) -> None:

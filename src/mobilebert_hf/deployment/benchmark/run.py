@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from ...files import write_aside, written_aside
 from ...machine import describe_machine
 from ..formats import FORMATS
+from .mixed import sample_lengths
 from .networks import OURS, Setting, build_networks, count_flops, write_ours, write_stock
-from .report import plot, table
+from .report import plot, tables
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "tflite": "LiteRT"}
 SHAPES = ((1, 128), (1, 384), (16, 128), (16, 384))
@@ -31,6 +32,7 @@ def run_benchmark(
     threads: int = 2,
     shapes: Sequence[tuple[int, int]] = SHAPES,
     seconds: float = 5.0,
+    questions: str | None = None,
 ) -> dict[str, Any]:
     """Times a student beside stock MobileBERT, DistilBERT and BERT_BASE on every runtime, in float32 and in 8 bits.
 
@@ -41,15 +43,20 @@ def run_benchmark(
         threads: For each runtime.
         shapes: Rows and tokens.
         seconds: For each network, precision and shape.
+        questions: SQuAD questions (a file or Hub data set), to time texts of mixed lengths too, with `model`'s
+            tokenizer; not for LiteRT, whose graphs have fixed lengths.
 
     Returns:
         The results, as in `results.json`.
 
     Raises:
-        ValueError: A runtime is unknown.
+        ValueError: A runtime is unknown, or there are questions but no model.
     """
     if unknown := [name for name in runtimes if name not in RUNTIMES]:
         raise ValueError(f"runtimes={unknown}: expected some of {', '.join(RUNTIMES)}.")
+    if questions is not None and model is None:
+        raise ValueError("questions are cut into tokens by a model's tokenizer: name a model, too.")
+    texts = [] if model is None or questions is None else sample_lengths(model, questions)
     networks = build_networks(model)
     lengths = tuple(sorted({tokens for _, tokens in shapes}))
     sizes = {
@@ -60,6 +67,7 @@ def run_benchmark(
         for name, network in networks.items()
     }
     results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes, "rows": []}
+    results["mixed"] = {"lengths": texts, "rows": []}
     settings = [
         Setting(runtime, int8, lengths) for runtime in runtimes for int8 in (False, True)[: 1 + (runtime != "pytorch")]
     ]
@@ -77,13 +85,21 @@ def run_benchmark(
                 "threads": threads,
                 "shapes": shapes,
                 "seconds": seconds,
+                "lengths": texts if setting.runtime != "tflite" else [],
                 "model": model,
             }
-            results["rows"] += _rows(job, {"runtime": RUNTIMES[setting.runtime], "precision": setting.precision})
+            labels = {"runtime": RUNTIMES[setting.runtime], "precision": setting.precision}
+            measured = _work(job)
+            results["rows"] += _rows(job, measured["times"], labels)
+            results["mixed"]["rows"] += [
+                {**labels, "way": way, "median_ms": median(times)} for way, times in measured["mixed"].items()
+            ]
             write_aside(output / "results.json", json.dumps(results, indent=1) + "\n")
             progress.advance(todo)
-    plot(results, output / "results.png")
-    Console().print(table(results))
+    if any(row["bytes"] is not None for row in results["rows"]):
+        plot(results, output / "results.png")
+    for table in tables(results):
+        Console().print(table)
     return results
 
 
@@ -119,12 +135,11 @@ def write_graphs(networks: dict[str, PreTrainedModel], folder: Path, setting: Se
     return paths
 
 
-def _rows(job: dict[str, Any], labels: dict[str, str]) -> list[dict[str, Any]]:
-    """Times of all graphs together, and the memory of each by itself."""
-    times = _work(job)["times"]
+def _rows(job: dict[str, Any], times: dict[str, Any], labels: dict[str, str]) -> list[dict[str, Any]]:
+    """The times of each graph, and its memory in a process by itself."""
     rows = []
     for name, path in job["graphs"].items():
-        alone = _work({**job, "graphs": {name: path}, "shapes": job["shapes"][:1], "seconds": 0.0})
+        alone = _work({**job, "graphs": {name: path}, "shapes": job["shapes"][:1], "seconds": 0.0, "lengths": []})
         for shape, by_name in times.items():
             batch, tokens = parse_shape(shape)
             middle = median(by_name[name])

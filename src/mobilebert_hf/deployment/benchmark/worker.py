@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...models import fold
+from ...models.packing import PACKED
 from ..check import Run
 from ..formats import FORMATS
 from ..tasks import INPUTS
-from .networks import TASK, build_networks, network_inputs, prepare_pytorch
+from .mixed import ways
+from .networks import OURS, TASK, build_networks, network_inputs, prepare_pytorch
 
 
 def main() -> None:
@@ -33,10 +36,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: `format`, `threads`, `graphs` (from name to path), `shapes` ([rows, tokens]), `seconds` for each graph
-            and shape; `model` for PyTorch.
+            and shape; `lengths` of texts that are timed as a set, none if empty; `model` for PyTorch.
 
     Returns:
-        From shape, as `"1x128"`, to name to the milliseconds of each call; and `peak_memory`, bytes of this process.
+        `times`: from shape, as `"1x128"`, to name to the milliseconds of each call; `mixed`: from name and way to the
+        milliseconds of each pass over all texts; `peak_memory`: bytes of this process.
     """
     runs = _load(job)
     times: dict[str, Any] = {}
@@ -44,7 +48,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         inputs = _inputs(rows, tokens)
         calls = {name: _bind(run, inputs) for name, run in runs.items()}
         times[f"{rows}x{tokens}"] = _race(calls, job["seconds"])
-    return {"times": times, "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    mixed = {}
+    if job["lengths"]:
+        packed = _load_packed(job) if job["format"] == "pytorch" else None
+        mixed = _race(ways(runs, packed, job["lengths"]), job["seconds"])
+    return {"times": times, "mixed": mixed, "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def _load(job: dict[str, Any]) -> dict[str, Run]:
@@ -54,6 +62,12 @@ def _load(job: dict[str, Any]) -> dict[str, Run]:
     torch.set_num_threads(job["threads"])
     networks = build_networks(job["model"])
     return {name: _pytorch(prepare_pytorch(name, networks[name])) for name in job["graphs"]}
+
+
+def _load_packed(job: dict[str, Any]) -> Run:
+    network = fold(build_networks(job["model"])[OURS])
+    network.set_attn_implementation(PACKED)
+    return _pytorch(network)
 
 
 def _pytorch(network: Any) -> Run:
