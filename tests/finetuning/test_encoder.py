@@ -142,3 +142,10 @@ def test_a_teacher_takes_an_adapter_too():
         IBBertForSequenceClassification(config), EncoderArguments(model="teacher", adapter="lora"), "SEQ_CLS", 1
     )
     assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_what_cannot_be_quantization_aware_is_said(pretrained):
+    with pytest.raises(ValueError, match="normalization_type='layer_norm' cannot be folded"):
+        load(pretrained, quantization_aware=True)
+    with pytest.raises(ValueError, match="not with adapter='lora': train the adapter first"):
+        EncoderArguments(model=pretrained, adapter="lora", quantization_aware=True)

@@ -6,14 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification, TrainingArguments, pipeline
 
+from mobilebert_hf import MobileBertConfig, MobileBertForPreTraining
+from mobilebert_hf.deployment import export
+from mobilebert_hf.deployment.scoring import score_export
 from mobilebert_hf.finetuning.encoder import EncoderArguments
 from mobilebert_hf.finetuning.glue import RECIPE_ARGUMENTS, GlueArguments, finetune_glue
 from mobilebert_hf.finetuning.sweep import GridArguments
 from mobilebert_hf.recipe import parse_recipe
 
 from ..workshop import RECIPES, Workshop
+from .conftest import SIZES
 
 TRAINING = {
     "learning_rate": 3e-3,
@@ -146,6 +151,30 @@ def test_an_adapter_leaves_a_plain_model(pretrained, glue_folder, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
     assert (folder / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_quantization_aware_run_goes_to_the_device_with_its_ranges(glue_folder, tiny_tokenizer, tmp_path):
+    torch.manual_seed(0)
+    fields = {**SIZES, "normalization_type": "no_norm"}
+    student = MobileBertForPreTraining(MobileBertConfig(vocab_size=len(tiny_tokenizer), **fields))
+    student.save_pretrained(tmp_path / "student")
+    tiny_tokenizer.save_pretrained(tmp_path / "student")
+    settings = arguments(
+        str(tmp_path / "student"),
+        glue_folder,
+        tmp_path / "runs",
+        encoder={"quantization_aware": True},
+        training={"num_train_epochs": 1},
+        tasks=["cola"],
+        predict=True,
+    )
+    [run] = finetune_glue(*settings)["cola"]
+    assert (tmp_path / "runs" / "predictions" / "CoLA.tsv").is_file()
+    folder = tmp_path / "runs" / "CoLA" / run.cell.name
+    assert json.loads((folder / "config.json").read_text())["quantization_aware"] is True
+    export(folder, tmp_path / "out", quantize="int8-static")
+    scores = score_export(tmp_path / "out", "cola", glue_folder)
+    assert scores["pytorch"] == {"matthews_correlation": pytest.approx(100 * run.score)}
 
 
 @pytest.mark.parametrize(

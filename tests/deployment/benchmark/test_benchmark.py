@@ -11,7 +11,7 @@ from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
 from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment.benchmark import networks, run_benchmark
 from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops
-from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, mixed_cells
+from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, mixed_cells, product_cells
 from mobilebert_hf.deployment.benchmark.run import parse_shape
 
 from ...finetuning.test_squad import write as write_squad
@@ -53,6 +53,13 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
         assert row["texts_per_second"] == pytest.approx(1e3 * row["rows"] / row["median_ms"])
         assert row["bytes"] > 10_000
         assert row["peak_memory"] > 50e6
+    if runtime == "onnx":
+        for precision, measured in results["products"].items():
+            counted = sum(row["flops"] for row in measured["products"][OURS])
+            assert counted == pytest.approx(count_flops(small_networks(None)[OURS], 16), rel=0.1)
+            assert measured["peak_gflops"] > 1
+            _, *lines = product_cells(results, precision)
+            assert sum(int(line[3].removesuffix(" %")) for line in lines) == pytest.approx(100, abs=len(lines))
     by_precision = {
         row["precision"]: row["bytes"] for row in results["rows"] if row["network"] == BERT and row["rows"] == 1
     }

@@ -32,14 +32,44 @@ def cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
     return [list(HEADINGS), *lines]
 
 
+def product_cells(results: dict[str, Any], precision: str) -> list[list[str]]:
+    """Where the student's time goes in ONNX Runtime, as text, the first row the heading.
+
+    What is no product and takes less than a hundredth of the time is left to the last row.
+    """
+    measured = results["products"][precision]
+    rows = measured["products"][OURS]
+    total = sum(row["ms"] for row in rows)
+    lines, rest = [], 0.0
+    for row in rows:
+        if row["ms"] < total / 100 and not row["flops"]:
+            rest += row["ms"]
+            continue
+        gflops = row["flops"] / row["ms"] / 1e6
+        lines.append(
+            [
+                " ".join([row["operator"], " to ".join(map(str, row["widths"]))]).strip(),
+                str(row["count"]),
+                f"{1e3 * row['ms'] / row['count']:.0f} us",
+                f"{100 * row['ms'] / total:.0f} %",
+                f"{100 * gflops / measured['peak_gflops']:.0f} %" if row["flops"] else "",
+            ]
+        )
+    heading = ["operator, widths", "number", "each", "of the time", "of the peak"]
+    return [heading, *lines, ["all others", "", "", f"{100 * rest / total:.0f} %", ""]]
+
+
 def tables(results: dict[str, Any]) -> Iterator[Table]:
-    """The rows of the first shape, and those of mixed lengths if there are any."""
+    """The rows of the first shape; those of mixed lengths, and the products in ONNX Runtime, if there are any."""
     first = results["rows"][0]
     title = f"{first['rows']} x {first['tokens']} tokens, {results['threads']} threads, {results['machine']['cpu']}"
     yield terminal_table(cells(results, first["rows"], first["tokens"]), title)
     if lengths := results["mixed"]["lengths"]:
         title = f"{len(lengths)} texts of {min(lengths)} to {max(lengths)} tokens"
         yield terminal_table(mixed_cells(results), title)
+    for precision, measured in results["products"].items():
+        title = f"ONNX Runtime, {precision}, {first['tokens']} tokens; peak {measured['peak_gflops']:.0f} GFLOPS"
+        yield terminal_table(product_cells(results, precision), title)
 
 
 def mixed_cells(results: dict[str, Any]) -> list[list[str]]:

@@ -66,8 +66,9 @@ def run_benchmark(
         }
         for name, network in networks.items()
     }
-    results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes, "rows": []}
-    results["mixed"] = {"lengths": texts, "rows": []}
+    mixed: dict[str, Any] = {"lengths": texts, "rows": []}
+    results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes}
+    results |= {"rows": [], "mixed": mixed, "products": {}}
     settings = [
         Setting(runtime, int8, lengths) for runtime in runtimes for int8 in (False, True)[: 1 + (runtime != "pytorch")]
     ]
@@ -79,7 +80,7 @@ def run_benchmark(
             progress.update(todo, description=f"{name}: exporting")
             graphs = write_graphs(networks, output / "graphs", setting)
             progress.update(todo, description=f"{name}: timing")
-            job = {
+            job: dict[str, Any] = {
                 "format": setting.runtime,
                 "graphs": {key: str(path) for key, path in graphs.items()},
                 "threads": threads,
@@ -91,9 +92,12 @@ def run_benchmark(
             labels = {"runtime": RUNTIMES[setting.runtime], "precision": setting.precision}
             measured = _work(job)
             results["rows"] += _rows(job, measured["times"], labels)
-            results["mixed"]["rows"] += [
+            mixed["rows"] += [
                 {**labels, "way": way, "median_ms": median(times)} for way, times in measured["mixed"].items()
             ]
+            if setting.runtime == "onnx":
+                ours = {**job, "graphs": {OURS: job["graphs"][OURS]}, "int8": setting.int8}
+                results["products"][setting.precision] = _work(ours, "products")
             write_aside(output / "results.json", json.dumps(results, indent=1) + "\n")
             progress.advance(todo)
     if any(row["bytes"] is not None for row in results["rows"]):
@@ -163,9 +167,10 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.parent.iterdir())
 
 
-def _work(job: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mobilebert_hf.deployment.benchmark.worker"]
+def _work(job: dict[str, Any], module: str = "worker") -> dict[str, Any]:
+    """What a module of this package, run by itself, says to a job; other lines that libraries print are skipped."""
+    command = [sys.executable, "-m", f"{__package__}.{module}"]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"Timing {job['format']} failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout[done.stdout.index('{"times"') :])
+    return json.loads(done.stdout.splitlines()[-1])
