@@ -31,6 +31,9 @@ ROOT = Path(__file__).parents[1]
 HERE = ROOT / "benchmarks" / "finetuning"
 RESULTS = HERE / "results.json"
 GLUE = ("sst2", "cola", "mrpc", "rte")
+# Small sets of pairs, again after a larger one of their kind.
+AFTER = {"mrpc": "qqp", "rte": "qnli"}
+INTERMEDIATE = "batch32-rate0.0005-epochs2-seed1"
 HEADINGS = ("task", "score", "commonest class", "from scratch", "student", "each seed")
 
 
@@ -40,18 +43,24 @@ def commands(data: str, runs: str) -> dict[str, list[str]]:
     glue = ["recipes/glue.py", "--config", "benchmarks/finetuning/glue.yaml", "--data", f"{data}/glue"]
     squad = ["recipes/squad.py", "--config", "benchmarks/finetuning/squad.yaml"]
     squad += ["--train", f"{data}/squad/train-v1.1.json.gz", "--validation", f"{data}/squad/dev-v1.1.json.gz"]
-    student = ["--model", f"{runs}/student"]
+    larger = ["--tasks", *AFTER.values(), "--holdout", "0.05", "--max_train_examples", "16000"]
+    larger += ["--num_train_epochs", "2", "--seeds", "1"]
+    starts = {"": ["--model", f"{runs}/student"]}
+    starts["-scratch"] = [*starts[""], "--random_weights", "true"]
     steps = {
         "teacher": ["recipes/pretrain_teacher.py", "--config", "benchmarks/finetuning/teacher.yaml", *corpus],
         "student": [
             *("recipes/distil_student.py", "--config", "benchmarks/finetuning/student.yaml"),
             *("--teacher", f"{runs}/teacher", *corpus),
         ],
-        "glue": [*glue, *student],
-        "glue-scratch": [*glue, *student, "--random_weights", "true"],
-        "squad": [*squad, *student],
-        "squad-scratch": [*squad, *student, "--random_weights", "true"],
     }
+    for suffix, start in starts.items():
+        steps[f"glue{suffix}"] = [*glue, *start]
+        steps[f"larger{suffix}"] = [*glue, *start, *larger]
+        for small, large in AFTER.items():
+            model = f"{runs}/larger{suffix}/{TASKS[large].name}/{INTERMEDIATE}"
+            steps[f"{small}{suffix}"] = [*glue, "--tasks", small, "--model", model]
+        steps[f"squad{suffix}"] = [*squad, *start]
     return {name: [*words, "--output_dir", f"{runs}/{name}"] for name, words in steps.items()}
 
 
@@ -63,7 +72,7 @@ def main(
     """Runs what is missing, and collects the scores."""
     for name, words in commands(str(data), str(runs)).items():
         # What a recipe writes last.
-        last = runs / name / ("results.json" if name.startswith("glue") else "eval_results.json")
+        last = runs / name / ("results.json" if "recipes/glue.py" in words else "eval_results.json")
         if not last.exists():
             Console().print(f"accelerate launch {shlex.join(words)}", highlight=False)
             subprocess.run([sys.executable, *words], check=True, cwd=ROOT)
@@ -88,20 +97,8 @@ def time_features(data: Path, runs: Path) -> dict[str, float]:
 
 def collect(runs: Path) -> list[dict[str, Any]]:
     """A row a task; scores are shares of 1."""
-    glue, scratch = (
-        json.loads((runs / name / "results.json").read_text())["tasks"] for name in ("glue", "glue-scratch")
-    )
-    rows = [
-        {
-            "task": TASKS[key].name,
-            "score": ", ".join(glue[key]["metrics"]),
-            "majority": glue[key]["majority"],
-            "scratch": scratch[key]["median"],
-            "student": glue[key]["median"],
-            "seeds": list(glue[key]["seeds"].values()),
-        }
-        for key in GLUE
-    ]
+    rows = [_glue_row(runs, key, "glue", TASKS[key].name) for key in GLUE]
+    rows += [_glue_row(runs, key, key, f"{TASKS[key].name} after {TASKS[AFTER[key]].name}") for key in AFTER]
     for name in ("exact_match", "f1"):
         student, from_scratch = (
             json.loads((runs / folder / "eval_results.json").read_text())[f"eval_{name}"] / 100
@@ -111,6 +108,21 @@ def collect(runs: Path) -> list[dict[str, Any]]:
         row = {"task": "SQuAD v1.1", "score": score, "majority": None, "scratch": from_scratch, "student": student}
         rows.append({**row, "seeds": [student]})
     return rows
+
+
+def _glue_row(runs: Path, key: str, folder: str, name: str) -> dict[str, Any]:
+    student, scratch = (
+        json.loads((runs / f"{folder}{suffix}" / "results.json").read_text())["tasks"][key]
+        for suffix in ("", "-scratch")
+    )
+    return {
+        "task": name,
+        "score": ", ".join(student["metrics"]),
+        "majority": student["majority"],
+        "scratch": scratch["median"],
+        "student": student["median"],
+        "seeds": list(student["seeds"].values()),
+    }
 
 
 def cells(results: dict[str, Any]) -> list[list[str]]:
