@@ -31,9 +31,9 @@ ROOT = Path(__file__).parents[1]
 HERE = ROOT / "benchmarks" / "finetuning"
 RESULTS = HERE / "results.json"
 GLUE = ("sst2", "cola", "mrpc", "rte")
-# Small sets of pairs, again after a larger one of their kind.
-AFTER = {"mrpc": "qqp", "rte": "qnli"}
-INTERMEDIATE = "batch32-rate0.0005-epochs2-seed1"
+# Small sets of pairs, again after a larger one.
+SMALL, LARGE = ("mrpc", "rte"), "qqp"
+LARGE_RUN = "batch32-rate0.0005-epochs3-seed1"
 HEADINGS = ("task", "score", "commonest class", "from scratch", "student", "each seed")
 
 
@@ -43,8 +43,8 @@ def commands(data: str, runs: str) -> dict[str, list[str]]:
     glue = ["recipes/glue.py", "--config", "benchmarks/finetuning/glue.yaml", "--data", f"{data}/glue"]
     squad = ["recipes/squad.py", "--config", "benchmarks/finetuning/squad.yaml"]
     squad += ["--train", f"{data}/squad/train-v1.1.json.gz", "--validation", f"{data}/squad/dev-v1.1.json.gz"]
-    larger = ["--tasks", *AFTER.values(), "--holdout", "0.05", "--max_train_examples", "16000"]
-    larger += ["--num_train_epochs", "2", "--seeds", "1"]
+    large = ["--tasks", LARGE, "--holdout", "0.05", "--max_train_examples", "30000"]
+    large += ["--num_train_epochs", "3", "--seeds", "1"]
     starts = {"": ["--model", f"{runs}/student"]}
     starts["-scratch"] = [*starts[""], "--random_weights", "true"]
     steps = {
@@ -56,9 +56,9 @@ def commands(data: str, runs: str) -> dict[str, list[str]]:
     }
     for suffix, start in starts.items():
         steps[f"glue{suffix}"] = [*glue, *start]
-        steps[f"larger{suffix}"] = [*glue, *start, *larger]
-        for small, large in AFTER.items():
-            model = f"{runs}/larger{suffix}/{TASKS[large].name}/{INTERMEDIATE}"
+        steps[f"large{suffix}"] = [*glue, *start, *large]
+        for small in SMALL:
+            model = f"{runs}/large{suffix}/{TASKS[LARGE].name}/{LARGE_RUN}"
             steps[f"{small}{suffix}"] = [*glue, "--tasks", small, "--model", model]
         steps[f"squad{suffix}"] = [*squad, *start]
     return {name: [*words, "--output_dir", f"{runs}/{name}"] for name, words in steps.items()}
@@ -98,7 +98,7 @@ def time_features(data: Path, runs: Path) -> dict[str, float]:
 def collect(runs: Path) -> list[dict[str, Any]]:
     """A row a task; scores are shares of 1."""
     rows = [_glue_row(runs, key, "glue", TASKS[key].name) for key in GLUE]
-    rows += [_glue_row(runs, key, key, f"{TASKS[key].name} after {TASKS[AFTER[key]].name}") for key in AFTER]
+    rows += [_glue_row(runs, key, key, f"{TASKS[key].name} after {TASKS[LARGE].name}") for key in SMALL]
     for name in ("exact_match", "f1"):
         student, from_scratch = (
             json.loads((runs / folder / "eval_results.json").read_text())[f"eval_{name}"] / 100

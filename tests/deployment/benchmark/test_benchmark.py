@@ -138,6 +138,12 @@ def test_a_shape_that_is_none_is_refused(text):
         parse_shape(text)
 
 
+def test_a_text_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="shapes of 513 tokens: the networks take 512 at most"):
+        run_benchmark(tmp_path / "out", shapes=[(1, 128), (1, 513)])
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_runtime_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"runtimes=\['ncnn'\]: expected some of pytorch, onnx, openvino, tflite"):
         run_benchmark(tmp_path, runtimes=["ncnn"])

@@ -50,7 +50,7 @@ def run_benchmark(
         The results, as in `results.json`.
 
     Raises:
-        ValueError: A runtime is unknown, or there are questions but no model.
+        ValueError: A runtime is unknown, a text is too long, or there are questions but no model.
     """
     if unknown := [name for name in runtimes if name not in RUNTIMES]:
         raise ValueError(f"runtimes={unknown}: expected some of {', '.join(RUNTIMES)}.")
@@ -58,6 +58,9 @@ def run_benchmark(
         raise ValueError("questions are cut into tokens by a model's tokenizer: name a model, too.")
     texts = [] if model is None or questions is None else sample_lengths(model, questions)
     networks = build_networks(model)
+    longest = min(network.config.max_position_embeddings for network in networks.values())
+    if too_long := [tokens for _, tokens in shapes if tokens > longest]:
+        raise ValueError(f"shapes of {', '.join(map(str, too_long))} tokens: the networks take {longest} at most.")
     lengths = tuple(sorted({tokens for _, tokens in shapes}))
     sizes = {
         name: {

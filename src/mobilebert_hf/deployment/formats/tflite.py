@@ -124,6 +124,8 @@ def load(path: Path, task: Task, threads: int = 1) -> Run:
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         tokens = inputs[INPUTS[0]].shape[1]
+        if tokens > max(runners):
+            raise ValueError(f"{path} takes {max(runners)} tokens at most, and was given {tokens}: truncate the text.")
         length = min(length for length in runners if length >= tokens)
         outputs = runners[length](**{name: _padded(inputs[name], length) for name in INPUTS})
         return {name: value[:, :tokens] if value.shape[1] == length else value for name, value in outputs.items()}
