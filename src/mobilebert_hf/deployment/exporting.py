@@ -80,7 +80,7 @@ def export(
     graph = staging / file
     graph.parent.mkdir(parents=True)
     try:
-        backend.write(prepare(source, folded=folded), task, graph, quantize, batches)
+        backend.write(prepare(source, folded=folded and quantize not in backend.FOLDS), task, graph, quantize, batches)
         errors = check(source, task, backend.load(graph, task), tolerance, batches[:2])
         unfolded_config(source.config).save_pretrained(staging)
         tokenizer.save_pretrained(staging)

@@ -90,7 +90,9 @@ def write_ours(network: PreTrainedModel, path: Path, setting: Setting) -> None:
     """The student by this package; in 8 bits statically quantized but for LiteRT, which is faster dynamically."""
     task = Task("any", "AutoModel", tuple(network(**sample_inputs(network, 1, 8)).keys()))
     if setting.runtime == "tflite":
-        tflite.convert(prepare(network), task, path, setting.lengths, "int8" if setting.int8 else None)
+        quantize = "int8" if setting.int8 else None
+        folded = prepare(network, folded=quantize not in tflite.FOLDS)
+        tflite.convert(folded, task, path, setting.lengths, quantize)
     elif setting.int8:
         FORMATS[setting.runtime].write(prepare(network), task, path, "int8-static", setting.batches(network))
     else:

@@ -14,6 +14,7 @@ from ..tasks import INPUTS, Task, dynamic_shapes, example_inputs
 
 PACKAGES = ("executorch", "torchao")
 INSTALL = 'pip install "mobilebert-hf[executorch]"'
+FOLDS = ()
 FILES = {
     None: "executorch/model.pte",
     "int8": "executorch/model_int8.pte",

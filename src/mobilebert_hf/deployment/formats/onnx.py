@@ -19,6 +19,7 @@ from ..tasks import Task, dynamic_shapes, example_inputs
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = 'pip install "mobilebert-hf[export]"'
+FOLDS = ()
 FILES = {None: "onnx/model.onnx", "int8": "onnx/model_quantized.onnx", "int8-static": "onnx/model_int8.onnx"}
 
 

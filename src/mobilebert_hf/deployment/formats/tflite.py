@@ -22,6 +22,10 @@ FILES = {
     "int8-static": "tflite/model_int8_static.tflite",
 }
 
+# The converter folds norms by itself. It leaves shared what folding composes, which is 4 % less arithmetic; in 8 bits,
+# where each product rounds its input first, fewer and wider products are faster.
+FOLDS = (None,)
+
 # Tokens of a text, padding included: the converter takes no shapes that are open.
 LENGTHS = (32, 64, 128, 256, 384, 512)
 
