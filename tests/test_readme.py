@@ -4,14 +4,18 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 import data
 import distillation
 from mobilebert_hf import PRESETS
 from mobilebert_hf.demo.report import Result, table_rows
+from mobilebert_hf.deployment.benchmark import report
 from mobilebert_hf.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SPEED = (ROOT / "benchmarks" / "deployment" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_demo_table_is_the_recorded_run():
@@ -33,11 +37,27 @@ def test_the_data_rates_are_those_of_the_recorded_benchmark():
     assert f"<!-- data -->\n{data.markdown(results)}\n<!-- /data -->" in README
 
 
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("speed", lambda results: report.summary_cells(results, 1, 128)),
+        ("mixed", report.mixed_cells),
+        ("products-float32", lambda results: report.product_cells(results, "float32")),
+        ("products-int8", lambda results: report.product_cells(results, "int8")),
+    ],
+)
+def test_the_speeds_are_those_of_the_recorded_benchmark(name, cells):
+    results = json.loads((ROOT / "benchmarks" / "deployment" / "results.json").read_text(encoding="utf-8"))
+    shown = re.search(rf"<!-- {name} -->\n(.*)\n<!-- /{name} -->", README + SPEED, re.DOTALL)
+    assert shown is not None
+    assert shown[1] == markdown_table(cells(results))
+
+
 def test_every_preset_is_listed():
     assert all(f"| `{name}` |" in README for name in PRESETS)
 
 
 def test_links_lead_to_files():
-    for page in (ROOT / "README.md", ROOT / "recipes" / "README.md"):
+    for page in (ROOT / "README.md", ROOT / "recipes" / "README.md", ROOT / "benchmarks" / "deployment" / "README.md"):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -72,6 +72,22 @@ def tables(results: dict[str, Any]) -> Iterator[Table]:
         yield terminal_table(product_cells(results, precision), title)
 
 
+def summary_cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
+    """The medians of one shape as text, a line a runtime and precision, the first one the heading."""
+    medians = {
+        (row["runtime"], row["precision"], row["network"]): row["median_ms"]
+        for row in results["rows"]
+        if (row["rows"], row["tokens"]) == (rows, tokens)
+    }
+    lines = []
+    for runtime, precision in dict.fromkeys(key[:2] for key in medians):
+        ours, stock, bert = (medians[runtime, precision, name] for name in (OURS, STOCK, BERT))
+        times = [f"{value:.1f} ms" for value in (bert, stock, ours)]
+        lines.append([f"{runtime}, {precision}", *times, f"{stock / ours:.2f}x", f"{bert / ours:.1f}x"])
+    heading = ["", BERT, STOCK, OURS, "than stock", f"than {BERT}"]
+    return [heading, *lines]
+
+
 def mixed_cells(results: dict[str, Any]) -> list[list[str]]:
     """The passes over texts of mixed lengths as text, the first row the heading; speed is against padded stock."""
     rows, texts = results["mixed"]["rows"], len(results["mixed"]["lengths"])
