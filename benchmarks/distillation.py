@@ -38,7 +38,7 @@ from mobilebert_hf.distillation import DistillationArguments, DistillationTraine
 from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.objectives import LAYER_NORM_EPSILON
 from mobilebert_hf.files import write_aside
-from mobilebert_hf.machine import describe_machine
+from mobilebert_hf.machine import describe_machine, process_memory
 from mobilebert_hf.pretraining import parameter_groups
 from mobilebert_hf.pretraining.trainer import encoder_inputs
 from mobilebert_hf.tables import terminal_table
@@ -242,10 +242,10 @@ def peak_memory(shape: str, way: str, index: int, teacher_dtype: str = "float32"
 def memory(shape: str, way: str, index: int, teacher_dtype: str) -> None:
     """Prints the memory of one step as JSON (Linux)."""
     pair = Pair(SHAPES[shape], teacher_dtype=teacher_dtype)
-    before = _status("VmRSS")
+    before = process_memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
     getattr(pair, way)(index)
-    peak = _status("VmHWM")
+    peak = process_memory("VmHWM")
     print(json.dumps({"above_weights": peak - before, "total": peak}))
 
 
@@ -257,11 +257,6 @@ def measure_memories(shape: str) -> dict[str, dict[str, int]]:
         "ours_distillation": peak_memory(shape, "ours", 24),
         "ours_distillation_bfloat16": peak_memory(shape, "ours", 24, "bfloat16"),
     }
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def summarize(rows: list[dict[str, Any]], memories: dict[str, dict[str, int]]) -> dict[str, float]:

@@ -52,7 +52,7 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
         assert 0 < row["median_ms"] <= row["p90_ms"]
         assert row["texts_per_second"] == pytest.approx(1e3 * row["rows"] / row["median_ms"])
         assert row["bytes"] > 10_000
-        assert row["peak_memory"] > 50e6
+        assert row["peak_memory"] > 1e6
     if runtime == "onnx":
         for precision, measured in results["products"].items():
             counted = sum(row["flops"] for row in measured["products"][OURS])

@@ -21,29 +21,34 @@ from ..tasks import INPUTS, Task, dynamic_shapes, load_student, sample_inputs
 
 OURS = "MobileBERT, this package"
 STOCK = "MobileBERT, transformers"
+DISTILBERT = "DistilBERT"
 BERT = "BERT_BASE"
+NETWORKS = (OURS, STOCK, DISTILBERT, BERT)
 TASK = Task("question-answering", "AutoModelForQuestionAnswering", ("start_logits", "end_logits"))
 
 
-def build_networks(model: str | None) -> dict[str, PreTrainedModel]:
-    """Every network with a question-answering head or the student's own; random weights but for a `model` given.
+def build_network(name: str, model: str | None) -> PreTrainedModel:
+    """A network with a question-answering head or the student's own; random weights but for a `model` given.
 
     Args:
+        name: Of `NETWORKS`.
         model: Hub id or folder of a student; by default a MobileBERT of the paper's size.
     """
     torch.manual_seed(0)
-    if model is None:
-        ours: PreTrainedModel = MobileBertForQuestionAnswering(MobileBertConfig())
-    else:
-        ours, _ = load_student(model)
-    fields = {**ours.config.to_dict(), "architectures": None}
-    networks = {
-        OURS: ours,
-        STOCK: transformers.MobileBertForQuestionAnswering(transformers.MobileBertConfig(**fields)),
-        "DistilBERT": transformers.DistilBertForQuestionAnswering(transformers.DistilBertConfig()),
-        BERT: transformers.BertForQuestionAnswering(transformers.BertConfig()),
-    }
-    return {name: network.eval() for name, network in networks.items()}
+    if name == BERT:
+        return transformers.BertForQuestionAnswering(transformers.BertConfig()).eval()
+    if name == DISTILBERT:
+        return transformers.DistilBertForQuestionAnswering(transformers.DistilBertConfig()).eval()
+    ours = MobileBertForQuestionAnswering(MobileBertConfig()) if model is None else load_student(model)[0]
+    if name == STOCK:
+        config = transformers.MobileBertConfig(**{**ours.config.to_dict(), "architectures": None})
+        return transformers.MobileBertForQuestionAnswering(config).eval()
+    return ours.eval()
+
+
+def build_networks(model: str | None) -> dict[str, PreTrainedModel]:
+    """All of them."""
+    return {name: build_network(name, model) for name in NETWORKS}
 
 
 def network_inputs(network: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Runtimes have their own pools of threads, which spin; so each has its own proces
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -16,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...machine import peak_memory
 from ...models import fold
 from ...models.packing import PACKED
 from ..check import Run
 from ..formats import FORMATS
 from ..tasks import INPUTS
 from .mixed import ways
-from .networks import OURS, TASK, build_networks, network_inputs, prepare_pytorch
+from .networks import OURS, TASK, build_network, network_inputs, prepare_pytorch
 
 
 def main() -> None:
@@ -40,8 +40,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `times`: from shape, as `"1x128"`, to name to the milliseconds of each call; `mixed`: from name and way to the
-        milliseconds of each pass over all texts; `peak_memory`: bytes of this process.
+        milliseconds of each pass over all texts; `peak_memory`: bytes that this process took beyond Python and its
+        libraries.
     """
+    before = peak_memory()
     runs = _load(job)
     times: dict[str, Any] = {}
     for rows, tokens in job["shapes"]:
@@ -52,7 +54,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     if job["lengths"]:
         packed = _load_packed(job) if job["format"] == "pytorch" else None
         mixed = _race(ways(runs, packed, job["lengths"]), job["seconds"])
-    return {"times": times, "mixed": mixed, "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"times": times, "mixed": mixed, "peak_memory": peak_memory() - before}
 
 
 def _load(job: dict[str, Any]) -> dict[str, Run]:
@@ -60,12 +62,11 @@ def _load(job: dict[str, Any]) -> dict[str, Run]:
         load = FORMATS[job["format"]].load
         return {name: load(Path(path), TASK, job["threads"]) for name, path in job["graphs"].items()}
     torch.set_num_threads(job["threads"])
-    networks = build_networks(job["model"])
-    return {name: _pytorch(prepare_pytorch(name, networks[name])) for name in job["graphs"]}
+    return {name: _pytorch(prepare_pytorch(name, build_network(name, job["model"]))) for name in job["graphs"]}
 
 
 def _load_packed(job: dict[str, Any]) -> Run:
-    network = fold(build_networks(job["model"])[OURS])
+    network = fold(build_network(OURS, job["model"]))
     network.set_attn_implementation(PACKED)
     return _pytorch(network)
 
