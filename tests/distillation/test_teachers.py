@@ -1,0 +1,117 @@
+"""Teachers of other families: what they are asked for is what the library computes, and no more is run."""
+
+import pytest
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+
+from mobilebert_hf.distillation.teachers import EncoderTeacher
+
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+DISTILBERT = {
+    "vocab_size": 100,
+    "dim": 32,
+    "n_layers": 3,
+    "n_heads": 2,
+    "hidden_dim": 64,
+    "max_position_embeddings": 64,
+}
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+FAMILIES = {
+    "Bert": SIZES,
+    "Roberta": SIZES,
+    "DistilBert": DISTILBERT,
+    "Electra": {**SIZES, "embedding_size": 16},
+    "MPNet": SIZES,
+    "ModernBert": {**SIZES, **TOKENS},
+}
+
+
+def build(family, head="Model"):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**FAMILIES[family])
+    return getattr(transformers, f"{family}{head}")(config).eval()
+
+
+def batch():
+    ids = torch.randint(5, 90, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_the_librarys(family):
+    model = build(family)
+    teacher = EncoderTeacher(model)
+    expected = transformers.AutoModel.from_config(model.config)
+    expected.load_state_dict(model.state_dict())
+    inputs = batch()
+    taken = {name: value for name, value in inputs.items() if name in teacher._inputs}
+    states = expected.eval()(**taken, output_hidden_states=True).hidden_states
+    outputs = teacher(**inputs, capture_layers=(0, 2))
+    torch.testing.assert_close(outputs.layer_outputs[0], states[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs.layer_outputs[1], states[3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs.last_hidden_state, states[3], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_above_the_depth_is_run(family):
+    teacher = EncoderTeacher(build(family))
+    full = teacher(**batch(), capture_layers=(1,))
+    with FlopCounterMode(display=False) as counter:
+        part = teacher(**batch(), stop_layer=2, capture_layers=(1,))
+    with FlopCounterMode(display=False) as whole:
+        teacher(**batch())
+    torch.testing.assert_close(part.layer_outputs[0], full.layer_outputs[0], rtol=0, atol=0)
+    assert part.last_hidden_state is None
+    assert counter.get_total_flops() == pytest.approx(whole.get_total_flops() * 2 / 3, rel=0.05)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "DistilBert", "Electra", "MPNet", "ModernBert"])
+def test_only_predicted_positions_become_logits(family):
+    model = build(family, "ForMaskedLM")
+    inputs = batch()
+    wanted = inputs["attention_mask"].bool() & (torch.arange(9) % 3 == 1)
+    teacher = EncoderTeacher(model)
+    taken = {name: value for name, value in inputs.items() if name in teacher._inputs}
+    expected = model(**taken).logits[wanted]
+    outputs = teacher(**inputs, capture_layers=(2,), prediction_mask=wanted)
+    torch.testing.assert_close(outputs.prediction_logits, expected, rtol=1e-4, atol=1e-5)
+    assert outputs.layer_outputs[0].shape == (2, 9, 32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "DistilBert", "Electra", "ModernBert"])
+def test_projections_give_the_librarys_probabilities(family):
+    model = build(family)
+    teacher = EncoderTeacher(model)
+    inputs = batch()
+    [found] = teacher(**inputs, stop_layer=2, capture_projections=(1,)).projections
+    assert model.config._attn_implementation == "sdpa", "the kernel is put back"
+    model.set_attn_implementation("eager")
+    taken = {name: value for name, value in inputs.items() if name in teacher._inputs}
+    probabilities = model(**taken, output_attentions=True).attentions[1]
+    scores = found.query @ found.key.transpose(2, 3) * found.scaling
+    scores = scores.masked_fill(~inputs["attention_mask"].bool()[:, None, None, :], -torch.inf)
+    torch.testing.assert_close(scores.softmax(-1)[0], probabilities[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_cannot_be_read_is_said():
+    with pytest.raises(ValueError, match="MPNetModel does not use the library's attention interface"):
+        EncoderTeacher(build("MPNet"))(**batch(), capture_projections=(0,))
+    sizes = {**SIZES, "embedding_size": 16}
+    with pytest.raises(ValueError, match=r"AlbertModel cannot be a teacher: it has no list of its 3 layers"):
+        EncoderTeacher(transformers.AlbertModel(transformers.AlbertConfig(**sizes)))
