@@ -1,8 +1,10 @@
-"""What every result of a benchmark depends on, and what a process takes."""
+"""What every result of a benchmark depends on, what a process takes, and how long a call takes."""
 
 import os
 import platform
 import resource
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +31,29 @@ def peak_memory() -> int:
     if STATUS.exists():
         return process_memory("VmHWM")  # Linux' ru_maxrss begins with what the parent had
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
+
+
+def time_in_turns(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
+    """Times some functions in turns, so that what disturbs the machine disturbs all of them.
+
+    In each turn a call warms the caches, and three count.
+
+    Args:
+        calls: By name.
+        seconds: For each of them; there are three times of each at least.
+
+    Returns:
+        The milliseconds of each call that counts.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    deadline = time.monotonic() + seconds * len(calls)
+    while time.monotonic() < deadline or len(next(iter(times.values()))) < 3:
+        for name, call in calls.items():
+            call()
+            for _ in range(3):
+                start = time.perf_counter()
+                call()
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times

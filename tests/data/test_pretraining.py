@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from random import Random
 
 import numpy as np
@@ -11,7 +11,7 @@ from transformers import BertTokenizer, HfArgumentParser
 
 from mobilebert_hf.data import PretrainingCollator, PretrainingDataArguments, prepare_pretraining_data
 from mobilebert_hf.data import pretraining as module
-from mobilebert_hf.data.pairs import IS_NEXT, Document, PairSettings, build_pairs, split_sentences
+from mobilebert_hf.data.pairs import IS_NEXT, Document, PairSettings, build_pairs, make_examples, split_sentences
 
 from .conftest import write_corpus
 
@@ -132,6 +132,45 @@ def test_examples_have_berts_structure(corpus_file, tmp_path, tokenizer):
     assert 0.4 < np.mean(data["train"]["next_sentence_label"][:]) < 0.75
 
 
+@pytest.mark.parametrize("kind", ["sentences", "windows"])
+def test_single_texts_lose_nothing_and_fit(corpus_file, tmp_path, tokenizer, kind):
+    data = prepare_pretraining_data(arguments(corpus_file, tmp_path, max_seq_length=24, examples=kind), tokenizer)
+    rows = list(data["train"])
+    assert all(row["input_ids"][0] == tokenizer.cls_token_id for row in rows)
+    assert all(row["input_ids"].count(tokenizer.sep_token_id) == 1 for row in rows)
+    assert max(len(row["input_ids"]) for row in rows) <= 24
+    assert {row["next_sentence_label"] for row in rows} == {-100}
+    assert not any(any(row["token_type_ids"]) for row in rows)
+    other = prepare_pretraining_data(
+        arguments(corpus_file, tmp_path, max_seq_length=100, examples="sentences"), tokenizer
+    )
+    tokens = [sum(len(row["input_ids"]) - 2 for row in split["train"]) for split in (data, other)]
+    assert tokens[0] == tokens[1], "every token of the documents is in one example"
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(8, 40))
+def test_windows_are_as_long_as_they_can_be(lengths, max_seq_length):
+    ids = list(range(sum(lengths)))
+    settings = replace(pair_settings(max_seq_length - 3), examples="windows")
+    texts = make_examples({"input_ids": [ids], "sentence_lengths": [lengths]}, [0], settings=settings)["input_ids"]
+    assert [token for text in texts for token in text[1:-1]] == ids
+    bounds = set(Document.from_lengths(ids, lengths, max_seq_length - 2).bounds)
+    end = 0
+    for text in texts:
+        start, end = end, end + len(text) - 2
+        assert len(text) <= max_seq_length
+        longer = [bound for bound in bounds if end < bound <= start + max_seq_length - 2]
+        assert not longer, "another sentence would have fitted"
+
+
+def test_without_masking_a_batch_is_the_text_itself(corpus_file, tmp_path, tokenizer):
+    rows = prepare_pretraining_data(arguments(corpus_file, tmp_path), tokenizer)["validation"]
+    batch = PretrainingCollator(tokenizer, mlm_probability=0.0)([rows[0], rows[1]])
+    assert batch["input_ids"][0][: len(rows[0]["input_ids"])].tolist() == rows[0]["input_ids"]
+    assert (batch["labels"] == -100).all()
+
+
 def test_same_examples_for_a_seed_and_any_number_of_processes(corpus_file, tmp_path, tokenizer):
     one = prepare_pretraining_data(arguments(corpus_file, tmp_path / "1", preprocessing_num_workers=1), tokenizer)
     two = prepare_pretraining_data(arguments(corpus_file, tmp_path / "2", preprocessing_num_workers=2), tokenizer)
@@ -215,6 +254,7 @@ def test_documents_without_tokens(tmp_path, tokenizer):
         {"dupe_factor": 0},
         {"streaming_buffer_size": 1},
         {"encoding_errors": "ignore"},
+        {"examples": "lines"},
     ],
 )
 def test_arguments_out_of_range(change):

@@ -16,6 +16,8 @@ from mobilebert_hf.distillation.objectives import (
     masked_lm_distillation,
     masked_mean,
     next_sentence,
+    pooled_similarity,
+    relation_discrepancy,
 )
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -146,6 +148,40 @@ def test_attention_equals_float64_numpy_over_the_real_keys(seed, real):
     values = attention_discrepancy(*torch.from_numpy(scores), key_mask)
     expected = numpy_kl(*scores[..., :real].astype(np.float64)).mean(1)
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
+
+
+@few
+@given(seeds, st.sampled_from([1, 2, 4]))
+def test_relations_equal_float64_numpy_whatever_the_heads(seed, heads):
+    rng = np.random.default_rng(seed)
+    student, teacher = rng.normal(size=(2, 2, 5, 4)), rng.normal(size=(2, 3, 5, 8))  # [batch, heads, seq, size]
+    real = np.array([[True] * 5, [True] * 3 + [False] * 2])
+
+    def log_relations(projection):
+        flat = projection.transpose(0, 2, 1, 3).reshape(2, 5, heads, -1).transpose(0, 2, 1, 3)
+        scores = flat @ flat.transpose(0, 1, 3, 2) / np.sqrt(flat.shape[-1])
+        scores = np.where(real[:, None, None], scores, -np.inf)
+        return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+    own, others = log_relations(student), log_relations(teacher)
+    with np.errstate(invalid="ignore"):
+        expected = np.where(real[:, None, None], np.exp(others) * (others - own), 0).sum(-1).mean(1)
+    found = relation_discrepancy(torch.tensor(student), torch.tensor(teacher), heads, torch.tensor(real))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+@few
+@given(seeds)
+def test_pooled_similarity_equals_float64_numpy(seed):
+    rng = np.random.default_rng(seed)
+    student, teacher = rng.normal(size=(2, 3, 4, 6))
+    lengths = (4, 1, 2)
+    means = [[states[row, :length].mean(0) for row, length in enumerate(lengths)] for states in (student, teacher)]
+    expected = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(*means, strict=True)]
+    mask = torch.arange(4) < torch.tensor(lengths)[:, None]
+    np.testing.assert_allclose(
+        pooled_similarity(torch.tensor(student), torch.tensor(teacher), mask), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 @few

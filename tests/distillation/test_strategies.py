@@ -1,5 +1,6 @@
 """The schedules against the original's numbers, and what has to hold for every strategy."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mobilebert_hf.distillation.strategies import (
     auxiliary,
     build_strategy,
     joint,
+    parallel,
     progressive,
 )
 from mobilebert_hf.pretraining.optimizer import parameter_groups
@@ -27,12 +29,13 @@ def strategies(draw):
     """Any strategy that can be built, of few steps."""
     layers = draw(st.integers(1, 8))
     return build_strategy(
-        draw(st.sampled_from(["auxiliary", "joint", "progressive"])),
+        draw(st.sampled_from(["auxiliary", "joint", "parallel", "progressive"])),
         layers,
-        draw(st.integers(layers, 60)),
+        draw(st.integers(max(layers, 2), 60)),
         draw(st.integers(0, 60)),
         draw(st.sampled_from(["hard", "soft"])),
         warmup_ratio=draw(st.floats(0.0, 1.0)),
+        embedding_rate=draw(st.floats(0.0, 2.0)),
     )
 
 
@@ -159,6 +162,18 @@ def test_joint_transfers_all_layers_first(layers, transfer_steps, distillation_s
     check_distillation(rest, layers, distillation_steps)
 
 
+@many
+@given(st.integers(1, 12), st.integers(2, 40), st.integers(0, 40))
+def test_parallel_is_joint_after_a_half_on_the_teachers_features(layers, transfer_steps, distillation_steps):
+    alone, together, *rest = parallel(layers, transfer_steps, distillation_steps, embedding_rate=0.5).stages
+    assert alone.steps + together.steps == transfer_steps
+    assert 0 <= together.steps - alone.steps <= 1
+    assert (alone.parallel, together.parallel) == (True, False)
+    assert replace(alone, name=together.name, steps=together.steps, parallel=False) == together
+    assert together == joint(layers, together.steps, 0, embedding_rate=0.5).stages[0]
+    check_distillation(rest, layers, distillation_steps)
+
+
 def test_auxiliary_is_one_stage_of_everything():
     (stage,) = build_strategy("auxiliary", 3, 20, 30, warmup_ratio=0.1).stages
     assert (stage.steps, stage.depth, stage.warmup, stage.curve) == (50, 3, 5, "linear")
@@ -219,7 +234,10 @@ def test_a_constant_curve_is_constant():
         (lambda: joint(0, 1, 1), "num_layers is 0, but must be at least 1"),
         (lambda: auxiliary(2, 0), "steps is 0, but must be at least 1"),
         (lambda: auxiliary(2, 10, warmup_ratio=1.5), r"warmup_ratio is 1.5, but must be in \[0, 1\]"),
-        (lambda: build_strategy("sudden", 2, 3, 4), "name is 'sudden', but must be one of auxiliary, joint, progr"),
+        (
+            lambda: build_strategy("sudden", 2, 3, 4),
+            "name is 'sudden', but must be one of auxiliary, joint, parallel, progr",
+        ),
         (lambda: progressive(4, 8, 0).position(-1), "global_step is -1"),
         (lambda: Strategy("none", ()), "stages is"),
         (lambda: Strategy("two", (stage(), stage(layer_rates=(1.0, 1.0)))), r"layer_rates is \[3, 2\]"),

@@ -238,7 +238,7 @@ def test_the_teacher_is_of_bfloat16_where_the_hardware_is_made_for_it(
         ({"teacher_dtype": "half a float"}, "teacher_dtype='half a float' is not a floating dtype"),
         ({"transfer_steps": 2}, "transfer_steps is 2, but must be at least one for each of 3 layers"),
         ({"distillation_steps": -1}, "distillation_steps is -1"),
-        ({"strategy": "sudden"}, "'sudden', but must be one of auxiliary, joint, progressive"),
+        ({"strategy": "sudden"}, "'sudden', but must be one of auxiliary, joint, parallel, progressive"),
         ({"freezing": "warm"}, "freezing is 'warm', but must be one of hard, soft"),
         ({"distillation_warmup_ratio": 1.5}, r"warmup_ratio is 1\.5"),
     ],

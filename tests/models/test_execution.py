@@ -87,6 +87,30 @@ def test_captured_layers_are_the_hidden_states(family):
 
 
 @families
+def test_the_embeddings_can_be_captured(family):
+    model, batch = build(family), make_batch()
+    [embeddings, first] = run(model, **batch, capture_layers=(-1, 0)).layer_outputs
+    assert torch.equal(embeddings, run(model, **batch, stop_layer=0).last_hidden_state)
+    assert torch.equal(first, run(model, **batch, stop_layer=1).last_hidden_state)
+
+
+@families
+def test_layers_can_read_what_they_are_given(family):
+    model, batch = build(family), make_batch()
+    given = {index: torch.randn(*batch["input_ids"].shape, model.config.hidden_size) for index in range(3)}
+    outputs = run(model, **batch, capture_layers=range(3), layer_inputs=given).layer_outputs
+    for index in (1, 2):  # the embedding in front of layer 0 takes words
+        alone = run(
+            model,
+            inputs_embeds=given[index],
+            attention_mask=batch["attention_mask"],
+            start_layer=index,
+            stop_layer=index + 1,
+        )
+        assert torch.equal(outputs[index], alone.last_hidden_state)
+
+
+@families
 def test_captured_scores_give_the_attentions(family):
     model, batch = build(family), make_batch()
     output = run(model, **batch, capture_scores=[0, 2], output_attentions=True)

@@ -118,7 +118,14 @@ def test_hidden_states_can_be_asked_for_by_the_configuration():
 
 
 @pytest.mark.parametrize(
-    "asked", [{"output_attentions": True}, {"stop_layer": 1}, {"capture_layers": [0]}, {"capture_scores": [0]}]
+    "asked",
+    [
+        {"output_attentions": True},
+        {"stop_layer": 1},
+        {"capture_layers": [0]},
+        {"capture_scores": [0]},
+        {"layer_inputs": {0: 1}},
+    ],
 )
 def test_what_is_for_training_is_refused(asked):
     with pytest.raises(ValueError, match=f"A folded model has no {next(iter(asked))}"):

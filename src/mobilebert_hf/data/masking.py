@@ -29,7 +29,7 @@ class PretrainingCollator:
         tokenizer (`PreTrainedTokenizerBase`):
             Gives the special ids and the vocabulary.
         mlm_probability (`float`, *optional*, defaults to `0.15`):
-            Chance of a token (of a word, with `whole_word_mask`) to be chosen.
+            Chance of a token (of a word, with `whole_word_mask`) to be chosen. With 0 nothing is masked at all.
         whole_word_mask (`bool`, *optional*, defaults to `False`):
             Choose whole words, that is a piece and all the `##` pieces that follow it.
         pad_to_multiple_of (`int`, *optional*):
@@ -52,8 +52,8 @@ class PretrainingCollator:
     epoch: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.mlm_probability < 1:
-            raise ValueError(f"mlm_probability is {self.mlm_probability}: expected a value between 0 and 1")
+        if not 0 <= self.mlm_probability < 1:
+            raise ValueError(f"mlm_probability is {self.mlm_probability}: expected a value from 0 to below 1")
         if self.tokenizer.mask_token_id is None or self.tokenizer.pad_token_id is None:
             raise ValueError("masking needs a tokenizer with a mask token and a padding token: set both")
         vocabulary = self.tokenizer.get_vocab()
@@ -127,6 +127,8 @@ class PretrainingCollator:
             starts = ~self._continues[input_ids] | ~maskable | after_special
             starts[:, 0] = True
             scores = scores.gather(1, starts.cumsum(1) - 1)
+        if self.mlm_probability == 0:
+            return torch.zeros_like(maskable)
         scores = scores.masked_fill(~maskable, 1.0)
         lowest = scores.amin(1, keepdim=True)
         return maskable & ((scores < self.mlm_probability) | (scores == lowest))

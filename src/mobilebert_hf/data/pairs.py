@@ -23,6 +23,7 @@ EXAMPLES = Features(
 )
 
 IS_NEXT, IS_RANDOM = 0, 1  # as in transformers' next-sentence heads
+UNLABELLED = -100  # which transformers' losses skip
 
 # Ends of sentences: full stop, exclamation and question mark, ellipsis, Arabic and Devanagari marks, which a
 # space must follow; and the Chinese and Japanese marks, which need none. Closing quotes and brackets
@@ -102,6 +103,7 @@ class PairSettings:
         seed (`int`): the random choices' seed.
         cls_token_id (`int`): id of `[CLS]`.
         sep_token_id (`int`): id of `[SEP]`.
+        examples (`str`, *optional*, defaults to `"pairs"`): or `"sentences"` or `"windows"`, see `make_texts`.
     """
 
     max_seq_length: int
@@ -110,6 +112,7 @@ class PairSettings:
     seed: int
     cls_token_id: int
     sep_token_id: int
+    examples: str = "pairs"
 
     @property
     def max_tokens(self) -> int:
@@ -196,7 +199,8 @@ def make_examples(
     Returns:
         `dict[str, list]`: `input_ids` (int32), `token_type_ids` (int8) and `next_sentence_label` (int).
     """
-
+    if settings.examples != "pairs":
+        return make_texts(batch, settings)
     longest = (settings.max_tokens + 1) // 2  # two of these fill an example
 
     def load(row: dict[str, Any]) -> Document:
@@ -229,3 +233,37 @@ def _append(
     examples["input_ids"].append(np.concatenate([start, first, separator, second, separator], dtype=np.int32))
     examples["token_type_ids"].append(np.repeat(np.array([0, 1], np.int8), [len(first) + 2, len(second) + 1]))
     examples["next_sentence_label"].append(label)
+
+
+def make_texts(batch: dict[str, list[Any]], settings: PairSettings) -> dict[str, list[Any]]:
+    """Turns a batch of tokenized documents into examples of one segment, `[CLS] text [SEP]`.
+
+    Each sentence by itself (`settings.examples == "sentences"`), or as many following ones as fit (`"windows"`).
+    Sentences that are too long are cut into pieces.
+
+    Args:
+        batch (`dict[str, list]`): `input_ids` and `sentence_lengths` of each document.
+        settings (`PairSettings`): longest example, and which examples.
+
+    Returns:
+        `dict[str, list]`: as `make_examples`; `next_sentence_label` is -100.
+    """
+    longest = settings.max_seq_length - 2
+    texts = []
+    for ids, lengths in zip(batch["input_ids"], batch["sentence_lengths"], strict=True):
+        document = Document.from_lengths(ids, lengths, longest)
+        bounds, start = document.bounds, 0
+        while start < len(bounds) - 1:
+            end = start + 1
+            while (
+                settings.examples == "windows" and end < len(bounds) - 1 and bounds[end + 1] <= bounds[start] + longest
+            ):
+                end += 1
+            texts.append(document.ids[bounds[start] : bounds[end]])
+            start = end
+    ends = [settings.cls_token_id], [settings.sep_token_id]
+    return {
+        "input_ids": [np.concatenate([ends[0], text, ends[1]], dtype=np.int32) for text in texts],
+        "token_type_ids": [np.zeros(len(text) + 2, np.int8) for text in texts],
+        "next_sentence_label": [UNLABELLED] * len(texts),
+    }

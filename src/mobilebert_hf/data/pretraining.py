@@ -41,6 +41,9 @@ class PretrainingDataArguments:
     Args:
         corpus (`list[str]`):
             Files, folders, globs, or Hub data sets as `owner/name` or `owner/name:configuration`.
+        examples (`str`, *optional*, defaults to `"pairs"`):
+            `"pairs"` of segments for next-sentence prediction; single `"sentences"`; or `"windows"` of as many
+            following sentences as fit.
         text_column (`str`, *optional*, defaults to `"text"`):
             The column with the document in sources that have columns.
         encoding_errors (`str`, *optional*, defaults to `"strict"`):
@@ -79,6 +82,10 @@ class PretrainingDataArguments:
 
     corpus: list[str] = field(
         metadata={"help": "Files, folders, globs, or Hub data sets as owner/name[:configuration]."}
+    )
+    examples: str = field(
+        default="pairs",
+        metadata={"help": "Pairs of segments, sentences, or windows.", "choices": ["pairs", "sentences", "windows"]},
     )
     text_column: str = field(
         default="text", metadata={"help": "The column with the document in sources that have columns."}
@@ -125,6 +132,7 @@ class PretrainingDataArguments:
             "mlm_probability: between 0 and 1": 0 < self.mlm_probability < 1,
             "dupe_factor: at least 1": self.dupe_factor >= 1,
             f"streaming_buffer_size: at least {MIN_DOCUMENTS}": self.streaming_buffer_size >= MIN_DOCUMENTS,
+            "examples: 'pairs', 'sentences' or 'windows'": self.examples in ("pairs", "sentences", "windows"),
             "encoding_errors: 'strict' or 'replace'": self.encoding_errors in ("strict", "replace"),
         }
         for rule, holds in in_range.items():
@@ -136,7 +144,7 @@ class PretrainingDataArguments:
 def prepare_pretraining_data(
     arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase
 ) -> PretrainingData:
-    """Makes masked-language-model and next-sentence examples of a corpus.
+    """Makes examples of a corpus, by default for masked-language modelling and next-sentence prediction.
 
     Whole documents are held out for validation, so no text of it is trained on, not even as a copy of a document.
     Tokenized text and pairs are cached; a second call with the same arguments and files reads them back.
@@ -149,9 +157,10 @@ def prepare_pretraining_data(
         `Mapping`: `train` and `validation`, each a `Dataset`; when streaming, `train` is an `ExampleStream` and
         `validation` an `IterableDataset`; of rows
 
-        - **input_ids** (int32): `[CLS] A [SEP] B [SEP]`, at most `max_seq_length` ids, unpadded and unmasked;
+        - **input_ids** (int32): `[CLS] A [SEP] B [SEP]`, or `[CLS] A [SEP]` where they are no pairs, at most
+          `max_seq_length` ids, unpadded and unmasked;
         - **token_type_ids** (int8): 0 up to the first `[SEP]`, then 1;
-        - **next_sentence_label** (int8): 0 if B follows A, 1 if it comes from another document.
+        - **next_sentence_label** (int8): 0 if B follows A, 1 if it comes from another document, -100 without B.
 
     Raises:
         FileNotFoundError: if a source does not exist.
@@ -166,6 +175,7 @@ def prepare_pretraining_data(
         seed=arguments.pairing_seed,
         cls_token_id=tokenizer.cls_token_id,
         sep_token_id=tokenizer.sep_token_id,
+        examples=arguments.examples,
     )
     documents = _load(arguments, arguments.corpus)
     held_out = _load(arguments, arguments.validation_corpus) if arguments.validation_corpus else None

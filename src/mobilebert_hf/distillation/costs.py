@@ -4,12 +4,14 @@ Only matrix products count, at 2 FLOPs for each multiplication, as usual. Norms,
 take time, but next to no FLOPs.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import nn
+from transformers import PreTrainedModel
 
-from ..models.modeling_mobilebert import MobileBertForPreTraining
 from .stages import Stage
+from .teachers import find_layers
 
 
 class StepFlops(NamedTuple):
@@ -22,11 +24,12 @@ class StepFlops(NamedTuple):
 
 def step_flops(
     stage: Stage,
-    student: MobileBertForPreTraining,
-    teacher: MobileBertForPreTraining,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
     tokens: float,
     length: int,
     predictions: float,
+    mapping: Sequence[int] | None = None,
 ) -> StepFlops:
     """The FLOPs of one step.
 
@@ -41,40 +44,65 @@ def step_flops(
         tokens: In the batch, padding included.
         length: Tokens of a sequence.
         predictions: Masked positions in the batch.
+        mapping: For each layer of the student the teacher's; by default the one with the same index.
     """
     forward = backward = 0.0
     flows = stage.embedding_rate > 0  # whether something so far learns, and gradients have to come this far
-    embeddings = _products(student.mobilebert.embeddings, tokens)
+    embeddings = _products(_embeddings(student), tokens)
     forward += embeddings
     backward += 2 * embeddings * flows
-    for layer, rate in zip(student.mobilebert.encoder.layer, stage.layer_rates[: stage.depth], strict=False):
+    for layer, rate in zip(find_layers(student), stage.layer_rates[: stage.depth], strict=False):
         products, attention = _products(layer, tokens), _attention(student, tokens, length)
-        flows = flows or rate > 0
+        # A layer on the teacher's features hands no gradient down.
+        flows = (flows and not stage.parallel) or rate > 0
         forward += products + attention
         backward += products * (rate > 0) + (products + 2 * attention) * flows
     if stage.pretraining:
         heads = _heads(student, predictions)
         forward += heads
         backward += heads * (1 + (stage.head_rate > 0))
-    return StepFlops(_forward(teacher, stage, tokens, length, predictions), forward, backward)
+    return StepFlops(_forward(teacher, stage, mapping, tokens, length, predictions), forward, backward)
 
 
-def _forward(network: MobileBertForPreTraining, stage: Stage, tokens: float, length: int, predictions: float) -> float:
-    layers = network.mobilebert.encoder.layer[: stage.depth]
+def forward_flops(network: PreTrainedModel, tokens: float, length: int) -> float:
+    """The FLOPs of an encoder's forward pass, without heads."""
+    layers = find_layers(network)
+    encoder = sum(_products(layer, tokens) + _attention(network, tokens, length) for layer in layers)
+    return _products(_embeddings(network), tokens) + encoder
+
+
+def _forward(
+    network: PreTrainedModel,
+    stage: Stage,
+    mapping: Sequence[int] | None,
+    tokens: float,
+    length: int,
+    predictions: float,
+) -> float:
+    depth = stage.depth if mapping is None else mapping[stage.depth - 1] + 1
+    layers = find_layers(network)[:depth]
     encoder = sum(_products(layer, tokens) + _attention(network, tokens, length) for layer in layers)
     heads = _heads(network, predictions) if stage.pretraining else 0.0
-    return _products(network.mobilebert.embeddings, tokens) + encoder + heads
+    return _products(_embeddings(network), tokens) + encoder + heads
+
+
+def _embeddings(network: PreTrainedModel) -> nn.Module:
+    return network.base_model.get_submodule("embeddings")
 
 
 def _products(module: nn.Module, rows: float) -> float:
-    return 2 * rows * sum(linear.weight.numel() for linear in module.modules() if isinstance(linear, nn.Linear))
+    return 2 * rows * _weights(module)
 
 
-def _attention(network: MobileBertForPreTraining, tokens: float, length: int) -> float:
+def _weights(module: nn.Module) -> int:
+    return sum(linear.weight.numel() for linear in module.modules() if isinstance(linear, nn.Linear))
+
+
+def _attention(network: PreTrainedModel, tokens: float, length: int) -> float:
     """A layer's scores, and their product with the values."""
-    return 2 * 2 * tokens * length * network.config.true_hidden_size
+    return 2 * 2 * tokens * length * getattr(network.config, "true_hidden_size", network.config.hidden_size)
 
 
-def _heads(network: MobileBertForPreTraining, predictions: float) -> float:
-    """The masked-LM head; the next-sentence head has two outputs a sequence, which is nothing."""
-    return _products(network.cls.predictions, predictions)
+def _heads(network: PreTrainedModel, predictions: float) -> float:
+    """What is not the encoder; of the heads the masked-LM head alone counts, others have a few outputs a sequence."""
+    return 2 * predictions * (_weights(network) - _weights(network.base_model))

@@ -135,6 +135,62 @@ def attention_discrepancy(student_scores: Tensor, teacher_scores: Tensor, key_ma
     return terms.sum(-1).mean(1)
 
 
+def relation_discrepancy(student: Tensor, teacher: Tensor, heads: int, key_mask: Tensor | None) -> Tensor:
+    """How far the relations among a layer's queries (or keys, or values) are from the teacher's.
+
+    The channels of all attention heads are put side by side and cut into `heads` relation heads, so neither the
+    number of attention heads nor their width need be the teacher's. The relations are the scaled products of every
+    position with every other, X X^t / sqrt(channels), and compared as [`attention_discrepancy`] compares scores.
+
+    Args:
+        student (`Tensor`): [batch, heads, seq, head_size], any floating dtype.
+        teacher (`Tensor`): likewise, with its own number and size of heads.
+        heads (`int`): relation heads; divides the width of both.
+        key_mask (`Tensor`, *optional*): bool [batch, seq], True for a real token.
+
+    Returns:
+        `Tensor`: float32 [batch, seq], in nats.
+
+    Raises:
+        ValueError: if a width is not a multiple of `heads`, or the shapes do not fit.
+
+    Source: Wang et al., "MiniLMv2" (arXiv 2012.15828), section 3.2.
+    """
+    return attention_discrepancy(_relations(student, heads), _relations(teacher, heads), key_mask)
+
+
+def _relations(projection: Tensor, heads: int) -> Tensor:
+    """[batch, attention heads, seq, head_size] -> [batch, heads, seq, seq]."""
+    flat = projection.float().transpose(1, 2).flatten(2)
+    if flat.shape[-1] % heads:
+        raise ValueError(f"heads is {heads}, but must divide the width of the projections, {flat.shape[-1]}")
+    cut = flat.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return cut @ cut.transpose(2, 3) * cut.shape[-1] ** -0.5
+
+
+def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the states [batch, seq, width] over the real positions of the mask [batch, seq]: [batch, width]."""
+    weights = mask[..., None].to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def pooled_similarity(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """The cosine of two encoders' mean-pooled outputs, which is what sentence embeddings are compared by.
+
+    Args:
+        student (`Tensor`): [batch, seq, width], any floating dtype.
+        teacher (`Tensor`): likewise.
+        mask (`Tensor`): bool [batch, seq], True for a real token.
+
+    Returns:
+        `Tensor`: float32 [batch], from -1 to 1.
+
+    Source: Reimers and Gurevych, "Sentence-BERT" (arXiv 1908.10084), for the pooling; the objective is 1 less this.
+    """
+    _check_pair("states", "[batch, seq, width]", student, teacher)
+    return F.cosine_similarity(mean_pool(student.float(), mask), mean_pool(teacher.float(), mask), dim=-1)
+
+
 def masked_lm_distillation(
     student_logits: Tensor,
     teacher_logits: Tensor | None,

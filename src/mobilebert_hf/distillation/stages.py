@@ -35,6 +35,8 @@ class Stage:
         curve (`Curve`): how the rates change in the course of the stage, see [`Stage.curve_factor`].
         warmup (`int`, *optional*, defaults to 0): steps of warm-up; for the "linear" curve only.
         end_factor (`float`, *optional*, defaults to 1e-4): the value of the "linear" curve at its end.
+        parallel (`bool`, *optional*, defaults to `False`): whether every layer of the student reads the teacher's
+            features of the layer below, and not the student's.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Stage:
     # The original's decay ends here (its `end_lr_rate`) and not at zero; kept to be equal to it at every
     # step.
     end_factor: float = 1e-4
+    parallel: bool = False
 
     def __post_init__(self) -> None:
         layers = len(self.layer_rates)
@@ -61,6 +64,7 @@ class Stage:
             ("transfer_layers", set(self.transfer_layers) <= set(range(self.depth)), "layers that run"),
             ("transfer_layers", self.pretraining or self.transfer_layers, "given unless pretraining counts"),
             ("rates", min(rates) >= 0.0 and max(rates) > 0.0, "not negative, and not all 0"),
+            ("parallel", not (self.parallel and self.pretraining), "False where pretraining counts"),
             ("layer_rates", not any(self.layer_rates[self.depth :]), "0 for layers that do not run"),
             ("curve", self.curve in get_args(Curve), f"one of {', '.join(get_args(Curve))}"),
             ("warmup", 0 <= self.warmup <= self.steps, f"from 0 to the {self.steps} steps of the stage"),

@@ -1,21 +1,22 @@
 """The strategies of knowledge transfer, each a list of stages.
 
-They are those of "Training Strategies" in the MobileBERT paper (arXiv 2004.02984), in the form of the
-original code.
+Three are those of "Training Strategies" in the MobileBERT paper (arXiv 2004.02984), in the form of the
+original code; [`parallel`] is for teachers whose embeddings the student cannot simply copy.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal, get_args
 
 from .stages import Curve, Position, Stage, Strategy, require
 
 __all__ = [
     "Curve", "Freezing", "Position", "Stage", "Strategy", "StrategyName",
-    "auxiliary", "build_strategy", "joint", "progressive",
+    "auxiliary", "build_strategy", "joint", "parallel", "progressive",
 ]  # fmt: skip
 
 Freezing = Literal["hard", "soft"]
-StrategyName = Literal["auxiliary", "joint", "progressive"]
+StrategyName = Literal["auxiliary", "joint", "parallel", "progressive"]
 
 # From the original code. The layer that is being transferred learns at this factor of the base rate ...
 TRANSFER_RATE = 3.0
@@ -50,11 +51,12 @@ def joint(
     distillation_steps: int,
     transfer_rate: float = TRANSFER_RATE,
     warmup_ratio: float = WARMUP_RATIO,
+    embedding_rate: float = 0.0,
 ) -> Strategy:
     """Joint knowledge transfer: first all layers' transfer losses at once, then distillation.
 
     In the transfer stage the layers learn, all at the factor and on the curve that the current layer has in
-    [`progressive`]; embeddings and heads are frozen, as there. Only the order of the layers differs.
+    [`progressive`]; heads are frozen, as there. Only the order of the layers differs.
 
     Args:
         num_layers (`int`): encoder layers of the student.
@@ -63,6 +65,8 @@ def joint(
         transfer_rate (`float`, *optional*, defaults to 3.0): the layers' factor of the base learning rate.
         warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the distillation stage that is
             warm-up, in [0, 1].
+        embedding_rate (`float`, *optional*, defaults to 0.0): the embeddings' factor during transfer; 0, the
+            original's, freezes them.
 
     Returns:
         [`Strategy`]: one or two stages.
@@ -73,8 +77,42 @@ def joint(
     require(num_layers >= 1, "num_layers", num_layers, "at least 1")
     require(transfer_steps >= 1, "transfer_steps", transfer_steps, "at least 1")
     layers = tuple(range(num_layers))
-    transfer = _transfer("joint transfer", transfer_steps, layers, (transfer_rate,) * num_layers)
+    transfer = _transfer("joint transfer", transfer_steps, layers, (transfer_rate,) * num_layers, embedding_rate)
     return Strategy("joint", (transfer, *_final_stage(num_layers, distillation_steps, warmup_ratio)))
+
+
+def parallel(
+    num_layers: int,
+    transfer_steps: int,
+    distillation_steps: int,
+    transfer_rate: float = TRANSFER_RATE,
+    warmup_ratio: float = WARMUP_RATIO,
+    embedding_rate: float = 0.0,
+) -> Strategy:
+    """Parallel knowledge transfer: all layers learn at once, each on the teacher's features of the layer below.
+
+    So no layer waits for those below it, as it does in [`progressive`], nor learns on what they do not yet know, as
+    in [`joint`]. The second half of the transfer is joint: it joins the layers.
+
+    Args:
+        num_layers (`int`): encoder layers of the student.
+        transfer_steps (`int`): steps of both halves of the transfer, at least 2.
+        distillation_steps (`int`): the length of the distillation stage; 0 leaves it out.
+        transfer_rate (`float`, *optional*, defaults to 3.0): see [`joint`].
+        warmup_ratio (`float`, *optional*, defaults to 0.02): see [`joint`].
+        embedding_rate (`float`, *optional*, defaults to 0.0): see [`joint`].
+
+    Returns:
+        [`Strategy`]: two or three stages.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    require(transfer_steps >= 2, "transfer_steps", transfer_steps, "at least 2")
+    half = transfer_steps // 2
+    joined = joint(num_layers, transfer_steps - half, distillation_steps, transfer_rate, warmup_ratio, embedding_rate)
+    alone = replace(joined.stages[0], name="parallel transfer", steps=half, parallel=True)
+    return Strategy("parallel", (alone, *joined.stages))
 
 
 def progressive(
@@ -85,12 +123,12 @@ def progressive(
     transfer_rate: float = TRANSFER_RATE,
     background_rate: float = BACKGROUND_RATE,
     warmup_ratio: float = WARMUP_RATIO,
+    embedding_rate: float = 0.0,
 ) -> Strategy:
     """Progressive knowledge transfer: a stage for each layer, bottom up, then distillation.
 
     In a layer's stage only its own transfer losses count, it learns at `transfer_rate`, and nothing above it
-    runs. Embeddings and heads are frozen until the distillation stage, in which everything learns at factor
-    1.
+    runs. Heads are frozen until the distillation stage, in which everything learns at factor 1.
 
     Args:
         num_layers (`int`): encoder layers of the student.
@@ -105,6 +143,8 @@ def progressive(
             below, if freezing is soft.
         warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the distillation stage that is
             warm-up, in [0, 1].
+        embedding_rate (`float`, *optional*, defaults to 0.0): the embeddings' factor during transfer; 0, the
+            original's, freezes them.
 
     Returns:
         [`Strategy`]: `num_layers` stages named "layer 0", "layer 1", ..., and the distillation stage.
@@ -128,6 +168,7 @@ def progressive(
             steps + (layer < left_over),
             (layer,),
             (below,) * layer + (transfer_rate,) + (0.0,) * (num_layers - layer - 1),
+            embedding_rate,
         )
         for layer in range(num_layers)
     ]
@@ -142,11 +183,12 @@ def build_strategy(
     freezing: Freezing = "soft",
     transfer_rate: float = TRANSFER_RATE,
     warmup_ratio: float = WARMUP_RATIO,
+    embedding_rate: float = 0.0,
 ) -> Strategy:
-    """Build a strategy by its name, so that all three can be compared for the same number of steps.
+    """Build a strategy by its name, so that all can be compared for the same number of steps.
 
     Args:
-        name (`StrategyName`): "auxiliary", "joint" or "progressive".
+        name (`StrategyName`): "auxiliary", "joint", "parallel" or "progressive".
         num_layers (`int`): encoder layers of the student.
         transfer_steps (`int`): steps of transfer.
         distillation_steps (`int`): steps of distillation. The auxiliary strategy, which does both at once,
@@ -157,6 +199,8 @@ def build_strategy(
             auxiliary.
         warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the last stage that is warm-up, in
             [0, 1].
+        embedding_rate (`float`, *optional*, defaults to 0.0): see [`joint`]; not for auxiliary, which freezes
+            nothing.
 
     Returns:
         [`Strategy`]: the strategy.
@@ -166,15 +210,18 @@ def build_strategy(
     """
     if name == "auxiliary":
         return auxiliary(num_layers, transfer_steps + distillation_steps, warmup_ratio)
+    rates = {"transfer_rate": transfer_rate, "warmup_ratio": warmup_ratio, "embedding_rate": embedding_rate}
     if name == "joint":
-        return joint(num_layers, transfer_steps, distillation_steps, transfer_rate, warmup_ratio)
+        return joint(num_layers, transfer_steps, distillation_steps, **rates)
+    if name == "parallel":
+        return parallel(num_layers, transfer_steps, distillation_steps, **rates)
     require(name == "progressive", "name", name, f"one of {', '.join(get_args(StrategyName))}")
-    return progressive(
-        num_layers, transfer_steps, distillation_steps, freezing, transfer_rate, warmup_ratio=warmup_ratio
-    )
+    return progressive(num_layers, transfer_steps, distillation_steps, freezing, **rates)
 
 
-def _transfer(name: str, steps: int, layers: tuple[int, ...], rates: tuple[float, ...]) -> Stage:
+def _transfer(
+    name: str, steps: int, layers: tuple[int, ...], rates: tuple[float, ...], embedding_rate: float
+) -> Stage:
     """Return a stage of transfer alone, no deeper than it must be."""
     return Stage(
         name=name,
@@ -183,7 +230,7 @@ def _transfer(name: str, steps: int, layers: tuple[int, ...], rates: tuple[float
         transfer_layers=layers,
         pretraining=False,
         layer_rates=rates,
-        embedding_rate=0.0,
+        embedding_rate=embedding_rate,
         head_rate=0.0,
         curve="wave",
     )

@@ -81,8 +81,8 @@ class EncoderTeacher(nn.Module):
             attention_mask: [batch, seq].
             token_type_ids: [batch, seq]; left out where the encoder takes none.
             stop_layer: How many layers run.
-            capture_layers: Whose outputs are wanted. That of the last layer is what the encoder makes of it, its
-                final norm included where it has one.
+            capture_layers: Whose outputs are wanted; -1 is what the first layer reads. That of the last layer is what
+                the encoder makes of it, its final norm included where it has one.
             capture_projections: Whose queries, keys and values are wanted.
             prediction_mask: bool [batch, seq], where logits are wanted of a masked-LM head.
 
@@ -120,7 +120,11 @@ class EncoderTeacher(nn.Module):
 
             return hook
 
+        def read_embeddings(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            outputs[-1] = inputs[0] if inputs else named["hidden_states"]
+
         handles = [layer.register_forward_hook(read(index)) for index, layer in enumerate(self.layers)]
+        handles.append(self.layers[0].register_forward_pre_hook(read_embeddings, with_kwargs=True))
         try:
             yield
         finally:

@@ -4,18 +4,16 @@ The strategy says which layers run, which losses count and what learns; the stag
 step, so a run resumes with nothing but the Trainer's own state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.masking import IGNORED
-from ..models.heads import PreTrainingOutput
-from ..models.modeling_mobilebert import MobileBertForPreTraining
 from ..pretraining.optimizer import parameter_groups
 from ..pretraining.trainer import (
     Columns,
@@ -26,7 +24,7 @@ from ..pretraining.trainer import (
     per_place_scheduler,
     pretraining_columns,
 )
-from .costs import step_flops
+from .costs import StepFlops, step_flops
 from .initialization import check_match
 from .objectives import (
     TransferWeights,
@@ -36,14 +34,27 @@ from .objectives import (
     masked_mean,
     next_sentence,
 )
-from .strategies import Freezing, Stage, Strategy, StrategyName, build_strategy
+from .strategies import Freezing, Stage, Strategy, StrategyName, auxiliary, build_strategy
 
 # A layer's terms in the log, as `TransferWeights` calls them.
 TERMS = tuple(field.name for field in fields(TransferWeights))
 
 # What the relative cost of stages is reckoned with; it depends little on them.
-NOMINAL_LENGTH = 128
-NOMINAL_PREDICTIONS = 0.15
+NOMINAL_STEP: dict[str, Any] = {"tokens": 100, "length": 128, "predictions": 15}
+
+
+class Observed(NamedTuple):
+    """What is seen of a network in a step.
+
+    Args:
+        features: Of the student's layer i, or what the teacher has in its place; -1 is the embeddings.
+        attention: Likewise, what attention transfer compares.
+        outputs: All that the network returned.
+    """
+
+    features: dict[int, Tensor]
+    attention: dict[int, Any]
+    outputs: Any
 
 
 @dataclass
@@ -52,8 +63,9 @@ class DistillationArguments(PreTrainingArguments):
 
     Args:
         strategy (`str`, *optional*, defaults to `"progressive"`):
-            `"progressive"` (a stage a layer, bottom up), `"joint"` (all layers at once) or `"auxiliary"` (all layers
-            together with distillation); see `strategies.py`.
+            `"progressive"` (a stage a layer, bottom up), `"joint"` (all layers at once), `"parallel"` (all layers at
+            once, each on the teacher's features, then joint) or `"auxiliary"` (all layers together with
+            distillation); see `strategies.py`.
         freezing (`str`, *optional*, defaults to `"soft"`):
             Progressive transfer: layers below the current one are frozen (`"hard"`) or learn slowly (`"soft"`).
         transfer_steps (`int`, *optional*, defaults to 240000):
@@ -62,6 +74,8 @@ class DistillationArguments(PreTrainingArguments):
             Steps of pre-training distillation after it.
         transfer_rate (`float`, *optional*, defaults to 3.0):
             Factor on `learning_rate` for the layers that are being transferred.
+        embedding_rate (`float`, *optional*, defaults to 0.0):
+            That of the embeddings during transfer; 0 freezes them, as the original does.
         distillation_warmup_ratio (`float`, *optional*, defaults to 0.02):
             Part of the distillation stage in which the rate warms up.
         feature_map_weight (`float`, *optional*, defaults to 100.0):
@@ -86,6 +100,7 @@ class DistillationArguments(PreTrainingArguments):
     transfer_steps: int = field(default=240_000, metadata={"help": "Steps of transfer, all layers together."})
     distillation_steps: int = field(default=500_000, metadata={"help": "Steps of pre-training distillation."})
     transfer_rate: float = field(default=3.0, metadata={"help": "Rate factor of layers being transferred."})
+    embedding_rate: float = field(default=0.0, metadata={"help": "Rate factor of the embeddings in transfer."})
     distillation_warmup_ratio: float = field(default=0.02, metadata={"help": "Warm-up of the distillation stage."})
     feature_map_weight: float = field(default=100.0, metadata={"help": "Of the normalized feature maps."})
     mean_weight: float = field(default=5000.0, metadata={"help": "Of the feature maps' means."})
@@ -105,6 +120,7 @@ class DistillationArguments(PreTrainingArguments):
             self.freezing,
             self.transfer_rate,
             self.distillation_warmup_ratio,
+            self.embedding_rate,
         )
 
 
@@ -131,24 +147,31 @@ class DistillationTrainer(PreTrainer):
 
     def __init__(
         self,
-        model: MobileBertForPreTraining,
-        teacher: MobileBertForPreTraining,
+        model: PreTrainedModel,
+        teacher: nn.Module,
         args: DistillationArguments,
         **kwargs: Any,
     ) -> None:
-        check_match(model.config, teacher.config)
-        self.strategy = args.build_strategy(model.config.num_hidden_layers)
+        self.check(model, teacher)
+        layers = model.config.num_hidden_layers
+        self.strategy = args.build_strategy(layers)
+        [self._everything] = auxiliary(layers, steps=1, warmup_ratio=0.0).stages
         self.weights = TransferWeights(
             args.feature_map_weight, args.mean_weight, args.variance_weight, args.attention_weight
         )
         args.max_steps = self.strategy.steps
-        self._step_costs = [
-            sum(step_flops(stage, model, teacher, tokens=1, length=NOMINAL_LENGTH, predictions=NOMINAL_PREDICTIONS))
-            for stage in self.strategy.stages
-        ]
+        self._step_costs = [sum(self.step_flops(stage, model, teacher)) for stage in self.strategy.stages]
         super().__init__(model=model, args=args, **kwargs)
         self.teacher = teacher.eval().requires_grad_(False).to(args.device, _teacher_dtype(args))
         self.add_callback(_StageCallback(self.strategy))
+
+    def step_flops(self, stage: Stage, model: Any, teacher: Any) -> StepFlops:
+        """The relative cost of a stage's steps."""
+        return step_flops(stage, model, teacher, **NOMINAL_STEP)
+
+    def check(self, model: Any, teacher: Any) -> None:
+        """Raises a ValueError where the two networks cannot be compared."""
+        check_match(model.config, teacher.config)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -203,72 +226,94 @@ class DistillationTrainer(PreTrainer):
         """The objectives of the stage that the global step belongs to."""
         counts = Counts.of(inputs, num_items_in_batch)
         stage = self.strategy.position(self.state.global_step).stage
-        stop = None if stage.pretraining else stage.depth
-        student, teacher = self._run(model, inputs, stop, stage.transfer_layers)
+        student, teacher = self.observe(model, inputs, stage)
         real = inputs["attention_mask"].bool()
         loss = torch.zeros((), device=real.device)
         terms = {}
-        for layer, columns in self._transfer_terms(stage.transfer_layers, student, teacher, real).items():
+        for place, columns in self.transfer_terms(student, teacher, real).items():
             means = {name: masked_mean(values, real, counts.tokens) for name, values in columns.items()}
-            terms.update({f"layer_{layer}/{name}": mean for name, mean in means.items()})
+            terms.update({f"{place}/{name}": mean for name, mean in means.items()})
             weighted = sum(getattr(self.weights, name) * mean for name, mean in means.items())
-            loss = loss + weighted / self.teacher.config.num_hidden_layers
+            loss = loss + weighted / len(stage.layer_rates)
         if stage.pretraining:
-            pretraining = self._pretraining_terms(student, teacher, inputs, counts)
-            loss = loss + pretraining.pop("combined") + pretraining["next_sentence_loss"]
-            terms.update(pretraining)
+            distilled, distillation_terms = self.distillation_loss(student.outputs, teacher.outputs, inputs, counts)
+            loss = loss + distilled
+            terms.update(distillation_terms)
         self.meter.record(self.state.global_step, terms)
-        return (loss, student) if return_outputs else loss
+        return (loss, student.outputs) if return_outputs else loss
 
     def evaluation_columns(self, model: nn.Module, inputs: dict[str, Tensor]) -> Columns:
         """`PreTrainer`'s columns, and the transfer terms of every layer."""
-        layers = tuple(range(self.teacher.config.num_hidden_layers))
-        student, teacher = self._run(model, inputs, None, layers)
-        columns = pretraining_columns(student, inputs["labels"], inputs["next_sentence_label"])
+        student, teacher = self.observe(model, inputs, self._everything)
         real = inputs["attention_mask"].bool()
-        for layer, terms in self._transfer_terms(layers, student, teacher, real).items():
-            for name, values in terms.items():
-                columns[f"layer_{layer}/{name}"] = values.masked_fill(~real, 0).sum(1), real.sum(1)
-        return columns
-
-    def _run(
-        self, model: nn.Module, inputs: dict[str, Tensor], stop: int | None, layers: tuple[int, ...]
-    ) -> tuple[PreTrainingOutput, PreTrainingOutput]:
-        """Both networks up to layer `stop`, or in full with heads, with what the losses of `layers` need."""
-        options = {
-            **encoder_inputs(inputs),
-            "stop_layer": stop,
-            "capture_layers": layers,
-            "capture_scores": layers,
-            "prediction_mask": inputs["labels"] != IGNORED,
+        terms = self.evaluation_terms(student, teacher, real)
+        columns = {
+            f"{place}/{name}": (values.masked_fill(~real, 0).sum(1), real.sum(1))
+            for place, part in terms.items()
+            for name, values in part.items()
         }
-        with torch.inference_mode():
-            teacher = self.teacher(**options)
-        return model(**options), teacher
+        return {**self.distillation_columns(student.outputs, teacher.outputs, inputs), **columns}
 
-    @staticmethod
-    def _transfer_terms(
-        layers: tuple[int, ...], student: PreTrainingOutput, teacher: PreTrainingOutput, real: Tensor
-    ) -> dict[int, dict[str, Tensor]]:
+    def evaluation_terms(self, student: Observed, teacher: Observed, real: Tensor) -> dict[str, dict[str, Tensor]]:
+        """What evaluation averages of the layers, [batch, seq]."""
+        return self.transfer_terms(student, teacher, real)
+
+    def observe(self, model: nn.Module, inputs: dict[str, Tensor], stage: Stage) -> tuple[Observed, Observed]:
+        """Student and teacher as deep as the stage goes, with heads where they count."""
+        layers, stop = self.compared(stage), None if stage.pretraining else stage.depth
+        below = range(-1, stage.depth - 1) if stage.parallel else ()
+        with torch.inference_mode():
+            teacher = self.ask_teacher(inputs, stop, {*layers, *below}, stage.transfer_layers)
+        # Cloned, because autograd does not take tensors of inference mode as inputs.
+        layer_inputs = {layer + 1: teacher.features[layer].float().clone() for layer in below} or None
+        student = self.ask_student(model, inputs, stop, layers, stage.transfer_layers, layer_inputs)
+        return student, teacher
+
+    def compared(self, stage: Stage) -> tuple[int, ...]:
+        """The layers whose features are compared."""
+        return stage.transfer_layers
+
+    def ask_teacher(
+        self, inputs: dict[str, Tensor], stop: int | None, layers: Collection[int], attention_layers: Collection[int]
+    ) -> Observed:
+        """Runs the teacher up to layer `stop`, or in full with its heads."""
+        return _ask(self.teacher, inputs, stop, layers, attention_layers)
+
+    def ask_student(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        stop: int | None,
+        layers: Collection[int],
+        attention_layers: Collection[int],
+        layer_inputs: Mapping[int, Tensor] | None,
+    ) -> Observed:
+        """Runs the student likewise; with `layer_inputs` each layer on its own."""
+        return _ask(model, inputs, stop, layers, attention_layers, layer_inputs=layer_inputs)
+
+    def transfer_terms(self, student: Observed, teacher: Observed, real: Tensor) -> dict[str, dict[str, Tensor]]:
         """For each layer the terms of `TransferWeights`, [batch, seq]; `real` [batch, seq] is False at padding."""
-        terms = {}
-        captured = zip(layers, *_captured(student), *_captured(teacher), strict=True)
-        for layer, student_features, student_scores, teacher_features, teacher_scores in captured:
-            features = feature_map_discrepancy(student_features, teacher_features)
-            terms[layer] = {
-                "feature_map": features.normalized,
-                "mean": features.mean,
-                "variance": features.variance,
-                "attention": attention_discrepancy(student_scores, teacher_scores, real),
+        terms: dict[str, dict[str, Tensor]] = {}
+        for layer, features in student.features.items():
+            discrepancy = feature_map_discrepancy(features, teacher.features[layer])
+            terms[f"layer_{layer}" if layer >= 0 else "embeddings"] = {
+                "feature_map": discrepancy.normalized,
+                "mean": discrepancy.mean,
+                "variance": discrepancy.variance,
             }
+        for layer, attention in student.attention.items():
+            terms[f"layer_{layer}"]["attention"] = self.attention_terms(attention, teacher.attention[layer], real)
         return terms
 
-    def _pretraining_terms(
-        self, student: PreTrainingOutput, teacher: PreTrainingOutput, inputs: dict[str, Tensor], counts: Counts
-    ) -> dict[str, Tensor]:
+    def attention_terms(self, student: Any, teacher: Any, real: Tensor) -> Tensor:
+        """How far a layer's attention is from the teacher's, [batch, seq]."""
+        return attention_discrepancy(student, teacher, real)
+
+    def distillation_loss(
+        self, student: Any, teacher: Any, inputs: dict[str, Tensor], counts: Counts
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the heads, and the terms to log, from both networks' outputs."""
         labels = inputs["labels"]
-        assert student.prediction_logits is not None
-        assert student.seq_relationship_logits is not None
         hard, soft, combined = masked_lm_distillation(
             student.prediction_logits,
             teacher.prediction_logits,
@@ -277,12 +322,37 @@ class DistillationTrainer(PreTrainer):
             self.args.temperature,
         )
         sentences = next_sentence(student.seq_relationship_logits, inputs["next_sentence_label"])
-        return {
-            "combined": combined.sum() / counts.predictions,
+        next_sentence_loss = sentences.sum() / counts.examples
+        return combined.sum() / counts.predictions + next_sentence_loss, {
             "masked_lm_loss": hard.sum() / counts.predictions,
             "masked_lm_distillation": soft.sum() / counts.predictions,
-            "next_sentence_loss": sentences.sum() / counts.sentences,
+            "next_sentence_loss": next_sentence_loss,
         }
+
+    def distillation_columns(self, student: Any, teacher: Any, inputs: dict[str, Tensor]) -> Columns:
+        """What evaluation averages of the heads."""
+        return pretraining_columns(student, inputs["labels"], inputs["next_sentence_label"])
+
+
+def _ask(
+    network: nn.Module,
+    inputs: dict[str, Tensor],
+    stop: int | None,
+    layers: Collection[int],
+    attention_layers: Collection[int],
+    **more: Any,
+) -> Observed:
+    layers, attention_layers = sorted(layers), sorted(attention_layers)
+    outputs = network(
+        **encoder_inputs(inputs),
+        stop_layer=stop,
+        capture_layers=tuple(layers),
+        capture_scores=tuple(attention_layers),
+        prediction_mask=inputs["labels"] != IGNORED,
+        **more,
+    )
+    features = dict(zip(layers, outputs.layer_outputs or (), strict=True))
+    return Observed(features, dict(zip(attention_layers, outputs.attention_scores or (), strict=True)), outputs)
 
 
 class _StageCallback(TrainerCallback):
@@ -310,10 +380,6 @@ class _StageCallback(TrainerCallback):
     ) -> None:
         self.stage = None
         kwargs["model"].requires_grad_(True)
-
-
-def _captured(outputs: PreTrainingOutput) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    return outputs.layer_outputs or (), outputs.attention_scores or ()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ Teacher and student differ in the configuration alone. Module names are those of
 because they are the names in everyone's checkpoints.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -332,20 +332,24 @@ class Encoder(nn.Module):
         stop: int | None = None,
         capture_layers: Collection[int] = (),
         capture_scores: Collection[int] = (),
+        layer_inputs: Mapping[int, torch.Tensor] | None = None,
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-        """Runs layers start, ..., stop - 1 on [batch, seq, hidden_size].
+        """Runs layers start, ..., stop - 1 on [batch, seq, hidden_size], or each on its own `layer_inputs`.
 
         `kernel_mask` is for the configured attention kernel, `tensor_mask` (see `attend`) for the layers whose
         scores or probabilities are asked for: only those leave the kernel.
 
         Returns:
-            The last layer's output; the outputs of `capture_layers`; the raw scores of `capture_scores`
-            ([batch, heads, seq, seq] each), both in order of the layers.
+            The last layer's output; the outputs of `capture_layers`, where -1 is the embeddings'; the raw scores of
+            `capture_scores` ([batch, heads, seq, seq] each), both in order of the layers.
         """
-        layer_outputs, attention_scores = [], []
+        layer_outputs = [hidden_states] if -1 in capture_layers else []
+        attention_scores = []
         for index, layer in enumerate(self.layer[start:stop], start):
+            if layer_inputs is not None:
+                hidden_states = layer_inputs[index]
             materialize = output_attentions or index in capture_scores
             mask = tensor_mask if materialize else kernel_mask
             hidden_states, _, scores = layer(hidden_states, mask, materialize=materialize, **kwargs)

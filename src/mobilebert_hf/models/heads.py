@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import modeling_outputs
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration import MobileBertConfig
@@ -14,7 +14,7 @@ Captured = tuple[torch.Tensor, ...] | None
 
 
 @dataclass
-class EncoderOutput(BaseModelOutputWithPooling):
+class EncoderOutput(modeling_outputs.BaseModelOutputWithPooling):
     """The library's encoder output, and what `capture_layers` and `capture_scores` asked for.
 
     Attributes:
@@ -22,6 +22,14 @@ class EncoderOutput(BaseModelOutputWithPooling):
         attention_scores: Raw scaled scores before mask and softmax, [batch, heads, seq, seq] for each layer in
             `capture_scores`, in order.
     """
+
+    layer_outputs: Captured = None
+    attention_scores: Captured = None
+
+
+@dataclass
+class MaskedLMOutput(modeling_outputs.MaskedLMOutput):
+    """The library's, and what `capture_layers` and `capture_scores` asked for; see `EncoderOutput`."""
 
     layer_outputs: Captured = None
     attention_scores: Captured = None

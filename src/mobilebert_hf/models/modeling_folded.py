@@ -41,7 +41,7 @@ from .modeling_mobilebert_tasks import (
 from .packing import PACKED, pack, unpack
 
 # What `MobileBertModel.forward` takes, and a folded model does not.
-FOR_TRAINING = ("output_attentions", "start_layer", "stop_layer", "capture_layers", "capture_scores")
+FOR_TRAINING = ("output_attentions", "start_layer", "stop_layer", "capture_layers", "capture_scores", "layer_inputs")
 
 
 @strict

@@ -5,7 +5,7 @@ transformers and the other way round. The heads for tasks are in `modeling_mobil
 `modeling_ib_bert.py` has the same classes and names.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,16 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import (
-    MaskedLMOutput,
-    NextSentencePredictorOutput,
-)
+from transformers.modeling_outputs import NextSentencePredictorOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration import MobileBertConfig
 from .encoder import Embeddings, Encoder, EncoderLayer, NoNorm
-from .heads import EncoderOutput, MaskedLMHead, Pooler, PreTrainingHeads, PreTrainingOutput
+from .heads import EncoderOutput, MaskedLMHead, MaskedLMOutput, Pooler, PreTrainingHeads, PreTrainingOutput
 
 
 class MobileBertPreTrainedModel(PreTrainedModel):
@@ -90,6 +87,7 @@ class MobileBertModel(MobileBertPreTrainedModel):
         stop_layer: int | None = None,
         capture_layers: Collection[int] = (),
         capture_scores: Collection[int] = (),
+        layer_inputs: Mapping[int, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple | EncoderOutput:
         """Runs the encoder, or layers `start_layer` to `stop_layer - 1` of it.
@@ -103,9 +101,11 @@ class MobileBertModel(MobileBertPreTrainedModel):
                 `start_layer` > 0 the input of that layer, [batch, seq, hidden_size]; no embedding is computed then.
             start_layer: First layer to run.
             stop_layer: Layer before which to stop. Without it all layers run, and after them, only then, the pooler.
-            capture_layers: Indices of layers whose output is returned in `layer_outputs`.
+            capture_layers: Indices of layers whose output is returned in `layer_outputs`; -1 is the embeddings.
             capture_scores: Indices of layers whose raw attention scores are returned in `attention_scores`; these
                 layers materialise their scores, all others use the configured attention kernel.
+            layer_inputs: For each layer that runs, what it reads in place of the output of the layer below,
+                [batch, seq, hidden_size].
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention kernel takes.
                 With `output_attentions` every layer materialises its probabilities, whatever the kernel.
 
@@ -136,6 +136,7 @@ class MobileBertModel(MobileBertPreTrainedModel):
             stop=stop_layer,
             capture_layers=capture_layers,
             capture_scores=capture_scores,
+            layer_inputs=layer_inputs,
             output_attentions=self.config.output_attentions if output_attentions is None else output_attentions,
             **kwargs,
         )
@@ -166,7 +167,8 @@ class MobileBertModel(MobileBertPreTrainedModel):
             raise ValueError(
                 f"start_layer={start} needs inputs_embeds, the input of that layer, in place of input_ids."
             )
-        for name, layers in (("capture_layers", capture_layers), ("capture_scores", capture_scores)):
+        embeddings = {-1} if start == 0 else set()
+        for name, layers in (("capture_layers", set(capture_layers) - embeddings), ("capture_scores", capture_scores)):
             if outside := [layer for layer in layers if not start <= layer < end]:
                 raise ValueError(f"{name}={list(layers)}: layers {outside} do not run; {start}..{end - 1} do.")
 
@@ -299,22 +301,40 @@ class MobileBertForMaskedLM(_MaskedLMResizing):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        prediction_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | MaskedLMOutput:
-        """Inputs as `MobileBertModel.forward`; `labels` [batch, seq], -100 where no prediction counts."""
+        """As `MobileBertModel.forward`, and the head; with `stop_layer` no head.
+
+        Args:
+            input_ids: See `MobileBertModel.forward`, as the other inputs and `kwargs`.
+            attention_mask: See there.
+            token_type_ids: See there.
+            position_ids: See there.
+            inputs_embeds: See there.
+            labels: [batch, seq], int64, -100 where no prediction counts.
+            prediction_mask: [batch, seq], bool: compute logits [n, vocab_size] at these n positions only.
+            kwargs: See there.
+        """
         outputs = self.mobilebert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
-        logits = self.cls.predictions(outputs.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
-        return MaskedLMOutput(
-            loss=loss,
-            logits=logits,
+        output = MaskedLMOutput(
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            layer_outputs=outputs.layer_outputs,
+            attention_scores=outputs.attention_scores,
         )
+        if kwargs.get("stop_layer") is not None:
+            return output
+        states = outputs.last_hidden_state
+        if prediction_mask is not None:
+            states = states[prediction_mask]
+            labels = labels[prediction_mask] if labels is not None else None
+        output.logits = self.cls.predictions(states)
+        if labels is not None:
+            output.loss = self.loss_function(logits=output.logits, labels=labels, vocab_size=self.config.vocab_size)
+        return output
 
 
 class MobileBertForNextSentencePrediction(MobileBertPreTrainedModel):

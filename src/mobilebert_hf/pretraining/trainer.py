@@ -6,7 +6,7 @@ terms (masked-LM loss and accuracy, next-sentence accuracy).
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,7 @@ class Counts(NamedTuple):
 
     tokens: Tensor
     predictions: Tensor
-    sentences: Tensor
+    examples: Tensor
 
     @classmethod
     def of(cls, inputs: Mapping[str, Tensor], totals: Tensor | int | None) -> "Counts":
@@ -77,6 +77,8 @@ class PreTrainer(DurableTrainer):
 
     args: PreTrainingArguments
     data_collator: PretrainingCollator
+    # The evaluation's columns whose sum is its loss.
+    loss_columns: Sequence[str] = ("masked_lm_loss", "next_sentence_loss")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -203,7 +205,7 @@ class PreTrainer(DurableTrainer):
         sentence_losses = cross_entropies(outputs.seq_relationship_logits, inputs["next_sentence_label"])
         terms = {
             "masked_lm_loss": token_losses.sum() / counts.predictions,
-            "next_sentence_loss": sentence_losses.sum() / counts.sentences,
+            "next_sentence_loss": sentence_losses.sum() / counts.examples,
         }
         self.meter.record(self.state.global_step, terms)
         loss = terms["masked_lm_loss"] + terms["next_sentence_loss"]
@@ -258,16 +260,13 @@ class PreTrainer(DurableTrainer):
             columns = self.evaluation_columns(model, inputs)
         self._column_names = list(columns)
         rows = torch.stack([torch.stack((sums.float(), counts.float()), -1) for sums, counts in columns.values()], 1)
-        means = _means(rows)
-        loss = (
-            means[self._column_names.index("masked_lm_loss")] + means[self._column_names.index("next_sentence_loss")]
-        )
-        return loss, rows, inputs["next_sentence_label"]
+        means = dict(zip(columns, _means(rows), strict=True))
+        return torch.stack([means[name] for name in self.loss_columns]).sum(), rows, inputs["next_sentence_label"]
 
     def _average_columns(self, prediction: EvalPrediction) -> dict[str, float]:
         means = _means(torch.as_tensor(prediction.predictions))
         metrics = dict(zip(self._column_names, means.tolist(), strict=True))
-        return {"loss": metrics["masked_lm_loss"] + metrics["next_sentence_loss"], **metrics}
+        return {"loss": sum(metrics[name] for name in self.loss_columns), **metrics}
 
 
 class _EpochCallback(TrainerCallback):
@@ -283,12 +282,12 @@ class _EpochCallback(TrainerCallback):
 
 
 def count(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Real tokens, masked positions and labelled sentence pairs of a batch, int64 [3]."""
+    """Real tokens, masked positions and examples of a batch, int64 [3]."""
     return torch.stack(
         [
             inputs["attention_mask"].sum(),
             (inputs["labels"] != IGNORED).sum(),
-            (inputs["next_sentence_label"] != IGNORED).sum(),
+            torch.tensor(len(inputs["labels"]), device=inputs["labels"].device),
         ]
     )
 
@@ -327,18 +326,29 @@ def pretraining_columns(outputs: PreTrainingOutput, labels: Tensor, next_sentenc
     """
     assert outputs.prediction_logits is not None
     assert outputs.seq_relationship_logits is not None
-    predicted = labels != -100
-    targets = labels[predicted]
-    losses = F.cross_entropy(outputs.prediction_logits.float(), targets, reduction="none")
-    hits = outputs.prediction_logits.argmax(-1) == targets
     sentence_logits = outputs.seq_relationship_logits.float()
     sentence_hits = sentence_logits.argmax(-1) == next_sentence_label
     one = torch.ones_like(next_sentence_label)
     return {
-        "masked_lm_loss": _per_example(losses, predicted),
-        "masked_lm_accuracy": _per_example(hits.float(), predicted),
+        **masked_lm_columns(outputs.prediction_logits, labels),
         "next_sentence_loss": (F.cross_entropy(sentence_logits, next_sentence_label, reduction="none"), one),
         "next_sentence_accuracy": (sentence_hits.float(), one),
+    }
+
+
+def masked_lm_columns(logits: Tensor, labels: Tensor) -> Columns:
+    """Masked-LM loss and accuracy for each example.
+
+    Args:
+        logits: [n, vocab_size] at the n positions where `labels` is not -100.
+        labels: [batch, seq], int64.
+    """
+    predicted = labels != IGNORED
+    targets = labels[predicted]
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return {
+        "masked_lm_loss": _per_example(losses, predicted),
+        "masked_lm_accuracy": _per_example((logits.argmax(-1) == targets).float(), predicted),
     }
 
 

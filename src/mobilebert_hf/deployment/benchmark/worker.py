@@ -7,7 +7,6 @@ Runtimes have their own pools of threads, which spin; so each has its own proces
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...machine import peak_memory
+from ...machine import peak_memory, time_in_turns
 from ...models import fold
 from ...models.packing import PACKED
 from ..check import Run
@@ -49,11 +48,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     for rows, tokens in job["shapes"]:
         inputs = _inputs(rows, tokens)
         calls = {name: _bind(run, inputs) for name, run in runs.items()}
-        times[f"{rows}x{tokens}"] = _race(calls, job["seconds"])
+        times[f"{rows}x{tokens}"] = time_in_turns(calls, job["seconds"])
     mixed = {}
     if job["lengths"]:
         packed = _load_packed(job) if job["format"] == "pytorch" else None
-        mixed = _race(ways(runs, packed, job["lengths"]), job["seconds"])
+        mixed = time_in_turns(ways(runs, packed, job["lengths"]), job["seconds"])
     return {"times": times, "mixed": mixed, "peak_memory": peak_memory() - before}
 
 
@@ -87,22 +86,6 @@ def _inputs(rows: int, tokens: int) -> dict[str, np.ndarray]:
 
 def _bind(run: Run, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
     return lambda: run(inputs)
-
-
-def _race(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
-    """Runs all of them in turns: in each, a call to warm the caches, and a few that count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    deadline = time.monotonic() + seconds * len(calls)
-    while time.monotonic() < deadline or len(next(iter(times.values()))) < 3:
-        for name, call in calls.items():
-            call()
-            for _ in range(3):
-                start = time.perf_counter()
-                call()
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 if __name__ == "__main__":
