@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
+from mobilebert_hf.distillation.any_teacher.run import RECIPE_ARGUMENTS as ANY_TEACHER
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS as DISTILLATION
 from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS as PRETRAINING
 from mobilebert_hf.recipe import parse_recipe
@@ -44,13 +45,14 @@ def test_vocabulary_makes_a_tokenizer(tiny_corpus, tmp_path):
     assert tokenizer.unk_token_id not in tokenizer("the engine")["input_ids"]
 
 
+CLASSES = {"pretrain_teacher": PRETRAINING, "distil_student": DISTILLATION, "distil_any": ANY_TEACHER}
 # The others' are tested where their recipes are.
 NETWORKS = sorted(path for kind in ("pretrain", "distil") for path in RECIPES.glob(f"{kind}_*.yaml"))
 
 
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
 def test_every_recipe_file_parses_and_its_networks_can_be_made(path, tmp_path):
-    classes = DISTILLATION if path.stem.startswith("distil") else PRETRAINING
+    [classes] = [classes for recipe, classes in CLASSES.items() if path.stem.startswith(recipe)]
     options = ["--config", str(path), "--output_dir", str(tmp_path), "--bf16", "false"]
     model, data, training = parse_recipe(classes, options)
     assert data.corpus

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import any_teacher
 import data
 import distillation
+import strategies
 from mobilebert_hf import PRESETS
 from mobilebert_hf.demo.report import Result, table_rows
 from mobilebert_hf.deployment.benchmark import report
@@ -15,6 +17,7 @@ from mobilebert_hf.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 SPEED = (ROOT / "benchmarks" / "deployment" / "README.md").read_text(encoding="utf-8")
 
 
@@ -51,6 +54,14 @@ def test_the_speeds_are_those_of_the_recorded_benchmark(name, cells):
     shown = re.search(rf"<!-- {name} -->\n(.*)\n<!-- /{name} -->", README + SPEED, re.DOTALL)
     assert shown is not None
     assert shown[1] == markdown_table(cells(results))
+
+
+@pytest.mark.parametrize(("name", "module"), [("any-teacher", any_teacher), ("strategies", strategies)])
+def test_the_students_of_other_teachers_are_those_of_the_recorded_runs(name, module):
+    results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
+    shown = re.search(rf"<!-- {name} -->\n(.*)\n<!-- /{name} -->", README + RECIPES, re.DOTALL)
+    assert shown is not None
+    assert shown[1] == markdown_table(module.cells(results))
 
 
 def test_every_preset_is_listed():

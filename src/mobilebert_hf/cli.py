@@ -28,6 +28,23 @@ def demo(
         typer.echo(interruption, err=True)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def distill(
+    context: typer.Context,
+    teacher: Annotated[str, typer.Option(help="Hub id or folder of a BERT-like encoder and its tokenizer.")],
+    corpus: Annotated[list[str], typer.Option(help="File, folder, glob, or Hub data set; can be repeated.")],
+    output: Annotated[Path, typer.Option(help="Folder for the student.")],
+    minutes: Annotated[float, typer.Option(help="For all of it; the steps are planned to it.")] = 30.0,
+    processes: Annotated[
+        int | None, typer.Option(help="By default one a core without an accelerator, else one.")
+    ] = None,
+) -> None:
+    """Makes a student of an encoder that you have. More options are those of recipes/distil_any.py, as --size tiny."""
+    from .distillation.any_teacher.command import distil_command
+
+    distil_command(teacher, corpus, str(output), minutes, processes, context.args)
+
+
 @app.command()
 def schedule(
     config: Annotated[Path, typer.Argument(help="YAML file of recipes/distil_student.py.", exists=True)],

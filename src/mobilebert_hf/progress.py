@@ -6,6 +6,9 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+# More do not fit into a line.
+SHOWN_LAYERS = 13
+
 
 class StageProgress(ProgressCallback):
     """`transformers`' bar, which prints a dictionary for every log line; here the last one stands in the bar.
@@ -38,12 +41,16 @@ class StageProgress(ProgressCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Shows stage, loss, speed and time left."""
+        """Shows stage, loss, the similarity of the layers that are compared, speed and time left."""
         if self.training_bar is None or logs is None or "loss" not in logs:
             return
         if "stage" in logs and self.stage_names:
             self.training_bar.set_description(f"{self.name}, {self.stage_names[int(logs['stage'])]}")
         values = {"loss": f"{float(logs['loss']):.3f}"}
+        # Of normalized features, half the squared distance is 1 less their cosine.
+        cosines = [1 - float(value) / 2 for name, value in logs.items() if name.endswith("/feature_map")]
+        if 1 < len(cosines) <= SHOWN_LAYERS:
+            values["cosines"] = " ".join(f"{cosine:.2f}" for cosine in cosines)
         if "hours_left" in logs:
             values["left"] = tqdm.format_interval(3600 * logs["hours_left"])
             values["speed"] = f"{logs['tokens_per_second']:,.0f} tokens/s"

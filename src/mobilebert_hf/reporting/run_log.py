@@ -2,13 +2,16 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..distillation.any_teacher import AnyTeacherArguments
+from ..distillation.any_teacher.run import PLAN
+from ..distillation.any_teacher.run import RECIPE_ARGUMENTS as ANY_TEACHER_ARGUMENTS
 from ..distillation.objectives import TransferWeights
 from ..distillation.run import RECIPE_ARGUMENTS
 from ..distillation.stages import Strategy
@@ -151,6 +154,7 @@ class RunLog:
             sum(
                 getattr(self.weights, term) * line.get(f"{prefix}layer_{layer}/{term}", np.nan)
                 for term in TRANSFER_TERMS
+                if getattr(self.weights, term) > 0
             )
             for layer in range(self.layers)
         ]
@@ -242,5 +246,9 @@ def _count_layers(config: Path, lines: list[Line]) -> int:
 
 
 def _distillation_arguments(recipe: Path) -> DistillationArguments:
-    *_, arguments = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(recipe), *_ANY_MACHINE])
-    return arguments
+    """The recipe's, with the steps that a run of so many minutes was planned to."""
+    text = recipe.read_text(encoding="utf-8")
+    classes = ANY_TEACHER_ARGUMENTS if AnyTeacherArguments.__name__ in text else RECIPE_ARGUMENTS
+    *_, arguments = parse_recipe(classes, ["--config", str(recipe), *_ANY_MACHINE])
+    plan = recipe.with_name(PLAN)
+    return replace(arguments, **_read_json(plan)) if plan.is_file() else arguments

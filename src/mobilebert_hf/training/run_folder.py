@@ -60,7 +60,7 @@ def open_run_folder(training: TrainingArguments, arguments: Sequence[Any]) -> It
             "processes behind), or choose another output_dir."
         ) from error
     try:
-        _write_recipe(folder, _resolve(arguments))
+        _write_recipe(folder, _resolve(arguments), ", ".join(type(argument).__name__ for argument in arguments))
         yield folder
     finally:
         lock.release()
@@ -78,7 +78,7 @@ def find_checkpoint(training: TrainingArguments) -> str | None:
     return broadcast_object_list(found)[0]
 
 
-def _write_recipe(folder: Path, values: dict[str, Any]) -> None:
+def _write_recipe(folder: Path, values: dict[str, Any], classes: str) -> None:
     path = folder / RECIPE
     before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else values
     changed = [
@@ -88,7 +88,7 @@ def _write_recipe(folder: Path, values: dict[str, Any]) -> None:
     ]
     if changed:
         logger.warning("%s was begun with other arguments: %s.", folder, "; ".join(changed))
-    write_aside(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    write_aside(path, f"# {classes}\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}")
 
 
 def _resolve(arguments: Sequence[Any]) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""How many steps fit the time there is: the first batches are timed, forward and backward, on this machine."""
+
+import time
+from itertools import chain, repeat
+from typing import Any
+
+import torch
+
+from ...data import example_lengths
+from .trainer import AnyTeacherTrainer
+
+TIMED_BATCHES = 10
+# The first ones allocate memory and choose kernels.
+WARM_UP = 2
+# The optimizer's step, the exchange of gradients, logging, and what else the machine does.
+OVERHEAD = 1.15
+# Evaluation, timing and writing in the end.
+RESERVE = 0.06
+
+
+def plan_steps(trainer: AnyTeacherTrainer, seconds: float) -> dict[str, int]:
+    """Stretches or shortens the steps of all stages in the same proportion, so that they take the seconds there are.
+
+    Args:
+        trainer: Not yet trained; only gradients are computed.
+        seconds: For training, evaluation and report.
+
+    Returns:
+        `transfer_steps` and `distillation_steps`.
+
+    Raises:
+        ValueError: Not even a tenth of a minute is left.
+    """
+    args = trainer.args
+    left = seconds * (1 - RESERVE)
+    if left < 6:
+        raise ValueError(f"minutes={args.minutes} is over before training could begin: allow more.")
+    first_cost = trainer.work(1)
+    batches = chain.from_iterable(repeat(trainer.get_train_dataloader()))  # again, if they are few
+    model = trainer.accelerator.unwrap_model(trainer.model).to(args.device).train()
+    spent = tokens = 0.0
+    for index in range(TIMED_BATCHES):
+        inputs: dict[str, Any] = trainer._prepare_inputs(next(batches))
+        began = time.monotonic()
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, inputs)
+        trainer.accelerator.backward(loss)
+        model.zero_grad()
+        if index >= WARM_UP:
+            spent += time.monotonic() - began
+            tokens += int(inputs["attention_mask"].sum())
+    assert trainer.train_dataset is not None
+    lengths = example_lengths(trainer.train_dataset)
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    own = torch.tensor(OVERHEAD * spent / tokens * per_step * sum(lengths) / len(lengths), device=args.device)
+    seconds_per_step = float(trainer.accelerator.reduce(own, reduction="mean"))
+    factor = left / (seconds_per_step * trainer.work(trainer.strategy.steps) / first_cost)
+    return {
+        "transfer_steps": round(args.transfer_steps * factor),
+        "distillation_steps": max(1, round(args.distillation_steps * factor)) if args.distillation_steps else 0,
+    }
