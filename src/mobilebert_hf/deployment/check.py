@@ -1,9 +1,12 @@
 """Whether an exported graph says what the model says."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from .network import Batches
@@ -24,6 +27,23 @@ def row_by_row(run: Run) -> Run:
         return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
     return run_all
+
+
+def network_inputs(network: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the inputs that a network takes; DistilBERT takes no token types."""
+    taken = inspect.signature(network.forward).parameters
+    return {name: value for name, value in inputs.items() if name in taken}
+
+
+def run_pytorch(network: nn.Module) -> Run:
+    """A PyTorch model that is run as graphs are."""
+
+    @torch.inference_mode()
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tensors = {name: torch.from_numpy(value) for name, value in network_inputs(network, inputs).items()}
+        return {name: value.numpy() for name, value in network(**tensors).items() if isinstance(value, torch.Tensor)}
+
+    return run
 
 
 @torch.inference_mode()

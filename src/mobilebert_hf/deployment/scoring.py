@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.progress import Progress
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..data.batching import example_lengths
 from ..data.glue import load_glue, tokenize_glue
@@ -22,7 +21,7 @@ from ..files import write_aside
 from ..finetuning.glue import classes
 from ..finetuning.glue import score as score_glue
 from ..finetuning.squad import SquadArguments, make_features, score_logits
-from .check import Run
+from .check import Run, run_pytorch
 from .exporting import MANIFEST, find_format, read_manifest
 from .tasks import INPUTS, load_student
 
@@ -86,7 +85,7 @@ def score_export(
             f"{manifest['model']} is for {head.name} with {model.config.num_labels} labels; {task} needs "
             f"{examination.task} with {examination.labels}: fine-tune a student on {task}, and export that."
         )
-    runs = {"pytorch": _run_pytorch(model)}
+    runs = {"pytorch": run_pytorch(model)}
     for file in manifest["graphs"]:
         runs[file] = find_format(Path(file).parts[0]).load(folder / file, head, threads)
     scores = {}
@@ -167,12 +166,3 @@ def run_all(
                 found[name][place] = value
         done(len(chosen))
     return found
-
-
-def _run_pytorch(model: PreTrainedModel) -> Run:
-    @torch.inference_mode()
-    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
-        return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
-
-    return run

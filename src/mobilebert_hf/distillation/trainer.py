@@ -313,20 +313,22 @@ class DistillationTrainer(PreTrainer):
         self, student: Any, teacher: Any, inputs: dict[str, Tensor], counts: Counts
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the heads, and the terms to log, from both networks' outputs."""
-        labels = inputs["labels"]
-        hard, soft, combined = masked_lm_distillation(
-            student.prediction_logits,
-            teacher.prediction_logits,
-            labels[labels != IGNORED],
-            self.args.alpha,
-            self.args.temperature,
-        )
+        loss, terms = self.masked_lm(student.prediction_logits, teacher.prediction_logits, inputs, counts)
         sentences = next_sentence(student.seq_relationship_logits, inputs["next_sentence_label"])
         next_sentence_loss = sentences.sum() / counts.examples
-        return combined.sum() / counts.predictions + next_sentence_loss, {
+        return loss + next_sentence_loss, {**terms, "next_sentence_loss": next_sentence_loss}
+
+    def masked_lm(
+        self, student: Tensor, teacher: Tensor, inputs: dict[str, Tensor], counts: Counts
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The masked-LM loss of logits [n, vocab_size] at the predicted positions, and its terms."""
+        labels = inputs["labels"]
+        hard, soft, combined = masked_lm_distillation(
+            student, teacher, labels[labels != IGNORED], self.args.alpha, self.args.temperature
+        )
+        return combined.sum() / counts.predictions, {
             "masked_lm_loss": hard.sum() / counts.predictions,
             "masked_lm_distillation": soft.sum() / counts.predictions,
-            "next_sentence_loss": next_sentence_loss,
         }
 
     def distillation_columns(self, student: Any, teacher: Any, inputs: dict[str, Tensor]) -> Columns:

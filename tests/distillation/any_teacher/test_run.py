@@ -131,6 +131,12 @@ def test_a_teacher_that_pads_on_the_left(tmp_path, tiny_corpus, tiny_tokenizer):
     assert AutoTokenizer.from_pretrained(tmp_path / "student").padding_side == "right"
 
 
+def test_both_are_compared_in_float32(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
+    trainer = distil(teacher, tiny_corpus, tmp_path, steps=2, teacher_dtype="bfloat16")
+    assert trainer.teacher.model.dtype == trainer.model.dtype == torch.float32
+
+
 def test_layers_mapped_and_relations(tmp_path, tiny_corpus, tiny_tokenizer):
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
     trainer = distil(teacher, tiny_corpus, tmp_path, layers="1,2", attention_weight=1.0)

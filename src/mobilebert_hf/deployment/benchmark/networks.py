@@ -1,6 +1,5 @@
 """What is compared: a student as this package exports it, and others the best way that their own tools have."""
 
-import inspect
 import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from ...models import MobileBertConfig, MobileBertForQuestionAnswering, fold
+from ..check import network_inputs
 from ..formats import FORMATS, tflite
 from ..network import Batches, prepare
 from ..tasks import INPUTS, Task, dynamic_shapes, load_student, sample_inputs
@@ -49,12 +49,6 @@ def build_network(name: str, model: str | None) -> PreTrainedModel:
 def build_networks(model: str | None) -> dict[str, PreTrainedModel]:
     """All of them."""
     return {name: build_network(name, model) for name in NETWORKS}
-
-
-def network_inputs(network: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Those of the inputs that a network takes; DistilBERT takes no token types."""
-    taken = inspect.signature(network.forward).parameters
-    return {name: value for name, value in inputs.items() if name in taken}
 
 
 def count_flops(network: PreTrainedModel, length: int) -> int:

@@ -17,11 +17,11 @@ import torch
 from ...machine import peak_memory, time_in_turns
 from ...models import fold
 from ...models.packing import PACKED
-from ..check import Run
+from ..check import Run, run_pytorch
 from ..formats import FORMATS
 from ..tasks import INPUTS
 from .mixed import ways
-from .networks import OURS, TASK, build_network, network_inputs, prepare_pytorch
+from .networks import OURS, TASK, build_network, prepare_pytorch
 
 
 def main() -> None:
@@ -61,21 +61,13 @@ def _load(job: dict[str, Any]) -> dict[str, Run]:
         load = FORMATS[job["format"]].load
         return {name: load(Path(path), TASK, job["threads"]) for name, path in job["graphs"].items()}
     torch.set_num_threads(job["threads"])
-    return {name: _pytorch(prepare_pytorch(name, build_network(name, job["model"]))) for name in job["graphs"]}
+    return {name: run_pytorch(prepare_pytorch(name, build_network(name, job["model"]))) for name in job["graphs"]}
 
 
 def _load_packed(job: dict[str, Any]) -> Run:
     network = fold(build_network(OURS, job["model"]))
     network.set_attn_implementation(PACKED)
-    return _pytorch(network)
-
-
-def _pytorch(network: Any) -> Run:
-    @torch.inference_mode()
-    def run(inputs: Any) -> Any:
-        return network(**network_inputs(network, {name: torch.from_numpy(value) for name, value in inputs.items()}))
-
-    return run
+    return run_pytorch(network)
 
 
 def _inputs(rows: int, tokens: int) -> dict[str, np.ndarray]:

@@ -55,9 +55,8 @@ def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, co
     if student.config.mask_padding and student.config.pad_token_id is not None:
         own.word_embeddings.weight[student.config.pad_token_id] = 0
     # Of the trigram (left, own, right) the token itself alone counts, at first.
-    middle = slice(rank, 2 * rank) if student.config.trigram_input else slice(None)
     own.embedding_transformation.weight.zero_()
-    own.embedding_transformation.weight[:, middle] = basis
+    _own_columns(student)[:] = basis
     own.embedding_transformation.bias.copy_(mean)
     own.position_embeddings.weight.copy_(positions)
     own.token_type_embeddings.weight.copy_(types)
@@ -72,15 +71,14 @@ def split_embeddings(teacher: PreTrainedModel, counts: Tensor) -> tuple[Tensor, 
     mean of all. Exact where the encoder has neither positions nor types in its embeddings, as ModernBERT.
 
     Args:
-        teacher: An encoder whose `embeddings` take `input_ids` and, as far as it has them, `token_type_ids`, and
-            `position_ids`.
+        teacher: An encoder.
         counts: [vocab_size].
 
     Returns:
         Words [vocab_size, width], positions [positions, width] and types [types, width], float32.
     """
     config = teacher.config
-    vocabulary = torch.arange(len(teacher.get_input_embeddings().weight))  # type: ignore[arg-type]
+    vocabulary = torch.arange(config.vocab_size)
     generator = torch.Generator().manual_seed(0)
     usual = torch.multinomial(counts.double() + 1e-3, SAMPLED_WORDS, replacement=True, generator=generator)
     offset, kinds = position_offset(teacher), max(1, getattr(config, "type_vocab_size", 0) or 0)
@@ -94,15 +92,14 @@ def split_embeddings(teacher: PreTrainedModel, counts: Tensor) -> tuple[Tensor, 
     words = torch.stack([read(vocabulary, offset + position, 0) for position in sampled]).mean(0)
     mean = words[usual].mean(0)
     positions = torch.stack([read(usual, offset + position, 0).mean(0) for position in range(length)]) - mean
-    types = torch.stack([read(usual, offset + sampled[1], kind).mean(0) for kind in range(kinds)])
+    types = torch.stack([read(usual, offset + sampled[0], kind).mean(0) for kind in range(kinds)])
     return words, positions, types - types[0]
 
 
 def _embedding_reader(teacher: PreTrainedModel) -> Any:
     """A function from words [n], a position and a type to what the first layer reads [n, width], in float32.
 
-    The words stand in rows of their own, so that the rest of the embedding module, projections and norms of whatever
-    family, is the library's.
+    Of the tables, the norm and the projection a family has those that it has; all add them up in this way.
     """
     base = teacher.base_model
     embeddings, table = base.embeddings, teacher.get_input_embeddings()
@@ -154,8 +151,8 @@ def initialize_masked_lm_head(student: MobileBertForMaskedLM, teacher: PreTraine
     left, _, right = torch.linalg.svd((ridge(tied_rest, rest, HEAD_RIDGE) @ table).T)
     turn = left @ right
     table.copy_(table @ turn)
-    middle = slice(rank, 2 * rank) if student.config.trigram_input else slice(None)
-    own.embedding_transformation.weight[:, middle] = own.embedding_transformation.weight[:, middle] @ turn
+    columns = _own_columns(student.mobilebert)
+    columns.copy_(columns @ turn)
     scales = torch.linalg.lstsq(
         (tied_rest.T @ tied_rest) * (table.T @ table), ((tied_rest.T @ rest) * table.T).sum(1)
     ).solution
@@ -184,6 +181,12 @@ def masked_lm_head(teacher: PreTrainedModel) -> Callable[[Tensor], Tensor]:
             handle.remove()
 
     return head
+
+
+def _own_columns(student: MobileBertModel) -> Tensor:
+    """The part of the trigram's product [width, rank] that reads the token itself, between its neighbours'."""
+    rank, weight = student.config.embedding_size, student.embeddings.embedding_transformation.weight
+    return weight[:, rank : 2 * rank] if student.config.trigram_input else weight
 
 
 def _explained(fitted: Tensor, target: Tensor) -> float:

@@ -5,7 +5,7 @@ features t are regressed on what the narrow state can read: h itself and, as lon
 of h over the text. Of that regression the rank that x has is kept (reduced-rank regression), which gives the input
 bottleneck, the values and the output bottleneck at once. Then each feed-forward network is solved for what is left:
 its first matrix is random, on whitened inputs, its second a regression on the activations. Layers are solved bottom
-up, each on what the student below it really gives. Seconds of this replace the first minutes of training.
+up, each on what the student below it really gives.
 
 Sources: reduced-rank regression: Izenman, 1975. Random features: Huang et al., "Extreme learning machine", 2006.
 """

@@ -17,7 +17,7 @@ from ...machine import time_in_turns
 from ...models import fold
 from ...tables import Rows, markdown_table
 from .sentence_encoder import score_similarity
-from .shapes import SIZES
+from .shapes import count_parameters
 from .trainer import AnyTeacherTrainer
 
 RESULTS, CARD, EVALUATION = "results.json", "README.md", "eval_results.json"
@@ -86,7 +86,8 @@ def write_results(
         The rows of the table.
     """
     student = trainer.accelerator.unwrap_model(trainer.model).eval()
-    teacher, tokenizer = trainer.teacher.model, trainer.processing_class
+    # In training it may have been in bfloat16, in which its latency is another.
+    teacher, tokenizer = trainer.teacher.model.float(), trainer.processing_class
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     length = min(128, student.config.max_position_embeddings)
     networks: dict[str, Any] = {"teacher": teacher.base_model, "student": student.base_model}
@@ -100,11 +101,7 @@ def write_results(
         "length": length,
         **{
             name: {
-                "parameters": sum(
-                    parameter.numel()
-                    for path, parameter in network.named_parameters()
-                    if not path.startswith("pooler.")
-                ),
+                "parameters": count_parameters(network),
                 "milliseconds": latency[name],
             }
             for name, network in networks.items()
@@ -115,9 +112,7 @@ def write_results(
         splits = load_glue(TASKS[arguments.task], arguments.task_data)
         results["task"] = {"name": arguments.task, "split": next(s for s in ("validation", "train") if s in splits)}
         for name, network in networks.items():
-            results[name]["task"] = score_similarity(
-                network.float(), tokenizer, splits[results["task"]["split"]], length
-            )
+            results[name]["task"] = score_similarity(network, tokenizer, splits[results["task"]["split"]], length)
     write_aside(folder / RESULTS, json.dumps(results, indent=2))
     rows = result_rows(results)
     _write_card(folder, arguments, trainer.objective, results, rows)
@@ -178,7 +173,7 @@ def _deployed(student: PreTrainedModel) -> Any:
 
 
 def _write_card(folder: Path, arguments: Any, objective: str, results: dict[str, Any], rows: Rows) -> None:
-    name = f"mobilebert-{arguments.size}-{Path(arguments.teacher).name}" if arguments.size in SIZES else folder.name
+    name = f"mobilebert-{arguments.size}-{Path(arguments.teacher).name}"
     local = Path(arguments.teacher).exists()
     data = ModelCardData(
         model_name=name,

@@ -5,7 +5,7 @@ import time
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -170,7 +170,7 @@ def _prepare(
 def choose_objective(student: AnyStudentArguments) -> Objective:
     """The objective asked for; `"auto"`: what the teacher's files show."""
     if student.objective != "auto":
-        return student.objective  # type: ignore[return-value]  # checked by the trainer
+        return cast(Objective, student.objective)
     if cached_file(student.teacher, MODULES, _raise_exceptions_for_missing_entries=False):
         return "pooled"
     architectures = AutoConfig.from_pretrained(student.teacher).architectures or []

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from ...models.configuration import MobileBertConfig
@@ -84,10 +85,14 @@ def compare_sizes(shape: Shape, teacher: PreTrainedModel, length: int) -> list[l
     rows = []
     networks: dict[str, Any] = {"teacher": teacher.base_model, "student": student}
     for name, network in networks.items():
-        parameters = sum(p.numel() for n, p in network.named_parameters() if not n.startswith("pooler."))
-        flops = forward_flops(network, length, length)
-        rows.append([name, str(len(find_layers(network))), f"{parameters / 1e6:.1f}M", f"{flops / 1e9:.2f}G"])
+        size, flops = count_parameters(network), forward_flops(network, length, length)
+        rows.append([name, str(len(find_layers(network))), f"{size / 1e6:.1f}M", f"{flops / 1e9:.2f}G"])
     return [["", "layers", "parameters", f"FLOPs for {length} tokens"], *rows]
+
+
+def count_parameters(encoder: nn.Module) -> int:
+    """Those of an encoder with its embeddings, without a pooler."""
+    return sum(value.numel() for name, value in encoder.named_parameters() if not name.startswith("pooler."))
 
 
 def _mapping(layers: str, count: int) -> tuple[int, ...]:

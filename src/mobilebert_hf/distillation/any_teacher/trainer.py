@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ...data.masking import IGNORED
 from ...pretraining.trainer import Columns, Counts, encoder_inputs, masked_lm_columns
 from ..costs import StepFlops, step_flops
-from ..objectives import masked_lm_distillation, pooled_similarity, relation_discrepancy
+from ..objectives import pooled_similarity, relation_discrepancy
 from ..stages import Stage
 from ..strategies import StrategyName
 from ..teachers import EncoderTeacher, Projections, recording
@@ -192,18 +192,7 @@ class AnyTeacherTrainer(DistillationTrainer):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective's loss."""
         if self.objective == "masked_lm":
-            labels = inputs["labels"]
-            hard, soft, combined = masked_lm_distillation(
-                student.logits,
-                teacher.prediction_logits,
-                labels[labels != IGNORED],
-                self.args.alpha,
-                self.args.temperature,
-            )
-            return combined.sum() / counts.predictions, {
-                "masked_lm_loss": hard.sum() / counts.predictions,
-                "masked_lm_distillation": soft.sum() / counts.predictions,
-            }
+            return self.masked_lm(student.logits, teacher.prediction_logits, inputs, counts)
         if self.objective == "pooled":
             distance = (1 - self._pooled(student, teacher, inputs)).sum() / counts.examples
             return self.args.pooled_weight * distance, {"pooled_distance": distance}
