@@ -1,13 +1,16 @@
-"""A small student made by the recipes, fine-tuned on GLUE and SQuAD, against chance and the same student from scratch.
+"""A student made by `mobilebert-hf distill`, fine-tuned on GLUE and SQuAD, against chance and the same from scratch.
 
-    python benchmarks/finetuning.py data/ runs/finetuning
+    mobilebert-hf distill --teacher TEACHER --corpus data/text --output runs/any --minutes 29
+    python benchmarks/finetuning.py runs/any data/ runs/finetuning
 
 `data/` has `text/` (a corpus), `glue/` (the GLUE layout) and `squad/` (official files). Every step is a command of the
-recipes, shown before it runs; what is done already is skipped, so that an interrupted benchmark goes on. It
-takes hours. Results go to benchmarks/finetuning/results.json.
+recipes, shown before it runs, the student's and that from scratch side by side on one half of the cores each; what is
+done already is skipped, so that an interrupted benchmark goes on. It takes an hour or more on two cores. Results go to
+benchmarks/finetuning/results.json.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -31,61 +34,59 @@ ROOT = Path(__file__).parents[1]
 HERE = ROOT / "benchmarks" / "finetuning"
 RESULTS = HERE / "results.json"
 GLUE = ("sst2", "cola", "mrpc", "rte")
-# Small sets of pairs, again after a larger one.
-SMALL, LARGE = ("mrpc", "rte"), "qqp"
-LARGE_RUN = "batch32-rate0.0005-epochs3-seed1"
+# What a recipe writes last.
+LAST = {"recipes/glue.py": "results.json", "recipes/squad.py": "eval_results.json"}
 HEADINGS = ("task", "score", "commonest class", "from scratch", "student", "each seed")
 
 
-def commands(data: str, runs: str) -> dict[str, list[str]]:
-    """The steps, by the folder that each leaves in `runs`."""
-    corpus = ["--corpus", f"{data}/text"]
+def commands(student: str, data: str, runs: str) -> list[dict[str, list[str]]]:
+    """The steps, by the folder that each leaves in `runs`; those of one dictionary run side by side."""
     glue = ["recipes/glue.py", "--config", "benchmarks/finetuning/glue.yaml", "--data", f"{data}/glue"]
     squad = ["recipes/squad.py", "--config", "benchmarks/finetuning/squad.yaml"]
     squad += ["--train", f"{data}/squad/train-v1.1.json.gz", "--validation", f"{data}/squad/dev-v1.1.json.gz"]
-    large = ["--tasks", LARGE, "--holdout", "0.05", "--max_train_examples", "30000"]
-    large += ["--num_train_epochs", "3", "--seeds", "1"]
-    starts = {"": ["--model", f"{runs}/student"]}
-    starts["-scratch"] = [*starts[""], "--random_weights", "true"]
-    steps = {
-        "teacher": ["recipes/pretrain_teacher.py", "--config", "benchmarks/finetuning/teacher.yaml", *corpus],
-        "student": [
-            *("recipes/distil_student.py", "--config", "benchmarks/finetuning/student.yaml"),
-            *("--teacher", f"{runs}/teacher", *corpus),
-        ],
-    }
-    for suffix, start in starts.items():
-        steps[f"glue{suffix}"] = [*glue, *start]
-        steps[f"large{suffix}"] = [*glue, *start, *large]
-        for small in SMALL:
-            model = f"{runs}/large{suffix}/{TASKS[LARGE].name}/{LARGE_RUN}"
-            steps[f"{small}{suffix}"] = [*glue, "--tasks", small, "--model", model]
-        steps[f"squad{suffix}"] = [*squad, *start]
-    return {name: [*words, "--output_dir", f"{runs}/{name}"] for name, words in steps.items()}
+    starts = {"": ["--model", student], "-scratch": ["--model", student, "--random_weights", "true"]}
+    return [
+        {
+            f"{name}{suffix}": [*words, *start, "--output_dir", f"{runs}/{name}{suffix}"]
+            for suffix, start in starts.items()
+        }
+        for name, words in (("glue", glue), ("squad", squad))
+    ]
 
 
 def main(
+    student: Annotated[Path, typer.Argument(help="Folder of a student, made by mobilebert-hf distill.")],
     data: Annotated[Path, typer.Argument(help="Folder with text/, glue/ and squad/.")],
     runs: Annotated[Path, typer.Argument(help="Folder for the runs.")],
     output: Annotated[Path, typer.Option(help="JSON file for the results.")] = RESULTS,
 ) -> None:
     """Runs what is missing, and collects the scores."""
-    for name, words in commands(str(data), str(runs)).items():
-        # What a recipe writes last.
-        last = runs / name / ("results.json" if "recipes/glue.py" in words else "eval_results.json")
-        if not last.exists():
-            Console().print(f"accelerate launch {shlex.join(words)}", highlight=False)
-            subprocess.run([sys.executable, *words], check=True, cwd=ROOT)
-        if not last.exists():
-            sys.exit(f"{name} was interrupted: the same command goes on from there.")
-    results = {"machine": describe_machine(), "features": time_features(data, runs), "tasks": collect(runs)}
+    threads = str(max(1, (os.cpu_count() or 2) // 2))
+    # Threads that wait do not keep the other run's from their core.
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    for steps in commands(str(student), str(data), str(runs)):
+        running = []
+        for name, words in steps.items():
+            if not (runs / name / LAST[words[0]]).exists():
+                Console().print(f"accelerate launch {shlex.join(words)}", highlight=False)
+                running.append(subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment))
+        for process in running:
+            process.wait()
+        if not all((runs / name / LAST[words[0]]).exists() for name, words in steps.items()):
+            sys.exit("A run failed or was interrupted: the same command goes on from there.")
+    results = {
+        "machine": describe_machine(),
+        "student": json.loads((student / "results.json").read_text())["student"]["parameters"],
+        "features": time_features(student, data),
+        "tasks": collect(runs),
+    }
     write_aside(output, json.dumps(results, indent=1) + "\n")
     Console().print(terminal_table(cells(results), "Fine-tuning a small student"))
 
 
-def time_features(data: Path, runs: Path) -> dict[str, float]:
+def time_features(student: Path, data: Path) -> dict[str, float]:
     """How long it takes to read all training questions and to make windows of 384 tokens of them, on two cores."""
-    tokenizer = AutoTokenizer.from_pretrained(runs / "student")
+    tokenizer = AutoTokenizer.from_pretrained(student)
     datasets.disable_caching()
     start = time.monotonic()
     questions = load_squad(str(data / "squad" / "train-v1.1.json.gz"), "train")
@@ -97,8 +98,7 @@ def time_features(data: Path, runs: Path) -> dict[str, float]:
 
 def collect(runs: Path) -> list[dict[str, Any]]:
     """A row a task; scores are shares of 1."""
-    rows = [_glue_row(runs, key, "glue", TASKS[key].name) for key in GLUE]
-    rows += [_glue_row(runs, key, key, f"{TASKS[key].name} after {TASKS[LARGE].name}") for key in SMALL]
+    rows = [_glue_row(runs, key) for key in GLUE]
     for name in ("exact_match", "f1"):
         student, from_scratch = (
             json.loads((runs / folder / "eval_results.json").read_text())[f"eval_{name}"] / 100
@@ -110,13 +110,12 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _glue_row(runs: Path, key: str, folder: str, name: str) -> dict[str, Any]:
+def _glue_row(runs: Path, key: str) -> dict[str, Any]:
     student, scratch = (
-        json.loads((runs / f"{folder}{suffix}" / "results.json").read_text())["tasks"][key]
-        for suffix in ("", "-scratch")
+        json.loads((runs / f"glue{suffix}" / "results.json").read_text())["tasks"][key] for suffix in ("", "-scratch")
     )
     return {
-        "task": name,
+        "task": TASKS[key].name,
         "score": ", ".join(student["metrics"]),
         "majority": student["majority"],
         "scratch": scratch["median"],

@@ -146,6 +146,49 @@ def benchmark(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Hub id or folder; or prefix or folder of an original checkpoint.")],
+    output: Annotated[Path, typer.Argument(help="A new folder.")],
+    to: Annotated[str, typer.Option(help="transformers or tensorflow.")] = "transformers",
+) -> None:
+    """Converts between the original's TensorFlow 1 checkpoints and transformers' format, and compares the outputs."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"converting {source}"):
+        from .hub import convert as convert_checkpoint
+
+        errors = convert_checkpoint(source, output, to)
+    typer.echo(f"{output}: {', '.join(f'{name} within {error:.1e}' for name, error in errors.items())} of the source")
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A model, such as a recipe's output.")],
+    repo: Annotated[str, typer.Option(help="ORGANIZATION/NAME on the Hub.")],
+    exports: Annotated[Path | None, typer.Option(help="What `export` wrote of it.")] = None,
+    license: Annotated[str | None, typer.Option(help="The Hub's name of it, as apache-2.0; for the card.")] = None,
+    language: Annotated[str | None, typer.Option(help="Of the text, as en; for the card.")] = None,
+    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
+    update: Annotated[bool, typer.Option(help="Commit a new version of a model that is there.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; main by default.")] = None,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Publish the model",
+    dry_run: Annotated[bool, typer.Option(help="Show the files, and upload nothing.")] = False,
+) -> None:
+    """Publishes a model on the Hub: weights, code, exports, card and scores, in one commit."""
+    from rich.console import Console
+
+    from .hub import prepared
+    from .hub import publish as publish_prepared
+    from .tables import terminal_table
+
+    with prepared(folder, repo, exports, license=license, language=language) as publication:
+        Console().print(terminal_table(publication.rows, "nothing is uploaded" if dry_run else "uploading"))
+        if not dry_run:
+            commit = publish_prepared(publication, private=private, update=update, revision=revision, message=message)
+            typer.echo(commit.commit_url)
+
+
+@app.command()
 def vocabulary(
     corpus: Annotated[list[str], typer.Argument(help="Files, folders, globs, or Hub data sets.")],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],

@@ -151,6 +151,8 @@ class GlueRecipe:
 
     def run_task(self, task: GlueTask, splits: DatasetDict) -> list[Finished]:
         """All runs of a task; those that are done are read."""
+        from ..hub.run_card import read_run, write_run_card  # the end of the way, see DurableTrainer
+
         folder = self.folder / task.name
         runs = []
         for number, cell in enumerate(self.cells, 1):
@@ -159,7 +161,7 @@ class GlueRecipe:
                 run = self._run_cell(task, splits, cell, f"{task.name} {number}/{len(self.cells)}")
                 if self.training.process_index == 0:
                     write_finished(folder / cell.name, run)
-                    keep_best_model(folder)
+                    write_run_card(read_run(keep_best_model(folder)))
             runs.append(run)
         return runs
 

@@ -215,4 +215,5 @@ def run(make_trainer: Callable[[Phase], AnyTrainer], phases: Sequence[Phase]) ->
     trainer.save_final_model()
     trainer.save_state()
     trainer.save_metrics("eval", trainer.evaluate(), combined=False)
+    trainer.create_model_card()
     return trainer

@@ -20,6 +20,18 @@ _HELD_OUT = {
 }
 
 
+PICTURE = "report.png"
+
+
+def draw_report(folder: str | Path) -> Path:
+    """Draws a run into its folder: the picture of `write_report`, without the page."""
+    path = Path(folder) / PICTURE
+    picture = draw(read_run(folder))
+    with written_aside(path) as aside:
+        aside.write_bytes(picture)
+    return path
+
+
 def write_report(folder: str | Path, output: str | Path | None = None) -> tuple[Path, Path]:
     """Draws a run of `recipes/distil_student.py` or `recipes/pretrain_teacher.py`, finished or going on.
 
@@ -38,7 +50,7 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> tuple[
     output = Path(output) if output is not None else Path(folder)
     output.mkdir(parents=True, exist_ok=True)
     picture = draw(run)
-    paths = output / "report.png", output / "report.html"
+    paths = output / PICTURE, output / "report.html"
     with written_aside(paths[0]) as aside:
         aside.write_bytes(picture)
     write_aside(paths[1], render(run, picture, draw(run, dark=True)))

@@ -17,7 +17,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
 from ..files import move_files
-from .checkpoints import STAGING, publish
+from .checkpoints import STAGING
+from .checkpoints import publish as publish_checkpoint
+from .run_folder import resolve
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -72,6 +74,7 @@ class DurableTrainer(Trainer):
                 f"Interrupted after {self.place_of(self.state.global_step - 1)}. Everything is in {checkpoint}: "
                 "the same command goes on from there."
             )
+        self.create_model_card()
         return result
 
     @contextmanager
@@ -164,7 +167,7 @@ class DurableTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._mend_best_checkpoint(staging / name, final)
-                publish(staging / name, final)
+                publish_checkpoint(staging / name, final)
         except Exception as error:  # the libraries' own, which have nothing else in common
             shutil.rmtree(staging, ignore_errors=True)
             free = shutil.disk_usage(run_dir).free / 2**20
@@ -201,6 +204,71 @@ class DurableTrainer(Trainer):
         if self.args.should_save:
             move_files(aside, aside.parent)
         self.accelerator.wait_for_everyone()
+
+    # ---- the Hub; imported when it is needed, for it is the end of the way and knows all kinds of runs
+
+    def create_model_card(self, **fields: Any) -> None:  # type: ignore[override]
+        """Writes the model's card to `output_dir`: what the run's files tell, and, before there are any, the trainer.
+
+        Args:
+            fields: Of the card, such as `license="apache-2.0"` and `language="de"`; see `hub.card.Facts`.
+        """
+        from ..hub.run_card import write_run_card
+
+        if self.is_world_process_zero():
+            write_run_card(self._describe_run(), **fields)
+
+    def _describe_run(self) -> Any:
+        from ..hub.run_card import Run, with_recipe
+
+        model: Any = self.accelerator.unwrap_model(self.model)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+        config = {**base.config.to_dict(), "architectures": [type(base).__name__]}
+        measured = next((line for line in reversed(self.state.log_history) if "eval_runtime" in line), {})
+        run = Run(Path(self.args.output_dir or "."), config, type(self.args).__name__, resolve([self.args]), measured)
+        return with_recipe(run)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Publishes model, tokenizer, code, card and scores in one commit to `hub_model_id`; see `hub.publish`.
+
+        Args:
+            commit_message: Of the commit.
+            blocking: Is always true here.
+            token: By default `hub_token`, or the one that you have logged in with.
+            revision: Branch; by default `hub_revision`.
+            private: Whether a new repository is; by default `hub_private_repo`.
+            kwargs: Of the card; see `create_model_card`.
+
+        Returns:
+            The commit, on the main process.
+        """
+        from ..hub import prepared, publish
+
+        token = token or self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_final_model()
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        folder = self.args.output_dir or "."
+        with prepared(folder, str(self.hub_model_id), run=self._describe_run(), **kwargs) as publication:
+            return publish(
+                publication,
+                private=bool(self.args.hub_private_repo if private is None else private),
+                update=True,
+                revision=revision or self.args.hub_revision,
+                message=commit_message or "End of training",
+                token=token,
+            )
 
 
 class _Ending(TrainerCallback, ABC):

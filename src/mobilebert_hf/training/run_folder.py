@@ -60,7 +60,7 @@ def open_run_folder(training: TrainingArguments, arguments: Sequence[Any]) -> It
             "processes behind), or choose another output_dir."
         ) from error
     try:
-        _write_recipe(folder, _resolve(arguments), ", ".join(type(argument).__name__ for argument in arguments))
+        _write_recipe(folder, resolve(arguments), ", ".join(type(argument).__name__ for argument in arguments))
         yield folder
     finally:
         lock.release()
@@ -91,8 +91,8 @@ def _write_recipe(folder: Path, values: dict[str, Any], classes: str) -> None:
     write_aside(path, f"# {classes}\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}")
 
 
-def _resolve(arguments: Sequence[Any]) -> dict[str, Any]:
-    """The fields that are not at their defaults, in values that YAML knows."""
+def resolve(arguments: Sequence[Any]) -> dict[str, Any]:
+    """The fields of dataclasses that are not at their defaults, in values that YAML knows."""
     values: dict[str, Any] = {}
     for argument in arguments:
         given = argument.to_dict() if isinstance(argument, TrainingArguments) else vars(argument)

@@ -1,4 +1,4 @@
-"""What a run ends with: teacher and student side by side, as data, as a table and in a model card."""
+"""What a run ends with: teacher and student side by side, as data and as a table."""
 
 import json
 import statistics
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.glue import load_glue
@@ -15,65 +14,19 @@ from ...data.glue_tasks import TASKS
 from ...files import write_aside
 from ...machine import time_in_turns
 from ...models import fold
-from ...tables import Rows, markdown_table
+from ...tables import Rows
 from .sentence_encoder import score_similarity
 from .shapes import count_parameters
 from .trainer import AnyTeacherTrainer
 
-RESULTS, CARD, EVALUATION = "results.json", "README.md", "eval_results.json"
+RESULTS, EVALUATION = "results.json", "eval_results.json"
 TIMED_SECONDS = 3.0
-
-CARD_TEXT = """---
-{metadata}
----
-
-# {name}
-
-A MobileBERT student of [{teacher}]({link}), made by layer-wise knowledge transfer in {minutes:.0f} minutes.
-
-{table}
-
-Features, pooled outputs and masked-LM scores are those of held-out text of the corpus; latency is that of one text of
-{length} tokens in PyTorch on the machine that made the student, both networks in turns, the student folded.
-
-## Use
-
-```python
-{usage}
-```
-
-It is a `mobilebert` checkpoint: stock `transformers` loads it as well.
-
-## Made by
-
-```
-{command}
-```
-
-Licence: the student is derived from its teacher, whose licence and limitations apply.
-"""
-
-USAGE = {
-    "pooled": """from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("{path}")
-print(model.similarity(model.encode(["A plane is taking off."]), model.encode(["An aeroplane departs."])))""",
-    "masked_lm": """import mobilebert_hf
-from transformers import pipeline
-
-fill = pipeline("fill-mask", "{path}")
-print(fill(f"The capital of France is {{fill.tokenizer.mask_token}}."))""",
-    "features": """import mobilebert_hf
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("{path}")""",
-}
 
 
 def write_results(
     folder: Path, arguments: Any, trainer: AnyTeacherTrainer, start: dict[str, Any], minutes: float
 ) -> Rows:
-    """Compares teacher and student and writes `results.json` and the card.
+    """Compares teacher and student and writes `results.json`.
 
     Args:
         folder: Of the saved student, with the evaluation.
@@ -93,7 +46,8 @@ def write_results(
     networks: dict[str, Any] = {"teacher": teacher.base_model, "student": student.base_model}
     latency = _latency({"teacher": teacher.base_model, "student": _deployed(student)}, length)
     results: dict[str, Any] = {
-        "teacher_name": arguments.teacher,
+        # A local path is nobody else's business.
+        "teacher_name": Path(arguments.teacher).name if Path(arguments.teacher).exists() else arguments.teacher,
         "minutes": minutes,
         "steps": trainer.strategy.steps,
         "processes": trainer.args.world_size,
@@ -114,9 +68,7 @@ def write_results(
         for name, network in networks.items():
             results[name]["task"] = score_similarity(network, tokenizer, splits[results["task"]["split"]], length)
     write_aside(folder / RESULTS, json.dumps(results, indent=2))
-    rows = result_rows(results)
-    _write_card(folder, arguments, trainer.objective, results, rows)
-    return rows
+    return result_rows(results)
 
 
 def result_rows(results: dict[str, Any]) -> list[list[str]]:
@@ -170,45 +122,3 @@ def _deployed(student: PreTrainedModel) -> Any:
     deployed: Any = (fold(student).eval() if foldable else student).base_model.to(student.device)
     deployed.set_attn_implementation("sdpa")  # whatever training used
     return deployed
-
-
-def _write_card(folder: Path, arguments: Any, objective: str, results: dict[str, Any], rows: Rows) -> None:
-    name = f"mobilebert-{arguments.size}-{Path(arguments.teacher).name}"
-    local = Path(arguments.teacher).exists()
-    data = ModelCardData(
-        model_name=name,
-        library_name="sentence-transformers" if objective == "pooled" else "transformers",
-        pipeline_tag={"pooled": "sentence-similarity", "masked_lm": "fill-mask"}.get(objective, "feature-extraction"),
-        base_model=None if local else arguments.teacher,
-        tags=["mobilebert", "distillation", "mobilebert-hf"],
-        eval_results=_eval_results(name, results),
-    )
-    text = CARD_TEXT.format(
-        metadata=data.to_yaml(),
-        name=name,
-        teacher=Path(arguments.teacher).name if local else arguments.teacher,
-        link="." if local else f"https://huggingface.co/{arguments.teacher}",
-        minutes=results["minutes"],
-        table=markdown_table(rows),
-        length=results["length"],
-        usage=USAGE[objective].format(path=folder),
-        command=f"accelerate launch recipes/distil_any.py --config {folder}/recipe.yaml",
-    )
-    write_aside(folder / CARD, text)
-    ModelCard.load(folder / CARD)  # raises where the Hub would refuse it
-
-
-def _eval_results(name: str, results: dict[str, Any]) -> list[EvalResult] | None:
-    if "task" not in results:
-        return None
-    return [
-        EvalResult(
-            task_type="sentence-similarity",
-            dataset_type="nyu-mll/glue",
-            dataset_name="STS-B",
-            dataset_config="stsb",
-            dataset_split=results["task"]["split"],
-            metric_type="spearman_cosine",
-            metric_value=results["student"]["task"],
-        )
-    ]

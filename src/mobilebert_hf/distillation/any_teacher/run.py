@@ -146,6 +146,7 @@ def distil_any(
             if objective == "pooled":
                 write_sentence_encoder(folder, student.teacher, shape.config.hidden_size, data.max_seq_length)
             table = write_results(folder, student, trainer, start.report, (time.monotonic() - began) / 60)
+            trainer.create_model_card()
             Console().print(terminal_table(table, f"{folder}"))
     return trainer
 

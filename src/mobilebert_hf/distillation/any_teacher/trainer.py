@@ -48,7 +48,7 @@ class AnyTeacherArguments(DistillationArguments):
 
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples of a process and a pass."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Likewise, in evaluation."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Of AdamW."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Of AdamW."})
     adam_beta2: float = field(default=0.98, metadata={"help": "Of AdamW."})
     weight_decay: float = field(default=0.01, metadata={"help": "Of AdamW, not on norms and biases."})
     strategy: StrategyName = field(default="auxiliary", metadata={"help": "How knowledge is transferred."})

@@ -1,0 +1,95 @@
+"""Renders the cards of the family from members.yaml and from what runs have measured, by the template of all cards.
+
+    python hub_cards/render.py
+
+A test fails where a card and what it is made of differ.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mobilebert_hf import models
+from mobilebert_hf.deployment.benchmark.report import summary_cells
+from mobilebert_hf.deployment.formats import FORMATS
+from mobilebert_hf.deployment.tasks import find_task
+from mobilebert_hf.distillation.any_teacher.shapes import count_parameters
+from mobilebert_hf.files import write_aside
+from mobilebert_hf.hub.card import Facts, render_card
+from mobilebert_hf.hub.remote_code import MODULES
+from mobilebert_hf.hub.run_card import describe_shape
+from mobilebert_hf.hub.uses import uses_of
+
+HERE = Path(__file__).parent
+BENCHMARK = HERE.parent / "benchmarks" / "deployment" / "results.json"
+NOT_YET = (
+    "**There are no weights yet.** This card is what will be published with them: no model of this size has been "
+    "trained by this project, and no number here is of one."
+)
+PAPERS = "These are the paper's numbers, of its authors' weights; ours will stand beside them."
+
+
+def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool = False) -> Facts:
+    """What the card of a member says, or that of its export in 8 bits."""
+    teacher = member["preset"].startswith("ib-bert")
+    config = (models.IBBertConfig if teacher else models.MobileBertConfig).from_preset(member["preset"])
+    task = find_task(member["head"]).name
+    repo = f"{organization}/{name}"
+    base = name.removesuffix("-int8") if int8 else member.get("base_model")
+    files = {FORMATS["onnx"].FILES[kind] for kind in ((None, "int8", "int8-static") if int8 else (None, "int8"))}
+    export = f"mobilebert-hf export {organization}/{base} {name} --format onnx --quantize int8"
+    results = json.loads(BENCHMARK.read_text(encoding="utf-8"))
+    return Facts(
+        name=name,
+        summary=f"{member['summary'].strip()}\n\n{NOT_YET}\n\n{describe_size(config)}",
+        training=f"Exported from `{organization}/{base}`, weights and products in 8 bits."
+        if int8
+        else member["training"],
+        pipeline_tag=task,
+        license="apache-2.0",
+        language="en",
+        base_model=f"{organization}/{base}" if base else None,
+        datasets=member["datasets"],
+        tags=[config.model_type, *(["int8", "onnx"] if int8 else [])],
+        rows=[["", "the paper's"], *([what, str(value)] for what, value in member.get("paper", {}).items())]
+        if "paper" in member and not int8
+        else [],
+        rows_note=PAPERS,
+        uses=uses_of(repo, task, () if teacher else files, remote_code=config.model_type in MODULES),
+        command=export if int8 else member["command"].strip(),
+        speed=summary_cells(results, 1, 128) if member.get("speed") else [],
+        speed_note=(
+            f"One text of 128 tokens on {results['threads']} threads of an {results['machine']['cpu']}, medians, "
+            "random weights of this size; by `mobilebert-hf benchmark`."
+        ),
+    )
+
+
+def describe_size(config: models.MobileBertConfig) -> str:
+    """The parameters of the encoder, counted, and its shape."""
+    family = models.IBBertModel if config.model_type == "ib_bert" else models.MobileBertModel
+    with torch.device("meta"):
+        count = count_parameters(family(config, add_pooling_layer=False))
+    return f"{count / 1e6:.1f} M parameters with the embeddings; {describe_shape(config.to_dict())}"
+
+
+def cards() -> dict[str, str]:
+    """Every card by its file's name."""
+    family = yaml.safe_load((HERE / "members.yaml").read_text(encoding="utf-8"))
+    rendered = {}
+    organization = family["organization"]
+    for name, member in family["members"].items():
+        rendered[f"{name}.md"] = render_card(facts_of(name, member, organization)) + "\n"
+        if member.get("int8"):
+            facts = facts_of(f"{name}-int8", member, organization, int8=True)
+            rendered[f"{name}-int8.md"] = render_card(facts) + "\n"
+    return rendered
+
+
+if __name__ == "__main__":
+    for name, text in cards().items():
+        write_aside(HERE / name, text)
+        print(HERE / name)

@@ -1,0 +1,321 @@
+"""The card of a model folder, from the files that its run left there."""
+
+import json
+import subprocess
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..data.glue_tasks import TASKS
+from ..deployment.tasks import find_task
+from ..files import write_aside
+from ..finetuning.glue_report import percent
+from ..reporting.page import PICTURE, draw_report
+from ..reporting.run_log import STATE
+from ..tables import Rows
+from ..training.run_folder import RECIPE
+from .card import CARD, MARKER, Facts, Score, render_card
+from .remote_code import MODULES
+from .uses import uses_of
+
+# The kinds of runs that are drawn.
+DRAWN = ("PreTrainingArguments", "DistillationArguments", "AnyTeacherArguments")
+METRICS = {
+    "masked_lm_loss": ("masked-LM loss", "{:.3f}"),
+    "masked_lm_accuracy": ("masked-LM accuracy", "{:.1%}"),
+    "next_sentence_loss": ("next-sentence loss", "{:.3f}"),
+    "next_sentence_accuracy": ("next-sentence accuracy", "{:.1%}"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of the run that made a model.
+
+    Args:
+        folder: The model's.
+        config: The model's configuration, as its `config.json` says.
+        kind: Which recipe made it: the name of its last class of arguments but `TrainingArguments`.
+        values: Its arguments, as far as they are not at their defaults.
+        measured: The last evaluation, by the names that the trainer logs.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    kind: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    def results(self) -> dict[str, Any]:
+        """The recipe's own file of results; empty where it has none, or none yet."""
+        return _read_json(self.folder / "results.json")
+
+    def source(self, argument: str) -> tuple[str, str | None]:
+        """The model that an argument names: for people, and its Hub id if it has one."""
+        name = str(self.values.get(argument, ""))
+        if not name:
+            return "another network", None
+        local = Path(name).exists() or name.count("/") != 1
+        return (f"`{Path(name).name}`", None) if local else (f"[{name}](https://huggingface.co/{name})", name)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a kind of run says of its model."""
+
+    summary: str
+    rows: Rows = ()
+    rows_note: str = ""
+    base_model: str | None = None
+    scores: tuple[Score, ...] = ()
+    recipe: str | None = None
+
+
+def write_run_card(run: Run, **fields: Any) -> None:
+    """Writes a model's card into its folder, and draws its losses; a card that somebody has edited stays.
+
+    Args:
+        run: What is known.
+        fields: Of `Facts`, such as `license`; see `describe`.
+    """
+    if is_own_card(run.folder):
+        return
+    if run.kind in DRAWN and (run.folder / STATE).is_file():
+        with suppress(ValueError):  # of a run too short to have logged anything
+            draw_report(run.folder)
+    write_aside(run.folder / CARD, render_card(describe(run, **fields)) + "\n")
+
+
+def is_own_card(folder: Path) -> bool:
+    """Whether the folder's card is somebody's own."""
+    card = folder / CARD
+    return card.is_file() and MARKER not in card.read_text(encoding="utf-8")
+
+
+def describe(run: Run, repo: str | None = None, files: Collection[str] | None = None, **fields: Any) -> Facts:
+    """What there is to say of a model.
+
+    Args:
+        run: What is known.
+        repo: The Hub id that the card's examples name; by default the folder's name.
+        files: Paths within the repository; by default what is in the folder.
+        fields: Of `Facts`, that win over what the run says, unless they are None.
+    """
+    made = KINDS.get(run.kind, _unknown)(run)
+    task = find_task((run.config.get("architectures") or ["Model"])[0]).name
+    if files is None:
+        files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*")}
+    sentences = "modules.json" in files
+    name = repo or run.folder.resolve().name
+    values = {
+        "name": name.split("/")[-1],
+        "summary": f"{made.summary}\n\n{describe_shape(run.config)}",
+        "training": _training(run),
+        "pipeline_tag": "sentence-similarity" if sentences else task,
+        "library_name": "sentence-transformers" if sentences else "transformers",
+        "base_model": made.base_model,
+        "tags": [run.config["model_type"]],
+        "scores": made.scores,
+        "rows": made.rows,
+        "rows_note": made.rows_note,
+        "uses": uses_of(name, task, files, sentences=sentences, remote_code=run.config["model_type"] in MODULES),
+        "picture": PICTURE if PICTURE in files else None,
+        "command": f"accelerate launch recipes/{made.recipe}.py --config {RECIPE}" if made.recipe else None,
+        "version": describe_version(),
+    }
+    return Facts(**(values | {name: value for name, value in fields.items() if value is not None}))
+
+
+def read_run(folder: Path) -> Run:
+    """What a folder knows of its model.
+
+    Raises:
+        FileNotFoundError: There is no `config.json`.
+    """
+    config = _read_json(folder / "config.json")
+    if not config:
+        raise FileNotFoundError(f"{folder} holds no model: there is no config.json in it.")
+    return with_recipe(Run(folder, config, measured=_read_json(folder / "eval_results.json")))
+
+
+def with_recipe(run: Run) -> Run:
+    """The same, with what its recipe says, if there is one."""
+    recipe = find_recipe(run.folder)
+    if recipe is None:
+        return run
+    text = recipe.read_text(encoding="utf-8")
+    classes = text.partition("\n")[0].removeprefix("# ").split(", ")
+    kind = next(name for name in reversed(classes) if name != "TrainingArguments")
+    return replace(run, kind=kind, values=yaml.safe_load(text) or {})
+
+
+def find_recipe(folder: Path) -> Path | None:
+    """The recipe of a run: in its folder, or, of one of GLUE's, above that of its task."""
+    places = [folder / RECIPE]
+    if folder.parent.name in {task.name for task in TASKS.values()}:
+        places.append(folder.parent.parent / RECIPE)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _held_out(run: Run) -> list[list[str]]:
+    known = [(name, form, run.measured.get(f"eval_{key}")) for key, (name, form) in METRICS.items()]
+    rows = [[name, form.format(value)] for name, form, value in known if value is not None]
+    return [["on held-out text", ""], *rows] if rows else []
+
+
+def _pretrained(run: Run) -> Made:
+    summary = "A teacher, IB-BERT, pre-trained on masked words and next sentences, from scratch."
+    if run.config["model_type"] == "mobilebert":
+        summary = "A MobileBERT pre-trained from scratch, without a teacher."
+    note = "The corpus' own held-out documents."
+    return Made(summary, _held_out(run), note, recipe="pretrain_teacher")
+
+
+def _distilled(run: Run) -> Made:
+    name, base_model = run.source("teacher")
+    strategy = run.values.get("strategy", "progressive")
+    summary = f"A MobileBERT distilled from its teacher {name} by {strategy} knowledge transfer."
+    return Made(summary, _held_out(run), "The corpus' own held-out documents.", base_model, recipe="distil_student")
+
+
+def _distilled_from_any(run: Run) -> Made:
+    from ..distillation.any_teacher.report import result_rows
+
+    name, base_model = run.source("teacher")
+    results = run.results()
+    if not results:
+        return Made(f"A MobileBERT student of {name}, in training.", base_model=base_model, recipe="distil_any")
+    summary = (
+        f"A MobileBERT student of {name}, made by layer-wise knowledge transfer in {results['minutes']:.0f} minutes."
+    )
+    note = (
+        "Features, pooled outputs and masked-LM scores are those of held-out text of the corpus; latency is that of "
+        f"one text of {results['length']} tokens in PyTorch on the machine that made the student, both networks in "
+        "turns, the student folded."
+    )
+    scores: tuple[Score, ...] = ()
+    if "task" in results:
+        split = results["task"]["split"]
+        value = 100 * results["student"]["task"]
+        scores = (Score("sentence-similarity", "STS-B", "nyu-mll/glue", "stsb", split, "spearman_cosine", value),)
+    return Made(summary, result_rows(results), note, base_model, scores, "distil_any")
+
+
+def _glue(run: Run) -> Made:
+    task = next(task for task in TASKS.values() if task.name == run.folder.parent.name)
+    results = run.results()
+    name, base_model = run.source("model")
+    rows = [["", "this model", "the commonest class"]]
+    scores = []
+    for split, values in results.get("scores", {}).items():
+        for metric in task.metrics:
+            value, chance = values[metric], results["majority"][split][metric]
+            if value is None:
+                continue
+            rows.append([f"{task.name} {split}, {metric}", percent(value), percent(chance)])
+            held = "train" if run.values.get("holdout") else split
+            scores.append(Score("text-classification", task.name, "nyu-mll/glue", task.key, held, metric, 100 * value))
+    return Made(
+        f"{name}, fine-tuned on {task.name} of GLUE.",
+        rows if len(rows) > 1 else [],
+        "The best of the runs of this task by its score on the development set, which is therefore optimistic; in "
+        "percent.",
+        base_model,
+        tuple(scores),
+        "glue",
+    )
+
+
+def _squad(run: Run) -> Made:
+    measured = run.measured
+    name, base_model = run.source("model")
+    validation = str(run.values.get("validation", "rajpurkar/squad"))
+    version_2 = "eval_exact" in measured
+    # v1.1 and v2.0 have different names for it.
+    found = {
+        "exact_match": measured.get("eval_exact_match", measured.get("eval_exact")),
+        "f1": measured.get("eval_f1"),
+    }
+    scores = {metric: value for metric, value in found.items() if value is not None}
+    official = "rajpurkar/squad_v2" if version_2 else "rajpurkar/squad"
+    is_official = validation == official or Path(validation).name.startswith(("dev-v1.1", "dev-v2.0"))
+    title = "SQuAD v2.0" if version_2 else "SQuAD v1.1"
+    listed = tuple(
+        Score("question-answering", title, official, None, "validation", metric, value)
+        for metric, value in scores.items()
+    )
+    return Made(
+        f"{name}, fine-tuned to answer questions.",
+        [["", "percent"], *([f"{title} dev, {metric}", f"{value:.2f}"] for metric, value in scores.items())],
+        f"Of {Path(validation).name}, by the official definitions.",
+        base_model,
+        listed if is_official else (),
+        "squad",
+    )
+
+
+def _unknown(run: Run) -> Made:
+    return Made("A teacher, IB-BERT." if run.config["model_type"] == "ib_bert" else "A MobileBERT.")
+
+
+KINDS: dict[str, Callable[[Run], Made]] = {
+    "PreTrainingArguments": _pretrained,
+    "DistillationArguments": _distilled,
+    "AnyTeacherArguments": _distilled_from_any,
+    "GridArguments": _glue,
+    "SquadArguments": _squad,
+}
+
+
+def describe_shape(config: Mapping[str, Any]) -> str:
+    """The network's sizes, from its configuration."""
+    if "intra_bottleneck_size" not in config:
+        return f"A {config['model_type']}."
+    norm = "LayerNorm" if config["normalization_type"] == "layer_norm" else "NoNorm, which folds away for inference"
+    networks = config["num_feedforward_networks"]
+    return (
+        f"{config['num_hidden_layers']} layers, {config['hidden_size']} wide between blocks and "
+        f"{config['intra_bottleneck_size']} inside, {config['num_attention_heads']} heads, "
+        f"{networks} feed-forward network{'s' if networks > 1 else ''} of {config['intermediate_size']} a layer, "
+        f"{config['hidden_act']}, {norm}; {config['vocab_size']:,} words, texts of up to "
+        f"{config['max_position_embeddings']} tokens."
+    )
+
+
+def _training(run: Run) -> str:
+    if not run.values:
+        return "The run left no recipe."
+    lines = "\n".join(f"| {name} | {value} |" for name, value in without_places(run.values).items())
+    return f"With these arguments, all others at their defaults:\n\n| | |\n| --- | --- |\n{lines}"
+
+
+def without_places(value: Any) -> Any:
+    """Values of a recipe, its local paths cut down to their last names: the others are nobody else's business."""
+    if isinstance(value, Mapping):
+        return {name: without_places(part) for name, part in value.items() if name != "output_dir"}
+    if isinstance(value, list):
+        return [without_places(part) for part in value]
+    is_place = isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists())
+    return Path(value).name if is_place else value
+
+
+@cache
+def describe_version() -> str:
+    """This package's version, and its commit where it runs from a clone."""
+    described = f"mobilebert-hf {version('mobilebert-hf')}"
+    clone = Path(__file__).parents[3]
+    if not (clone / ".git").exists():
+        return described
+    command = ["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{described}, commit {found.stdout.strip()}" if found.returncode == 0 else described

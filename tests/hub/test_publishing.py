@@ -1,0 +1,328 @@
+"""Publishing by the real client to a server on this machine, and loading from there without this package."""
+
+import json
+import os
+import subprocess
+import sys
+
+import huggingface_hub
+import pytest
+import torch
+import yaml
+from huggingface_hub import HfApi, ModelCard
+from transformers import AutoTokenizer
+
+from mobilebert_hf.deployment import export
+from mobilebert_hf.hub import prepared, publish
+
+from ..deployment.test_exporting import save
+from ..models.helpers import build, run
+from .hub_server import HubServer
+
+WRITER, READER = "hf_writer", "hf_reader"
+CONTEXT = "The river is long and the mountain is old."
+
+
+@pytest.fixture
+def hub():
+    with HubServer({WRITER: ["org"], READER: []}) as server:
+        yield server
+
+
+@pytest.fixture
+def here(hub, monkeypatch):
+    """This process' client talks to the server, as the writer."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    return hub
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_tokenizer, tmp_path_factory):
+    """A student that answers questions, beside files that are not the model's."""
+    folder = tmp_path_factory.mktemp("published") / "squad"
+    save(folder, tiny_tokenizer)
+    (folder / "checkpoint-5").mkdir()
+    for name in ("checkpoint-5/model.safetensors", "training_args.bin", "optimizer.pt", ".lock"):
+        (folder / name).write_bytes(b"no")
+    (folder / "recipe.yaml").write_text(
+        "# EncoderArguments, SquadArguments, TrainingArguments\nmodel: org/mobilebert\nvalidation: dev-v1.1.json\n"
+    )
+    (folder / "eval_results.json").write_text(json.dumps({"eval_exact_match": 61.5, "eval_f1": 72.25}))
+    return folder
+
+
+def client_environment(hub, home, token=""):
+    """The environment of a process whose client talks to the server."""
+    client = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
+    return {**os.environ, **client}
+
+
+def elsewhere(hub, home, script, *words, token=""):
+    """Runs a script in a process of the server's users, who do not have this package."""
+    environment = client_environment(hub, home, token)
+    script = "import sys; sys.modules['mobilebert_hf'] = None\n" + script
+    return subprocess.run([sys.executable, "-c", script, *words], env=environment, capture_output=True, text=True)
+
+
+LOAD = """
+import json, transformers, torch
+from huggingface_hub import hf_hub_download
+import onnxruntime
+model = transformers.AutoModelForQuestionAnswering.from_pretrained("org/squad")
+assert type(model).__module__ == "transformers.models.mobilebert.modeling_mobilebert"
+tokenizer = transformers.AutoTokenizer.from_pretrained("org/squad")
+inputs = tokenizer("Which river is long?", sys.argv[1], return_tensors="np")
+session = onnxruntime.InferenceSession(hf_hub_download("org/squad", "onnx/model_quantized.onnx"))
+session.run(None, dict(inputs))
+with torch.inference_mode():
+    start = model(**{name: torch.tensor(value) for name, value in inputs.items()}).start_logits
+answerer = transformers.pipeline("question-answering", model="org/squad", trust_remote_code=True)
+print(json.dumps([start.tolist(), answerer(question="Which river is long?", context=sys.argv[1])]))
+"""
+
+
+def test_a_student_loads_with_transformers_alone(hub, folder, tmp_path):
+    exported = tmp_path / "exported"
+    export(folder, exported, "onnx", "int8")
+    command = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "publish", str(folder)]
+    command += ["--repo", "org/squad", "--exports", str(exported), "--license", "apache-2.0", "--language", "en"]
+    environment = client_environment(hub, tmp_path / "home", WRITER)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    published = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert published.returncode == 0, published.stderr[-2000:]
+    assert published.stdout.splitlines()[-1].startswith(f"{hub.url}/org/squad/commit/")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    files = hub.files("org/squad")
+    assert set(files) == {
+        ".eval_results/squad.yaml",
+        ".gitattributes",
+        "README.md",
+        "config.json",
+        "eval_results.json",
+        "export.json",
+        "model.safetensors",
+        "onnx/model_quantized.onnx",
+        "question_answering.py",
+        "recipe.yaml",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    loaded = elsewhere(hub, tmp_path / "reader", LOAD, CONTEXT)
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    start, answer = json.loads(loaded.stdout)
+    model = build_of(folder)
+    inputs = AutoTokenizer.from_pretrained(folder)("Which river is long?", CONTEXT, return_tensors="pt")
+    torch.testing.assert_close(torch.tensor(start), run(model, **inputs).start_logits, rtol=1e-4, atol=1e-5)
+    assert answer["answer"] == CONTEXT[answer["start"] : answer["end"]]
+
+
+def build_of(folder):
+    from transformers import AutoModelForQuestionAnswering
+
+    return AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+
+
+def test_card_and_scores_are_the_runs(folder):
+    with prepared(folder, "org/squad", license="mit") as publication:
+        card = ModelCard.load(publication.files["README.md"])
+        [entry, _] = yaml.safe_load(publication.files[".eval_results/squad.yaml"].read_text())
+        tokenizer = json.loads(publication.files["tokenizer_config.json"].read_text())
+    assert "token_type_ids" in tokenizer["model_input_names"]
+    assert entry["dataset"] == {"id": "rajpurkar/squad", "task_id": "default"}
+    assert entry["value"] == 61.5
+    assert (card.data.license, card.data.base_model) == ("mit", "org/mobilebert")
+    assert [(result.metric_type, result.metric_value) for result in card.data.eval_results] == [
+        ("exact_match", 61.5),
+        ("f1", 72.25),
+    ]
+    assert 'pipeline("question-answering", "org/squad", trust_remote_code=True)' in card.text
+    assert "onnx" not in card.text.lower()
+
+
+def test_an_edited_card_stays(folder, tmp_path):
+    card = folder / "README.md"
+    card.write_text("---\nlicense: mit\n---\nMine.\n")
+    try:
+        with prepared(folder, "org/squad") as publication:
+            assert publication.files["README.md"].read_text() == card.read_text()
+    finally:
+        card.unlink()
+
+
+TEACHER = """
+import json, torch, transformers
+kind = getattr(transformers, sys.argv[1])
+try:
+    kind.from_pretrained("org/teacher", trust_remote_code=False)
+except ValueError as error:
+    print("trust_remote_code" in str(error))
+model = kind.from_pretrained("org/teacher", trust_remote_code=True).eval()
+with torch.inference_mode():
+    print(json.dumps([x.tolist() for x in model(input_ids=torch.arange(3, 15)[None]).values()]))
+"""
+
+
+@pytest.mark.parametrize("head", ["Model", "ForPreTraining", "ForSequenceClassification"])
+def test_a_teacher_loads_with_its_code(head, here, tmp_path):
+    model = build("IBBert", head)
+    model.save_pretrained(tmp_path / "teacher")
+    with prepared(tmp_path / "teacher", "org/teacher") as publication:
+        assert "modeling_ib_bert.py" in publication.files
+        publish(publication)
+    auto_class = "AutoModel" if head == "Model" else f"AutoModel{head}"
+    loaded = elsewhere(here, tmp_path / "reader", TEACHER, auto_class)
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    refused, values = loaded.stdout.splitlines()
+    assert refused == "True"
+    expected = run(model, input_ids=torch.arange(3, 15)[None])
+    for found, value in zip(json.loads(values), expected.values(), strict=True):
+        torch.testing.assert_close(torch.tensor(found), value, rtol=1e-4, atol=1e-5)
+
+
+VERSIONS = """
+import json, transformers
+weights = {}
+for revision in ("main", "next", sys.argv[1]):
+    model = transformers.AutoModel.from_pretrained("org/squad", revision=revision)
+    weights[revision] = float(model.embeddings.word_embeddings.weight[1, 0])
+print(json.dumps(weights))
+"""
+
+
+def test_versions_are_pinned(here, folder, tiny_tokenizer, tmp_path):
+    with prepared(folder, "org/squad") as publication:
+        first = publish(publication).oid
+    save(tmp_path / "second", tiny_tokenizer, initializer_range=0.5)
+    with prepared(tmp_path / "second", "org/squad") as publication:
+        publish(publication, update=True)
+        with pytest.raises(FileExistsError, match="org/squad holds a model already: choose another name, or give"):
+            publish(publication)
+    save(tmp_path / "third", tiny_tokenizer, initializer_range=0.9)
+    with prepared(tmp_path / "third", "org/squad") as publication:
+        publish(publication, update=True, revision="next")
+    loaded = elsewhere(here, tmp_path / "reader", VERSIONS, first)
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    weights = json.loads(loaded.stdout)
+    assert len(set(weights.values())) == 3
+    expected = build_of(folder).mobilebert.embeddings.word_embeddings.weight[1, 0].item()
+    assert weights[first] == pytest.approx(expected)
+
+
+PRIVATE = """
+import transformers
+try:
+    print(transformers.AutoConfig.from_pretrained("org/squad").hidden_size)
+except OSError as error:
+    print("refused")
+"""
+
+
+def test_private_stays_private(here, folder, tmp_path):
+    with prepared(folder, "org/squad") as publication:
+        publish(publication, private=True)
+    for token, printed in ((WRITER, "32"), ("", "refused"), (READER, "refused")):
+        loaded = elsewhere(here, tmp_path / f"home{token}", PRIVATE, token=token)
+        assert loaded.stdout.split() == [printed], loaded.stderr[-2000:]
+
+
+def test_an_upload_that_was_interrupted_is_repeated(here, folder, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+    here.fail_uploads = 100
+    with prepared(folder, "org/squad") as publication:
+        with pytest.raises((OSError, RuntimeError)):
+            publish(publication)
+        assert list(here.files("org/squad")) == [".gitattributes"]
+        here.fail_uploads = 0
+        publish(publication)
+        assert "model.safetensors" in here.files("org/squad")
+        uploads = [path for method, path in here.requests if method == "PUT"]
+        publish(publication, update=True)  # again, with nothing to upload
+        assert [path for method, path in here.requests if method == "PUT"] == uploads
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "error", "message"),
+    [
+        ("", "org/squad", PermissionError, "There is no token for the Hub: run `hf auth login`, or set HF_TOKEN"),
+        ("hf_unknown", "org/squad", PermissionError, "The Hub does not know this token"),
+        (READER, "org/squad", PermissionError, "This token may not write to org/squad"),
+        (WRITER, "others/squad", PermissionError, "This token may not write to others/squad"),
+    ],
+)
+def test_who_may_not_publish_is_told(token, repo, error, message, here, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with prepared(folder, repo) as publication, pytest.raises(error, match=message):
+        publish(publication)
+    assert not here.repositories
+
+
+def test_no_network_is_told(folder, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    with prepared(folder, "org/squad") as publication, pytest.raises(ConnectionError, match="cannot be reached"):
+        publish(publication)
+
+
+def test_dry_run_lists_the_files(here, folder, capsys):
+    from mobilebert_hf.cli import app
+
+    with pytest.raises(SystemExit) as ended:
+        app(["publish", str(folder), "--repo", "org/squad", "--dry-run"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "model.safetensors" in printed
+    assert "checkpoint" not in printed
+    assert here.requests == []
+
+
+def test_what_is_no_model_is_refused(folder, tiny_tokenizer, tmp_path):
+    def refuse(error, message, source, repo="org/squad", exports=None):
+        with pytest.raises(error, match=message), prepared(source, repo, exports):
+            pass
+
+    (tmp_path / "empty").mkdir()
+    refuse(FileNotFoundError, r"holds no model: there is no config\.json", tmp_path / "empty")
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    (tmp_path / "empty" / "pytorch_model.bin").write_bytes(b"pickle")
+    refuse(FileNotFoundError, "has no weights in safetensors", tmp_path / "empty")
+    refuse(ValueError, "Repo id must", folder, repo="org/squad/again")
+    refuse(ValueError, "repo='squad': expected organization/name", folder, repo="squad")
+    refuse(ValueError, "holds no export", folder, exports=tmp_path / "empty")
+    save(tmp_path / "other", tiny_tokenizer, num_hidden_layers=1)
+    export(tmp_path / "other", tmp_path / "exported")
+    refuse(ValueError, "another network: its num_hidden_layers is 1, not 2", folder, exports=tmp_path / "exported")
+
+
+PUSH = """
+import torch
+from mobilebert_hf import IBBertForPreTraining, MobileBertForPreTraining
+from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer
+from tests.models.helpers import student_config, teacher_config
+rows = [{"input_ids": torch.arange(5, 15), "attention_mask": torch.ones(10, dtype=torch.long),
+    "token_type_ids": torch.zeros(10, dtype=torch.long), "labels": torch.arange(5, 15),
+    "next_sentence_label": torch.tensor(0)}] * 16
+arguments = DistillationArguments(sys.argv[1], transfer_steps=3, distillation_steps=1, save_strategy="no",
+    use_cpu=True, hub_model_id="org/student", report_to="none")
+trainer = DistillationTrainer(MobileBertForPreTraining(student_config()), IBBertForPreTraining(teacher_config()),
+    arguments, train_dataset=rows)
+trainer.train()
+print(trainer.push_to_hub(license="apache-2.0", language="de").commit_url)
+"""
+
+
+def test_the_trainer_publishes_with_its_card(hub, tmp_path):
+    environment = client_environment(hub, tmp_path / "home", WRITER)
+    command = [sys.executable, "-c", f"import sys\n{PUSH}", str(tmp_path / "student")]
+    pushed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert pushed.returncode == 0, pushed.stderr[-2000:]
+    files = hub.files("org/student")
+    assert {"README.md", "config.json", "model.safetensors"} <= set(files)
+    card = ModelCard(files["README.md"].decode())
+    assert (card.data.license, card.data.language) == ("apache-2.0", "de")
+    assert "by progressive knowledge transfer" in card.text
+    assert HfApi(endpoint=hub.url).model_info("org/student").sha
