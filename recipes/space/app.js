@@ -4,7 +4,7 @@ import { env, pipeline } from "./vendor/transformers.min.js";
 
 env.allowRemoteModels = false;
 env.allowLocalModels = true;
-env.localModelPath = new URL("models/", import.meta.url).href;
+env.localModelPath = "models/"; // relative to the page: the library takes an address for a remote place
 env.backends.onnx.wasm.wasmPaths = new URL("vendor/", import.meta.url).href;
 
 const element = (id) => document.getElementById(id);

@@ -133,6 +133,7 @@ def test_card_and_scores_are_the_runs(folder):
         [entry, _] = yaml.safe_load(publication.files[".eval_results/squad.yaml"].read_text())
         tokenizer = json.loads(publication.files["tokenizer_config.json"].read_text())
     assert "token_type_ids" in tokenizer["model_input_names"]
+    assert tokenizer["model_max_length"] == 64
     assert entry["dataset"] == {"id": "rajpurkar/squad", "task_id": "default"}
     assert entry["value"] == 61.5
     assert (card.data.license, card.data.base_model) == ("mit", "org/mobilebert")

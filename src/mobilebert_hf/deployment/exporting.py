@@ -83,6 +83,8 @@ def export(
         backend.write(prepare(source, folded=folded and quantize not in backend.FOLDS), task, graph, quantize, batches)
         errors = check(source, task, backend.load(graph, task), tolerance, batches[:2])
         unfolded_config(source.config).save_pretrained(staging)
+        # By it runtimes' pipelines know where to cut a text.
+        tokenizer.model_max_length = min(tokenizer.model_max_length, source.config.max_position_embeddings)
         tokenizer.save_pretrained(staging)
         folder.mkdir(exist_ok=True)
         manifest |= {"model": str(model), "task": task.name}

@@ -117,7 +117,7 @@ def prepared(
 
 
 def _make_public(folder: Path, repo: str) -> None:
-    """Takes local paths out of recipe and manifest, and tells old versions of transformers of all inputs."""
+    """Takes local paths out of recipe and manifest; tells inputs and longest text in the tokenizer's file."""
     if (recipe := folder / RECIPE).is_file():
         first, _, rest = recipe.read_text(encoding="utf-8").partition("\n")
         values = yaml.safe_dump(without_places(yaml.safe_load(rest) or {}), sort_keys=False, allow_unicode=True)
@@ -129,6 +129,8 @@ def _make_public(folder: Path, repo: str) -> None:
         tokenizer = json.loads(path.read_text(encoding="utf-8"))
         # Without it transformers 5.2 leaves token types out.
         tokenizer.setdefault("model_input_names", AutoTokenizer.from_pretrained(folder).model_input_names)
+        longest = json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+        tokenizer["model_max_length"] = min(tokenizer.get("model_max_length", longest), longest)
         path.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
