@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import TrainingArguments
 
 from ..data.glue_tasks import TASKS
 from ..deployment.tasks import find_task
@@ -44,6 +45,7 @@ class Run:
         kind: Which recipe made it: the name of its last class of arguments but `TrainingArguments`.
         values: Its arguments, as far as they are not at their defaults.
         measured: The last evaluation, by the names that the trainer logs.
+        training: Of a run that has just ended: its losses are drawn by them.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Run:
     kind: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
+    training: TrainingArguments | None = None
 
     def results(self) -> dict[str, Any]:
         """The recipe's own file of results; empty where it has none, or none yet."""
@@ -86,9 +89,9 @@ def write_run_card(run: Run, **fields: Any) -> None:
     """
     if is_own_card(run.folder):
         return
-    if run.kind in DRAWN and (run.folder / STATE).is_file():
+    if run.training is not None and run.kind in DRAWN and (run.folder / STATE).is_file():
         with suppress(ValueError):  # of a run too short to have logged anything
-            draw_report(run.folder)
+            draw_report(run.folder, run.training)
     write_aside(run.folder / CARD, render_card(describe(run, **fields)) + "\n")
 
 

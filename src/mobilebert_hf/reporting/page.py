@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from transformers import TrainingArguments
 
 from ..files import write_aside, written_aside
 from .picture import draw
@@ -23,10 +24,10 @@ _HELD_OUT = {
 PICTURE = "report.png"
 
 
-def draw_report(folder: str | Path) -> Path:
-    """Draws a run into its folder: the picture of `write_report`, without the page."""
-    path = Path(folder) / PICTURE
-    picture = draw(read_run(folder))
+def draw_report(folder: Path, training: TrainingArguments) -> Path:
+    """Draws a run that has just ended into its folder: the picture of `write_report`, without the page."""
+    path = folder / PICTURE
+    picture = draw(read_run(folder, training))
     with written_aside(path) as aside:
         aside.write_bytes(picture)
     return path

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import TrainingArguments
 
 from ..distillation.any_teacher import AnyTeacherArguments
 from ..distillation.any_teacher.run import PLAN
@@ -168,10 +169,15 @@ class RunLog:
         return {place: self.base_learning_rate * rate for place, rate in rates.items()}
 
 
-def read_run(folder: str | Path) -> RunLog:
+def read_run(folder: str | Path, known: TrainingArguments | None = None) -> RunLog:
     """Reads the folder of a run of either recipe.
 
     A finished run's log is in `trainer_state.json`; that of a run that goes on, in its newest checkpoint.
+
+    Args:
+        folder: The run's `output_dir`.
+        known: Its arguments, in the process that trains: to read them from the recipe anew would take the devices'
+            state away from the trainer.
 
     Raises:
         FileNotFoundError: There is no such folder, or no state in it.
@@ -193,7 +199,9 @@ def read_run(folder: str | Path) -> RunLog:
     layers = _count_layers(source.with_name("config.json"), training) if "stage" in training[-1] else 0
     recipe = folder / RECIPE
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
-    arguments = _distillation_arguments(recipe) if text is not None and layers else None
+    if known is None and text is not None and layers:
+        known = _distillation_arguments(recipe)
+    arguments = known if isinstance(known, DistillationArguments) else None
     return RunLog(
         folder=folder,
         step=step,

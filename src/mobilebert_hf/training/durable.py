@@ -225,8 +225,8 @@ class DurableTrainer(Trainer):
         base = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
         config = {**base.config.to_dict(), "architectures": [type(base).__name__]}
         measured = next((line for line in reversed(self.state.log_history) if "eval_runtime" in line), {})
-        run = Run(Path(self.args.output_dir or "."), config, type(self.args).__name__, resolve([self.args]), measured)
-        return with_recipe(run)
+        folder, kind = Path(self.args.output_dir or "."), type(self.args).__name__
+        return with_recipe(Run(folder, config, kind, resolve([self.args]), measured, self.args))
 
     def push_to_hub(
         self,
