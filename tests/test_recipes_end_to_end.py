@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import mobilebert_hf
@@ -60,6 +61,17 @@ def test_the_evaluation_is_written_down(workshop):
         results = json.loads((Path(folder) / "eval_results.json").read_text())
         assert expected <= results.keys()
         assert 0 < results["eval_loss"] < 12
+
+
+@pytest.mark.parametrize(("kind", "told"), [("teacher", "pre-trained"), ("student", "progressive knowledge transfer")])
+def test_a_card_tells_of_the_run(workshop, kind, told):
+    folder = Path(getattr(workshop, kind))
+    card = ModelCard.load(folder / "README.md")
+    assert told in card.text
+    accuracy = json.loads((folder / "eval_results.json").read_text())["eval_masked_lm_accuracy"]
+    assert f"| masked-LM accuracy | {accuracy:.1%} |" in card.text
+    assert "![Losses of the run](report.png)" in card.text
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_command_goes_on_from_the_last_checkpoint(workshop):

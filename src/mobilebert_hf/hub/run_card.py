@@ -15,9 +15,10 @@ from transformers import TrainingArguments
 
 from ..data.glue_tasks import TASKS
 from ..deployment.tasks import find_task
+from ..distillation.any_teacher.report import result_rows
 from ..files import write_aside
 from ..finetuning.glue_report import percent
-from ..reporting.page import PICTURE, draw_report
+from ..reporting.page import HELD_OUT, PICTURE, draw_report
 from ..reporting.run_log import STATE
 from ..tables import Rows
 from ..training.run_folder import RECIPE
@@ -27,12 +28,6 @@ from .uses import uses_of
 
 # The kinds of runs that are drawn.
 DRAWN = ("PreTrainingArguments", "DistillationArguments", "AnyTeacherArguments")
-METRICS = {
-    "masked_lm_loss": ("masked-LM loss", "{:.3f}"),
-    "masked_lm_accuracy": ("masked-LM accuracy", "{:.1%}"),
-    "next_sentence_loss": ("next-sentence loss", "{:.3f}"),
-    "next_sentence_accuracy": ("next-sentence accuracy", "{:.1%}"),
-}
 
 
 @dataclass(frozen=True)
@@ -171,8 +166,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _held_out(run: Run) -> list[list[str]]:
-    known = [(name, form, run.measured.get(f"eval_{key}")) for key, (name, form) in METRICS.items()]
-    rows = [[name, form.format(value)] for name, form, value in known if value is not None]
+    rows = [[name, form.format(run.measured[key])] for key, (name, form) in HELD_OUT.items() if key in run.measured]
     return [["on held-out text", ""], *rows] if rows else []
 
 
@@ -192,8 +186,6 @@ def _distilled(run: Run) -> Made:
 
 
 def _distilled_from_any(run: Run) -> Made:
-    from ..distillation.any_teacher.report import result_rows
-
     name, base_model = run.source("teacher")
     results = run.results()
     if not results:

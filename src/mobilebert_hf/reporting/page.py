@@ -13,7 +13,7 @@ from ..files import write_aside, written_aside
 from .picture import draw
 from .run_log import RunLog, read_run
 
-_HELD_OUT = {
+HELD_OUT = {
     "eval_masked_lm_loss": ("masked-LM loss", "{:.3f}"),
     "eval_masked_lm_accuracy": ("masked-LM accuracy", "{:.1%}"),
     "eval_next_sentence_loss": ("next-sentence loss", "{:.3f}"),
@@ -106,7 +106,7 @@ def _held_out(run: RunLog) -> dict[str, Any]:
     if not run.evaluations:
         return {}
     line = run.evaluations[-1]
-    values = {name: form.format(line[key]) for key, (name, form) in _HELD_OUT.items() if key in line}
+    values = {name: form.format(line[key]) for key, (name, form) in HELD_OUT.items() if key in line}
     return {"step": f"{line['step']:,.0f}", "values": values}
 
 
