@@ -34,6 +34,10 @@ ROOT = Path(__file__).parents[1]
 HERE = ROOT / "benchmarks" / "finetuning"
 RESULTS = HERE / "results.json"
 GLUE = ("sst2", "cola", "mrpc", "rte")
+# Small sets of pairs, again after a larger one.
+SMALL = {"mrpc": "qqp", "rte": "qnli"}
+LARGE = ["--holdout", "0.02", "--max_train_examples", "30000", "--num_train_epochs", "2", "--seeds", "1"]
+LARGE_RUN = "batch32-rate0.0001-epochs2-seed1"
 # What a recipe writes last.
 LAST = {"recipes/glue.py": "results.json", "recipes/squad.py": "eval_results.json"}
 HEADINGS = ("task", "score", "commonest class", "from scratch", "student", "each seed")
@@ -44,14 +48,21 @@ def commands(student: str, data: str, runs: str) -> list[dict[str, list[str]]]:
     glue = ["recipes/glue.py", "--config", "benchmarks/finetuning/glue.yaml", "--data", f"{data}/glue"]
     squad = ["recipes/squad.py", "--config", "benchmarks/finetuning/squad.yaml"]
     squad += ["--train", f"{data}/squad/train-v1.1.json.gz", "--validation", f"{data}/squad/dev-v1.1.json.gz"]
-    starts = {"": ["--model", student], "-scratch": ["--model", student, "--random_weights", "true"]}
-    return [
-        {
+    first = {"": ["--model", student], "-scratch": ["--model", student, "--random_weights", "true"]}
+
+    def both(name: str, words: list[str], starts: dict[str, list[str]]) -> dict[str, list[str]]:
+        return {
             f"{name}{suffix}": [*words, *start, "--output_dir", f"{runs}/{name}{suffix}"]
             for suffix, start in starts.items()
         }
-        for name, words in (("glue", glue), ("squad", squad))
-    ]
+
+    steps = [both("glue", glue, first), both("squad", squad, first)]
+    for small, large in SMALL.items():
+        steps.append(both(large, [*glue, "--tasks", large, *LARGE], first))
+        folders = {suffix: f"{runs}/{large}{suffix}/{TASKS[large].name}/{LARGE_RUN}" for suffix in first}
+        after = {suffix: ["--model", folder] for suffix, folder in folders.items()}
+        steps.append(both(f"{small}-after-{large}", [*glue, "--tasks", small], after))
+    return steps
 
 
 def main(
@@ -98,7 +109,10 @@ def time_features(student: Path, data: Path) -> dict[str, float]:
 
 def collect(runs: Path) -> list[dict[str, Any]]:
     """A row a task; scores are shares of 1."""
-    rows = [_glue_row(runs, key) for key in GLUE]
+    rows = [_glue_row(runs, key, "glue", TASKS[key].name) for key in GLUE]
+    for small, large in SMALL.items():
+        name = f"{TASKS[small].name} after {TASKS[large].name}"
+        rows.append(_glue_row(runs, small, f"{small}-after-{large}", name))
     for name in ("exact_match", "f1"):
         student, from_scratch = (
             json.loads((runs / folder / "eval_results.json").read_text())[f"eval_{name}"] / 100
@@ -110,12 +124,13 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _glue_row(runs: Path, key: str) -> dict[str, Any]:
+def _glue_row(runs: Path, key: str, folder: str, name: str) -> dict[str, Any]:
     student, scratch = (
-        json.loads((runs / f"glue{suffix}" / "results.json").read_text())["tasks"][key] for suffix in ("", "-scratch")
+        json.loads((runs / f"{folder}{suffix}" / "results.json").read_text())["tasks"][key]
+        for suffix in ("", "-scratch")
     )
     return {
-        "task": TASKS[key].name,
+        "task": name,
         "score": ", ".join(student["metrics"]),
         "majority": student["majority"],
         "scratch": scratch["median"],
