@@ -43,8 +43,8 @@ from transformers import AutoTokenizer
 
 graph = hf_hub_download("{repo}", "{file}")
 session = onnxruntime.InferenceSession(graph)
-inputs = AutoTokenizer.from_pretrained("{repo}")({text}, return_tensors="np")
-print(session.run(None, dict(inputs)))"""
+tokenizer = AutoTokenizer.from_pretrained("{repo}")
+print(session.run(None, dict(tokenizer({text}, return_tensors="np"))))"""
 
 JAVASCRIPT = """import {{ pipeline }} from "@huggingface/transformers";
 
