@@ -44,7 +44,8 @@ from transformers import AutoTokenizer
 graph = hf_hub_download("{repo}", "{file}")
 session = onnxruntime.InferenceSession(graph)
 tokenizer = AutoTokenizer.from_pretrained("{repo}")
-print(session.run(None, dict(tokenizer({text}, return_tensors="np"))))"""
+inputs = tokenizer({text}, return_tensors="np")
+print(session.run(None, dict(inputs)))"""
 
 JAVASCRIPT = """import {{ pipeline }} from "@huggingface/transformers";
 
