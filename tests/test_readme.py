@@ -9,6 +9,7 @@ import pytest
 import any_teacher
 import data
 import distillation
+import finetuning
 import strategies
 from mobilebert_hf import PRESETS
 from mobilebert_hf.demo.report import Result, table_rows
@@ -56,8 +57,10 @@ def test_the_speeds_are_those_of_the_recorded_benchmark(name, cells):
     assert shown[1] == markdown_table(cells(results))
 
 
-@pytest.mark.parametrize(("name", "module"), [("any-teacher", any_teacher), ("strategies", strategies)])
-def test_the_students_of_other_teachers_are_those_of_the_recorded_runs(name, module):
+@pytest.mark.parametrize(
+    ("name", "module"), [("any-teacher", any_teacher), ("strategies", strategies), ("finetuning", finetuning)]
+)
+def test_the_students_are_those_of_the_recorded_runs(name, module):
     results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
     shown = re.search(rf"<!-- {name} -->\n(.*)\n<!-- /{name} -->", README + RECIPES, re.DOTALL)
     assert shown is not None
