@@ -23,8 +23,9 @@ HERE = Path(__file__).parent
 PAGE = ("index.html", "style.css", "app.js", "README.md")
 MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json")
 LIBRARY = Path("@huggingface", "transformers", "dist", "transformers.min.js")
-# What the browser's ONNX Runtime is made of.
+# What the browser's ONNX Runtime is made of: one for most browsers, one for Safari.
 RUNTIME = Path("onnxruntime-web", "dist")
+BUILDS = ("ort-wasm-simd-threaded.asyncify", "ort-wasm-simd-threaded")
 
 
 def main(
@@ -50,8 +51,9 @@ def main(
             shutil.copy(exported / name, model)
         shutil.copy(exported / graph, model / graph)
         shutil.copy(modules / LIBRARY, vendor)
-        for path in (modules / RUNTIME).glob("ort-wasm-simd-threaded*"):
-            shutil.copy(path, vendor)
+        for build in BUILDS:
+            for suffix in (".mjs", ".wasm"):
+                shutil.copy(modules / RUNTIME / f"{build}{suffix}", vendor)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print(f"{output}: {size / 1e6:.0f} MB; to look at it: python -m http.server --directory {output}")
 
