@@ -113,14 +113,19 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     for small, large in SMALL.items():
         name = f"{TASKS[small].name} after {TASKS[large].name}"
         rows.append(_glue_row(runs, small, f"{small}-after-{large}", name))
-    for name in ("exact_match", "f1"):
-        student, from_scratch = (
-            json.loads((runs / folder / "eval_results.json").read_text())[f"eval_{name}"] / 100
-            for folder in ("squad", "squad-scratch")
-        )
-        score = {"exact_match": "exact match", "f1": "F1"}[name]
-        row = {"task": "SQuAD v1.1", "score": score, "majority": None, "scratch": from_scratch, "student": student}
-        rows.append({**row, "seeds": [student]})
+    return rows + squad_rows(runs)
+
+
+def squad_rows(runs: Path) -> list[dict[str, Any]]:
+    """Exact match and F1, with the number of questions that they are of."""
+    folders = ("squad", "squad-scratch")
+    student, scratch = (json.loads((runs / folder / "eval_results.json").read_text()) for folder in folders)
+    questions = len(json.loads((runs / "squad" / "predictions.json").read_text()))
+    rows = []
+    for name, score in {"exact_match": "exact match", "f1": "F1"}.items():
+        value, from_scratch = (results[f"eval_{name}"] / 100 for results in (student, scratch))
+        row = {"task": f"SQuAD v1.1, {questions:,} questions", "score": score, "majority": None}
+        rows.append({**row, "scratch": from_scratch, "student": value, "seeds": [value]})
     return rows
 
 

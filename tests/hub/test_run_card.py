@@ -70,6 +70,22 @@ def test_a_pretrained_teacher(make_run):
     assert "ib_bert" in card.data.tags
 
 
+def test_held_out_training_examples_are_no_validation_split(make_run):
+    folder = make_run(
+        "ForSequenceClassification",
+        ["EncoderArguments", "GlueArguments", "GridArguments", "TrainingArguments"],
+        {"model": "org/mobilebert", "holdout": 0.1},
+        folder="glue/CoLA/batch8",
+        results={
+            "scores": {"validation": {"matthews_correlation": 0.4}},
+            "majority": {"validation": {"matthews_correlation": 0.0}},
+        },
+    )
+    card = card_of(folder)
+    assert "| CoLA validation, matthews_correlation | 40.0 | 0.0 |" in card.text
+    assert card.data.eval_results is None
+
+
 def test_one_of_a_sweeps_models(make_run):
     scores = {"validation": {"matthews_correlation": 0.421, "undefined": {}}}
     folder = make_run(
@@ -89,7 +105,13 @@ def test_one_of_a_sweeps_models(make_run):
 
 
 @pytest.mark.parametrize(
-    ("validation", "listed"), [("dev-v2.0.json.gz", True), ("rajpurkar/squad_v2", True), ("my-questions.json", False)]
+    ("validation", "listed"),
+    [
+        ("dev-v2.0.json.gz", True),
+        ("rajpurkar/squad_v2", True),
+        ("my-questions.json", False),
+        ("dev-v2.0-half.json.gz", False),
+    ],
 )
 def test_answers_to_ones_own_questions_are_no_scores_on_squad(validation, listed, make_run):
     folder = make_run(

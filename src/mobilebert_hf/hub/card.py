@@ -1,7 +1,7 @@
 """What a model card says, as data, and the one template that all cards are rendered by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,12 +73,10 @@ class Facts:
         exports: The table of its graphs for runtimes, its first row the heading.
         uses: How to use it.
         picture: The file of its loss curves.
-        picture_text: What is to be seen there.
         command: What makes it again.
         version: Of this package.
         speed: The table of latencies, its first row the heading.
         speed_note: What was timed, on what.
-        limits: What it cannot do.
     """
 
     name: str
@@ -97,12 +95,10 @@ class Facts:
     exports: Rows = ()
     uses: Sequence[Use] = ()
     picture: str | None = None
-    picture_text: str = "Losses of the run"
     command: str | None = None
     version: str | None = None
     speed: Rows = ()
     speed_note: str = ""
-    limits: str = field(default=LIMITS)
 
 
 def render_card(facts: Facts) -> str:
@@ -133,6 +129,7 @@ def render_card(facts: Facts) -> str:
     )
     values = vars(facts) | {
         "marker": MARKER,
+        "limits": LIMITS,
         "rows": markdown_table(facts.rows) if facts.rows else "",
         "exports": markdown_table(facts.exports) if facts.exports else "",
         "speed": markdown_table(facts.speed) if facts.speed else "",

@@ -106,9 +106,9 @@ def prepared(
                 (aside / path).symlink_to(place.resolve())
         _make_public(aside, repo)
         add_remote_code(aside)
-        texts = (
-            eval_results(facts) if is_own_card(source) else {CARD: f"{render_card(facts)}\n", **eval_results(facts)}
-        )
+        texts = eval_results(facts)
+        if not is_own_card(source):
+            texts[CARD] = f"{render_card(facts)}\n"
         for path, text in texts.items():
             (aside / path).parent.mkdir(exist_ok=True)
             (aside / path).write_text(text, encoding="utf-8")
@@ -204,9 +204,9 @@ def publish(
     with _explained(repo, api.endpoint):
         api.whoami()
         api.create_repo(repo, private=private, exist_ok=True)
-        # One that was created by an upload that was interrupted is empty.
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
+        # What an interrupted upload has made is empty.
         if not update and api.file_exists(repo, "config.json", revision=revision):
             raise FileExistsError(
                 f"{repo} holds a model already: choose another name, or give --update to commit a new version."

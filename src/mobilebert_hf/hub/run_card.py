@@ -218,15 +218,17 @@ def _glue(run: Run) -> Made:
             if value is None:
                 continue
             rows.append([f"{task.name} {split}, {metric}", percent(value), percent(chance)])
-            held = "train" if run.values.get("holdout") else split
-            scores.append(Score("text-classification", task.name, "nyu-mll/glue", task.key, held, metric, 100 * value))
+            scores.append(
+                Score("text-classification", task.name, "nyu-mll/glue", task.key, split, metric, 100 * value)
+            )
     return Made(
         f"{name}, fine-tuned on {task.name} of GLUE.",
         rows if len(rows) > 1 else [],
         "The best of the runs of this task by its score on the development set, which is therefore optimistic; in "
         "percent.",
         base_model,
-        tuple(scores),
+        # What was held out of the training examples is nobody else's validation split.
+        () if run.values.get("holdout") else tuple(scores),
         "glue",
     )
 
@@ -236,14 +238,12 @@ def _squad(run: Run) -> Made:
     name, base_model = run.source("model")
     validation = str(run.values.get("validation", "rajpurkar/squad"))
     version_2 = "eval_exact" in measured
-    # v1.1 and v2.0 have different names for it.
-    found = {
-        "exact_match": measured.get("eval_exact_match", measured.get("eval_exact")),
-        "f1": measured.get("eval_f1"),
-    }
+    exact = measured.get("eval_exact" if version_2 else "eval_exact_match")
+    found = {"exact_match": exact, "f1": measured.get("eval_f1")}
     scores = {metric: value for metric, value in found.items() if value is not None}
     official = "rajpurkar/squad_v2" if version_2 else "rajpurkar/squad"
-    is_official = validation == official or Path(validation).name.startswith(("dev-v1.1", "dev-v2.0"))
+    # A part of the official file, or other questions, have scores of their own.
+    is_official = validation == official or Path(validation).name.split(".json")[0] in ("dev-v1.1", "dev-v2.0")
     title = "SQuAD v2.0" if version_2 else "SQuAD v1.1"
     listed = tuple(
         Score("question-answering", title, official, None, "validation", metric, value)
