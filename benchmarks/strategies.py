@@ -79,6 +79,7 @@ def arguments_for(name: str, output: Path, steps: int) -> AnyTeacherArguments:
         transfer_steps=0 if RUNS[name]["strategy"] == "auxiliary" else steps,
         distillation_steps=steps,
         per_device_train_batch_size=32,
+        learning_rate=5e-4,  # for a short run
         use_cpu=True,
         bf16=True,
         eval_strategy="steps",
