@@ -65,8 +65,10 @@ def workshop(tmp_path_factory):
     corpus = write_corpus(folder / "corpus.txt", documents=40)
     workshop = Workshop(folder, corpus)
     workshop.make_teacher(train_wordpiece([str(corpus)], 200, folder / "tokenizer"))
-    os.environ.update(HF_HOME=str(folder / "home"), HF_HUB_OFFLINE="1")
-    return workshop
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(folder / "home"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield workshop
 
 
 def start(workshop, output_dir, processes=1, before=None, recipe="distil_student", **changes):

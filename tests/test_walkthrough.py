@@ -1,7 +1,6 @@
 """From a corpus in another language to a published student by the commands of recipes/README.md, in their order."""
 
 import json
-import os
 import random
 import re
 import shlex
@@ -101,8 +100,7 @@ def test_the_commands_of_the_recipes_lead_to_a_published_student(tmp_path):
     write_data(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     with HubServer({"hf_me": ["me"]}) as hub:
-        client = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_me", "HF_HUB_DISABLE_XET": "1"}
-        environment = {**os.environ, **client, "HF_HOME": str(tmp_path / "home")}
+        environment = hub.environment(tmp_path / "home", "hf_me")
         ran = list(commands())
         for command in ran:
             done = subprocess.run(as_words(command), cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -1,15 +1,16 @@
 """A server on this machine that speaks as much of the Hub's API as the real client asks of it to publish and load.
 
     with HubServer(tokens={"hf_writer": ["org"], "hf_reader": []}) as hub:
-        ...  # HF_ENDPOINT=hub.url
+        subprocess.run(..., env=hub.environment(home, "hf_writer"))
 
 Repositories are in memory: commits with their files, and what was uploaded as large files, by git's protocol: the
-client must be told not to speak Xet (`HF_HUB_DISABLE_XET`).
+client must be told not to speak Xet.
 """
 
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from dataclasses import dataclass, field
@@ -59,6 +60,11 @@ class HubServer:
     def __exit__(self, *error):
         self.server.shutdown()
         self.server.server_close()
+
+    def environment(self, home, token):
+        """The environment of a process whose client talks to this server, also where the tests run offline."""
+        client = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": token}
+        return {**os.environ, **client, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
 
     def files(self, repo, revision="main"):
         return self.repositories[repo].find(revision)[1]

@@ -1,7 +1,6 @@
 """Publishing by the real client to a server on this machine, and loading from there without this package."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -30,13 +29,19 @@ def hub():
 
 
 @pytest.fixture
-def here(hub, monkeypatch):
+def online(monkeypatch):
+    """This process' client has a token, and uses the network also where the tests run offline."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+
+
+@pytest.fixture
+def here(hub, online, monkeypatch):
     """This process' client talks to the server, as the writer."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", WRITER)
     return hub
 
 
@@ -55,15 +60,9 @@ def folder(tiny_tokenizer, tmp_path_factory):
     return folder
 
 
-def client_environment(hub, home, token=""):
-    """The environment of a process whose client talks to the server."""
-    client = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
-    return {**os.environ, **client}
-
-
 def elsewhere(hub, home, script, *words, token=""):
     """Runs a script in a process of the server's users, who do not have this package."""
-    environment = client_environment(hub, home, token)
+    environment = hub.environment(home, token)
     script = "import sys; sys.modules['mobilebert_hf'] = None\n" + script
     return subprocess.run([sys.executable, "-c", script, *words], env=environment, capture_output=True, text=True)
 
@@ -90,7 +89,7 @@ def test_a_student_loads_with_transformers_alone(hub, folder, tmp_path):
     export(folder, exported, "onnx", "int8")
     command = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "publish", str(folder)]
     command += ["--repo", "org/squad", "--exports", str(exported), "--license", "apache-2.0", "--language", "en"]
-    environment = client_environment(hub, tmp_path / "home", WRITER)
+    environment = hub.environment(tmp_path / "home", WRITER)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     published = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert published.returncode == 0, published.stderr[-2000:]
@@ -262,9 +261,8 @@ def test_who_may_not_publish_is_told(token, repo, error, message, here, folder, 
     assert not here.repositories
 
 
-def test_no_network_is_told(folder, monkeypatch):
+def test_no_network_is_told(folder, online, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_TOKEN", WRITER)
     with prepared(folder, "org/squad") as publication, pytest.raises(ConnectionError, match="cannot be reached"):
         publish(publication)
 
@@ -316,14 +314,14 @@ print(trainer.push_to_hub(license="apache-2.0", language="de").commit_url)
 """
 
 
-def test_the_trainer_publishes_with_its_card(hub, tmp_path):
-    environment = client_environment(hub, tmp_path / "home", WRITER)
+def test_the_trainer_publishes_with_its_card(here, tmp_path):
+    environment = here.environment(tmp_path / "home", WRITER)
     command = [sys.executable, "-c", f"import sys\n{PUSH}", str(tmp_path / "student")]
     pushed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert pushed.returncode == 0, pushed.stderr[-2000:]
-    files = hub.files("org/student")
+    files = here.files("org/student")
     assert {"README.md", "config.json", "model.safetensors"} <= set(files)
     card = ModelCard(files["README.md"].decode())
     assert (card.data.license, card.data.language) == ("apache-2.0", "de")
     assert "by progressive knowledge transfer" in card.text
-    assert HfApi(endpoint=hub.url).model_info("org/student").sha
+    assert HfApi().model_info("org/student").sha
