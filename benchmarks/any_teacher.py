@@ -7,10 +7,11 @@ The student is exported by this package, in 8 bits statically quantized; the tea
 ONNX Runtime's fusions, in 8 bits dynamically quantized, which is its best there. All graphs are timed in turns, on one
 text of 128 tokens with two threads. STS-B's Spearman correlation is that of its validation split or, where there is
 none, of its training split: neither network was trained on it here. Results go to benchmarks/any_teacher/results.json,
-with those of the run.
+with those of the run, whose configuration, recipe and picture come along: the student's card is made of them.
 """
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,8 +33,11 @@ from mobilebert_hf.deployment.tasks import TASKS as HEADS
 from mobilebert_hf.distillation.any_teacher.report import result_rows
 from mobilebert_hf.distillation.any_teacher.sentence_encoder import score_similarity
 from mobilebert_hf.files import write_aside
+from mobilebert_hf.hub.run_card import without_places
 from mobilebert_hf.machine import describe_machine, time_in_turns
+from mobilebert_hf.reporting.page import PICTURE
 from mobilebert_hf.tables import terminal_table
+from mobilebert_hf.training.run_folder import RECIPE, Recipe
 
 RESULTS = Path(__file__).parent / "any_teacher" / "results.json"
 LENGTH = 128
@@ -78,9 +82,9 @@ def main(
     split = next(name for name in ("validation", "train") if name in splits)
     tokenizer = AutoTokenizer.from_pretrained(student)
     results = {
+        **json.loads((student / "results.json").read_text()),
         "machine": describe_machine(),
-        "run": json.loads((student / "results.json").read_text()) | {"teacher_name": Path(teacher).name},
-        "split": split,
+        "threads": THREADS,
         "graphs": {
             name: {
                 "bytes": files[name].stat().st_size,
@@ -92,12 +96,16 @@ def main(
     }
     RESULTS.parent.mkdir(exist_ok=True)
     write_aside(RESULTS, json.dumps(results, indent=2))
+    for name in ("config.json", PICTURE):
+        shutil.copyfile(student / name, RESULTS.parent / name)
+    recipe = Recipe.read(student / RECIPE)
+    recipe._replace(values=without_places(recipe.values)).write(RESULTS.parent / RECIPE)
     Console().print(terminal_table(cells(results), "teacher and student"))
 
 
 def cells(results: dict[str, Any]) -> list[list[str]]:
     """The run's table, and rows for the graphs."""
-    rows = [row for row in result_rows(results["run"]) if "latency" not in row[0] and "size" not in row[0]]
+    rows = [row for row in result_rows(results) if "latency" not in row[0] and "size" not in row[0]]
     for precision in ("float32", "int8"):
         teacher, student = (results["graphs"][f"{name}, {precision}"] for name in ("teacher", "student"))
         graph = f"ONNX {precision}"
@@ -109,7 +117,7 @@ def cells(results: dict[str, Any]) -> list[list[str]]:
                 f"{student['milliseconds']:.1f} ms ({teacher['milliseconds'] / student['milliseconds']:.1f}x)",
             ],
             [
-                f"{graph}, STS-B {results['split']}, Spearman",
+                f"{graph}, STS-B {results['task']['split']}, Spearman",
                 *(f"{100 * part['task']:.2f}" for part in (teacher, student)),
             ],
         ]

@@ -35,9 +35,10 @@ HERE = ROOT / "benchmarks" / "finetuning"
 RESULTS = HERE / "results.json"
 GLUE = ("sst2", "cola", "mrpc", "rte")
 # Small sets of pairs, again after a larger one.
-SMALL = {"mrpc": "qqp", "rte": "qnli"}
+LARGER, SMALL = "qqp", ("mrpc", "rte")
 LARGE = ["--holdout", "0.02", "--max_train_examples", "30000", "--num_train_epochs", "2", "--seeds", "1"]
 LARGE_RUN = "batch32-rate0.0001-epochs2-seed1"
+AFTER = f"after-{LARGER}"
 # What a recipe writes last.
 LAST = {"recipes/glue.py": "results.json", "recipes/squad.py": "eval_results.json"}
 HEADINGS = ("task", "score", "commonest class", "from scratch", "student", "each seed")
@@ -56,13 +57,13 @@ def commands(student: str, data: str, runs: str) -> list[dict[str, list[str]]]:
             for suffix, start in starts.items()
         }
 
-    steps = [both("glue", glue, first), both("squad", squad, first)]
-    for small, large in SMALL.items():
-        steps.append(both(large, [*glue, "--tasks", large, *LARGE], first))
-        folders = {suffix: f"{runs}/{large}{suffix}/{TASKS[large].name}/{LARGE_RUN}" for suffix in first}
-        after = {suffix: ["--model", folder] for suffix, folder in folders.items()}
-        steps.append(both(f"{small}-after-{large}", [*glue, "--tasks", small], after))
-    return steps
+    after = {suffix: ["--model", f"{runs}/{LARGER}{suffix}/{TASKS[LARGER].name}/{LARGE_RUN}"] for suffix in first}
+    return [
+        both("glue", glue, first),
+        both("squad", squad, first),
+        both(LARGER, [*glue, "--tasks", LARGER, *LARGE], first),
+        both(AFTER, [*glue, "--tasks", *SMALL], after),
+    ]
 
 
 def main(
@@ -110,9 +111,7 @@ def time_features(student: Path, data: Path) -> dict[str, float]:
 def collect(runs: Path) -> list[dict[str, Any]]:
     """A row a task; scores are shares of 1."""
     rows = [_glue_row(runs, key, "glue", TASKS[key].name) for key in GLUE]
-    for small, large in SMALL.items():
-        name = f"{TASKS[small].name} after {TASKS[large].name}"
-        rows.append(_glue_row(runs, small, f"{small}-after-{large}", name))
+    rows += [_glue_row(runs, key, AFTER, f"{TASKS[key].name} after {TASKS[LARGER].name}") for key in SMALL]
     return rows + squad_rows(runs)
 
 

@@ -1,4 +1,4 @@
-"""Renders the cards of the family from members.yaml and from what runs have measured, by the template of all cards.
+"""Renders the cards of the family from members.yaml and from what runs have left, by the template of all cards.
 
     python hub_cards/render.py
 
@@ -6,6 +6,7 @@ A test fails where a card and what it is made of differ.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,20 @@ from mobilebert_hf.distillation.any_teacher.shapes import count_parameters
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.hub.card import Facts, render_card
 from mobilebert_hf.hub.remote_code import MODULES
-from mobilebert_hf.hub.run_card import describe_shape
+from mobilebert_hf.hub.run_card import describe, describe_shape, read_run
 from mobilebert_hf.hub.uses import uses_of
+from mobilebert_hf.reporting.page import PICTURE
 
 HERE = Path(__file__).parent
-BENCHMARK = HERE.parent / "benchmarks" / "deployment" / "results.json"
+BENCHMARKS = HERE.parent / "benchmarks"
+SPEED = BENCHMARKS / "deployment" / "results.json"
 NOT_YET = (
     "**There are no weights yet.** This card is what will be published with them: no model of this size has been "
     "trained by this project, and no number here is of one."
+)
+NOT_HERE = (
+    "**The weights are not on the Hub yet**; the run that this card is about made them, and its command makes them "
+    "again."
 )
 PAPERS = "These are the paper's numbers, of its authors' weights; ours will stand beside them."
 
@@ -41,7 +48,7 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
     base = name.removesuffix("-int8") if int8 else member.get("base_model")
     files = {FORMATS["onnx"].FILES[kind] for kind in ((None, "int8", "int8-static") if int8 else (None, "int8"))}
     export = f"mobilebert-hf export {organization}/{base} {name} --format onnx --quantize int8"
-    results = json.loads(BENCHMARK.read_text(encoding="utf-8"))
+    results = json.loads(SPEED.read_text(encoding="utf-8"))
     return Facts(
         name=name,
         summary=f"{member['summary'].strip()}\n\n{NOT_YET}\n\n{describe_size(config)}",
@@ -68,6 +75,35 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
     )
 
 
+def facts_of_run(name: str, student: dict[str, Any], organization: str) -> Facts:
+    """What the card of a student says that was trained here."""
+    run = read_run(HERE.parent / student["run"])
+    run = replace(run, values={**run.values, "teacher": student["teacher"]})
+    files = {"modules.json", *(FORMATS["onnx"].FILES[kind] for kind in (None, "int8"))}
+    picture = f"../{student['run']}/{PICTURE}"
+    facts = describe(run, f"{organization}/{name}", files, picture=picture, **student["fields"])
+    results = run.results()
+    return replace(
+        facts,
+        summary=f"{facts.summary}\n\n{NOT_HERE}",
+        speed=graph_rows(results),
+        speed_note=(
+            f"One text of 128 tokens in ONNX Runtime on {results['threads']} threads of an "
+            f"{results['machine']['cpu']}, medians, in turns. In 8 bits the teacher is quantized dynamically, the "
+            f"student statically. By `benchmarks/any_teacher.py`, {results['machine']['version']}."
+        ),
+    )
+
+
+def graph_rows(results: dict[str, Any]) -> list[list[str]]:
+    """Size, latency and score of teacher's and student's graphs."""
+    rows = [["", "file", "latency", f"STS-B {results['task']['split']}, Spearman"]]
+    for name, graph in results["graphs"].items():
+        size, latency = f"{graph['bytes'] / 1e6:.1f} MB", f"{graph['milliseconds']:.1f} ms"
+        rows.append([name, size, latency, f"{100 * graph['task']:.2f}"])
+    return rows
+
+
 def describe_size(config: models.MobileBertConfig) -> str:
     """The parameters of the encoder, counted, and its shape."""
     family = models.IBBertModel if config.model_type == "ib_bert" else models.MobileBertModel
@@ -81,6 +117,8 @@ def cards() -> dict[str, str]:
     family = yaml.safe_load((HERE / "members.yaml").read_text(encoding="utf-8"))
     rendered = {}
     organization = family["organization"]
+    for name, student in family["trained"].items():
+        rendered[f"{name}.md"] = render_card(facts_of_run(name, student, organization)) + "\n"
     for name, member in family["members"].items():
         rendered[f"{name}.md"] = render_card(facts_of(name, member, organization)) + "\n"
         if member.get("int8"):

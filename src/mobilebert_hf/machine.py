@@ -1,10 +1,13 @@
-"""What every result of a benchmark depends on, what a process takes, and how long a call takes."""
+"""What every result depends on, what a process takes, and how long a call takes."""
 
 import os
 import platform
 import resource
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,29 @@ import torch
 CPUS, STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
 
 
+@cache
+def describe_version() -> str:
+    """This package's version, and its commit where it runs from a clone."""
+    described = f"mobilebert-hf {version('mobilebert-hf')}"
+    clone = Path(__file__).parents[2]
+    if not (clone / ".git").exists():
+        return described
+    command = ["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{described}, commit {found.stdout.strip()}" if found.returncode == 0 else described
+
+
 def describe_machine() -> dict[str, Any]:
-    """The processor, its cores, and PyTorch with its threads."""
+    """The processor, its cores, PyTorch with its threads, and this package's version."""
     lines = CPUS.read_text().splitlines() if CPUS.exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
-    return {"cpu": cpu, "cores": os.cpu_count(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "version": describe_version(),
+    }
 
 
 def process_memory(field: str) -> int:

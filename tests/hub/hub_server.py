@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
     def upload(self, oid):
         if self.hub.fail_uploads:
             self.hub.fail_uploads -= 1
-            return self.refuse(500, "", "The disk is on fire")
+            return self.refuse(507, "", "The disk is full")
         assert hashlib.sha256(self.body).hexdigest() == oid
         self.hub.blobs[oid] = self.body
         return self.answer(200, {})

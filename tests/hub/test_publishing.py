@@ -14,8 +14,10 @@ from transformers import AutoTokenizer
 from mobilebert_hf.deployment import export
 from mobilebert_hf.hub import prepared, publish
 
+from ..data.conftest import write_corpus
 from ..deployment.test_exporting import save
 from ..models.helpers import build, run
+from ..workshop import Workshop
 from .hub_server import HubServer
 
 WRITER, READER = "hf_writer", "hf_reader"
@@ -54,7 +56,8 @@ def folder(tiny_tokenizer, tmp_path_factory):
     for name in ("checkpoint-5/model.safetensors", "training_args.bin", "optimizer.pt", ".lock"):
         (folder / name).write_bytes(b"no")
     (folder / "recipe.yaml").write_text(
-        "# EncoderArguments, SquadArguments, TrainingArguments\nmodel: org/mobilebert\nvalidation: dev-v1.1.json\n"
+        "# EncoderArguments, SquadArguments, TrainingArguments\n# mobilebert-hf 0.1.0, commit abc\n"
+        "model: org/mobilebert\nvalidation: dev-v1.1.json\n"
     )
     (folder / "eval_results.json").write_text(json.dumps({"eval_exact_match": 61.5, "eval_f1": 72.25}))
     return folder
@@ -230,8 +233,7 @@ def test_private_stays_private(here, folder, tmp_path):
         assert loaded.stdout.split() == [printed], loaded.stderr[-2000:]
 
 
-def test_an_upload_that_was_interrupted_is_repeated(here, folder, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+def test_an_upload_that_was_interrupted_is_repeated(here, folder):
     here.fail_uploads = 100
     with prepared(folder, "org/squad") as publication:
         with pytest.raises((OSError, RuntimeError)):
@@ -312,6 +314,38 @@ trainer = DistillationTrainer(MobileBertForPreTraining(student_config()), IBBert
 trainer.train()
 print(trainer.push_to_hub(license="apache-2.0", language="de").commit_url)
 """
+
+
+@pytest.mark.parametrize(("strategy", "kept"), [("every_save", []), ("checkpoint", ["last-checkpoint"])])
+def test_a_recipe_publishes_while_it_trains_and_at_its_end(strategy, kept, here, tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    workshop = Workshop(tmp_path, write_corpus(tmp_path / "corpus.txt", documents=20))
+    workshop.environment = here.environment(tmp_path / "home", WRITER)
+    push = {"push_to_hub": True, "hub_model_id": "org/teacher", "hub_strategy": strategy, "hub_always_push": True}
+    trained = workshop.pretrain(tokenizer=str(tmp_path / "tokenizer"), save_steps=2, **push)
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    assert "was not uploaded" not in trained.stderr
+    files = here.files("org/teacher")
+    assert {"README.md", "config.json", "modeling_ib_bert.py", "model.safetensors", "recipe.yaml"} <= set(files)
+    assert sorted({name.split("/")[0] for name in files if "checkpoint" in name}) == kept
+    at_root = {name: content for name, content in files.items() if "/" not in name}
+    assert not any(name.endswith((".bin", ".lock")) for name in at_root)
+    assert str(tmp_path).encode() not in b"".join(at_root.values())
+    # Of steps 2 and 4 and of the end, besides the empty one.
+    assert len([... for _, files in here.repositories["org/teacher"].commits if "config.json" in files]) >= 3
+
+
+def test_a_checkpoint_that_is_not_uploaded_is_told_of(here, tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    workshop = Workshop(tmp_path, write_corpus(tmp_path / "corpus.txt", documents=20))
+    workshop.environment = here.environment(tmp_path / "home", WRITER)
+    here.fail_uploads = 1
+    trained = workshop.pretrain(
+        tokenizer=str(tmp_path / "tokenizer"), save_steps=3, push_to_hub=True, hub_model_id="org/teacher"
+    )
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    assert "A checkpoint was not uploaded (" in trained.stderr
+    assert "model.safetensors" in here.files("org/teacher")
 
 
 def test_the_trainer_publishes_with_its_card(here, tmp_path):

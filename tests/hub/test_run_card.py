@@ -20,7 +20,7 @@ def make_run(tmp_path):
         build(family, head).save_pretrained(path)
         recipe = path.parent.parent / "recipe.yaml" if folder.count("/") == 2 else path / "recipe.yaml"
         lines = "\n".join(f"{name}: {value}" for name, value in values.items())
-        recipe.write_text(f"# {', '.join(classes)}\n{lines}\n")
+        recipe.write_text(f"# {', '.join(classes)}\n# mobilebert-hf 0.0.9, commit abc\n{lines}\n")
         for name, content in files.items():
             (path / f"{name}.json").write_text(json.dumps(content))
         return path
@@ -48,7 +48,7 @@ def test_a_distilled_student(make_run):
     assert "| masked-LM accuracy | 45.0% |" in card.text
     assert "| learning_rate | 0.001 |" in card.text
     assert "accelerate launch recipes/distil_student.py --config recipe.yaml" in card.text
-    assert "mobilebert-hf 0.1.0" in card.text
+    assert "Made with mobilebert-hf 0.0.9, commit abc." in card.text
 
 
 def test_a_local_teacher_keeps_its_path_to_itself(make_run, tmp_path):

@@ -68,4 +68,6 @@ def distill(
 
     phases = plan_phases(data, training, strategy.steps, tokenizer, config)
     with open_run_folder(training, (student, data, training)):
-        return run(make_trainer, phases)
+        trainer = run(make_trainer, phases)
+        trainer.finish()
+    return trainer

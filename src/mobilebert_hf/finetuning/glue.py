@@ -119,6 +119,11 @@ class GlueRecipe:
         self.folder = Path(training.output_dir or ".")
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(encoder.model)
         self.step_multiple = training.world_size * training.gradient_accumulation_steps
+        if training.push_to_hub:
+            raise ValueError(
+                "push_to_hub: here each task has a model. Publish those that you want with mobilebert-hf publish "
+                f"{self.folder}/TASK/RUN --repo ORG/NAME."
+            )
         default = Cell(
             training.per_device_train_batch_size * self.step_multiple,
             training.learning_rate,

@@ -124,7 +124,7 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
             write_aside(folder / "eval_results.json", json.dumps(results, indent=1) + "\n")
         trainer.save_final_model()
         trainer.save_state()
-        trainer.create_model_card()
+        trainer.finish()
     return scores
 
 

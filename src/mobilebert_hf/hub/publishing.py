@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx, validate_repo_id
@@ -17,7 +16,7 @@ from transformers import AutoTokenizer
 
 from ..deployment.exporting import MANIFEST, read_manifest
 from ..reporting.page import PICTURE
-from ..training.run_folder import RECIPE
+from ..training.run_folder import RECIPE, Recipe
 from .card import CARD, eval_results, render_card
 from .remote_code import add_remote_code
 from .run_card import Run, describe, find_recipe, is_own_card, read_run, without_places
@@ -118,10 +117,9 @@ def prepared(
 
 def _make_public(folder: Path, repo: str) -> None:
     """Takes local paths out of recipe and manifest; tells inputs and longest text in the tokenizer's file."""
-    if (recipe := folder / RECIPE).is_file():
-        first, _, rest = recipe.read_text(encoding="utf-8").partition("\n")
-        values = yaml.safe_dump(without_places(yaml.safe_load(rest) or {}), sort_keys=False, allow_unicode=True)
-        recipe.write_text(f"{first}\n{values}", encoding="utf-8")
+    if (path := folder / RECIPE).is_file():
+        recipe = Recipe.read(path)
+        recipe._replace(values=without_places(recipe.values)).write(path)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder) | {"model": repo}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

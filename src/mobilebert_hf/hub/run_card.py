@@ -1,16 +1,12 @@
 """The card of a model folder, from the files that its run left there."""
 
 import json
-import subprocess
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import TrainingArguments
 
 from ..data.glue_tasks import TASKS
@@ -18,10 +14,11 @@ from ..deployment.tasks import find_task
 from ..distillation.any_teacher.report import result_rows
 from ..files import write_aside
 from ..finetuning.glue_report import percent
+from ..machine import describe_version
 from ..reporting.page import HELD_OUT, PICTURE, draw_report
 from ..reporting.run_log import STATE
 from ..tables import Rows
-from ..training.run_folder import RECIPE
+from ..training.run_folder import RECIPE, Recipe
 from .card import CARD, MARKER, Facts, Score, render_card
 from .remote_code import MODULES
 from .uses import uses_of
@@ -39,6 +36,7 @@ class Run:
         config: The model's configuration, as its `config.json` says.
         kind: Which recipe made it: the name of its last class of arguments but `TrainingArguments`.
         values: Its arguments, as far as they are not at their defaults.
+        version: Of this package, that made it.
         measured: The last evaluation, by the names that the trainer logs.
         training: Of a run that has just ended: its losses are drawn by them.
     """
@@ -47,6 +45,7 @@ class Run:
     config: Mapping[str, Any]
     kind: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
+    version: str = field(default_factory=describe_version)
     measured: Mapping[str, float] = field(default_factory=dict)
     training: TrainingArguments | None = None
 
@@ -125,7 +124,7 @@ def describe(run: Run, repo: str | None = None, files: Collection[str] | None = 
         "uses": uses_of(name, task, files, sentences=sentences, remote_code=run.config["model_type"] in MODULES),
         "picture": PICTURE if PICTURE in files else None,
         "command": f"accelerate launch recipes/{made.recipe}.py --config {RECIPE}" if made.recipe else None,
-        "version": describe_version(),
+        "version": run.version,
     }
     return Facts(**(values | {name: value for name, value in fields.items() if value is not None}))
 
@@ -144,13 +143,12 @@ def read_run(folder: Path) -> Run:
 
 def with_recipe(run: Run) -> Run:
     """The same, with what its recipe says, if there is one."""
-    recipe = find_recipe(run.folder)
-    if recipe is None:
+    path = find_recipe(run.folder)
+    if path is None:
         return run
-    text = recipe.read_text(encoding="utf-8")
-    classes = text.partition("\n")[0].removeprefix("# ").split(", ")
-    kind = next(name for name in reversed(classes) if name != "TrainingArguments")
-    return replace(run, kind=kind, values=yaml.safe_load(text) or {})
+    recipe = Recipe.read(path)
+    kind = next(name for name in reversed(recipe.classes) if name != "TrainingArguments")
+    return replace(run, kind=kind, values=recipe.values, version=recipe.version)
 
 
 def find_recipe(folder: Path) -> Path | None:
@@ -302,15 +300,3 @@ def without_places(value: Any) -> Any:
         return [without_places(part) for part in value]
     is_place = isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists())
     return Path(value).name if is_place else value
-
-
-@cache
-def describe_version() -> str:
-    """This package's version, and its commit where it runs from a clone."""
-    described = f"mobilebert-hf {version('mobilebert-hf')}"
-    clone = Path(__file__).parents[3]
-    if not (clone / ".git").exists():
-        return described
-    command = ["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f"{described}, commit {found.stdout.strip()}" if found.returncode == 0 else described

@@ -98,7 +98,9 @@ def pretrain(model: ModelArguments, data: PretrainingDataArguments, training: Pr
 
     phases = plan_phases(data, training, training.max_steps, tokenizer, config)
     with open_run_folder(training, (model, data, training)):
-        return run(make_trainer, phases)
+        trainer = run(make_trainer, phases)
+        trainer.finish()
+    return trainer
 
 
 def load_or_train_tokenizer(
@@ -215,5 +217,4 @@ def run(make_trainer: Callable[[Phase], AnyTrainer], phases: Sequence[Phase]) ->
     trainer.save_final_model()
     trainer.save_state()
     trainer.save_metrics("eval", trainer.evaluate(), combined=False)
-    trainer.create_model_card()
     return trainer

@@ -1,5 +1,6 @@
 """A `transformers.Trainer` whose runs are not lost: not to a kill, a full disk, a signal, or a number that blew up."""
 
+import logging
 import math
 import shutil
 import signal
@@ -7,19 +8,24 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
+from transformers.trainer_utils import HubStrategy, rotate_checkpoints, sort_checkpoints
+from transformers.utils import PushInProgress
 
 from ..files import move_files
 from .checkpoints import STAGING
 from .checkpoints import publish as publish_checkpoint
 from .run_folder import resolve
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -193,10 +199,6 @@ class DurableTrainer(Trainer):
             self.state.best_model_checkpoint = str(final)
             self.state.save_to_json(str(written / "trainer_state.json"))
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staging is None:  # not before the checkpoint has its name
-            super()._push_from_checkpoint(checkpoint_folder)
-
     def save_final_model(self) -> None:
         """Saves model and tokenizer to `output_dir`, each file whole or not at all."""
         aside = Path(self.args.output_dir or ".") / STAGING
@@ -206,6 +208,13 @@ class DurableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     # ---- the Hub; imported when it is needed, for it is the end of the way and knows all kinds of runs
+
+    def finish(self) -> None:
+        """The end of a recipe: the card and, where `push_to_hub` asks for it, everything on the Hub."""
+        if self.args.push_to_hub:
+            self.push_to_hub()
+        else:
+            self.create_model_card()
 
     def create_model_card(self, **fields: Any) -> None:  # type: ignore[override]
         """Writes the model's card to `output_dir`: what the run's files tell, and, before there are any, the trainer.
@@ -250,8 +259,6 @@ class DurableTrainer(Trainer):
         Returns:
             The commit, on the main process.
         """
-        from ..hub import prepared, publish
-
         token = token or self.args.hub_token
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
@@ -259,16 +266,45 @@ class DurableTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self.create_model_card(**kwargs)
-        folder = self.args.output_dir or "."
-        with prepared(folder, str(self.hub_model_id), run=self._describe_run(), **kwargs) as publication:
-            return publish(
-                publication,
-                private=bool(self.args.hub_private_repo if private is None else private),
-                update=True,
-                revision=revision or self.args.hub_revision,
-                message=commit_message or "End of training",
-                token=token,
-            )
+        self._finish_current_push()
+        options = {
+            "private": bool(self.args.hub_private_repo if private is None else private),
+            "revision": revision or self.args.hub_revision,
+            "message": commit_message or "End of training",
+            "token": token,
+        }
+        return self._publish(self.args.output_dir or ".", self._describe_run(), options, kwargs)
+
+    def _publish(self, folder: str, run: Any, options: Mapping[str, Any], fields: Mapping[str, Any]) -> Any:
+        from ..hub import prepared, publish
+
+        with prepared(folder, str(self.hub_model_id), run=run, **fields) as publication:
+            return publish(publication, update=True, **options)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Publishes a checkpoint beside training, as `hub_strategy` says.
+
+        The library would upload all of the run's folder, its local paths and pickles included.
+        """
+        strategy, before = self.args.hub_strategy, self.push_in_progress
+        is_busy = before is not None and not before.is_done() and not self.args.hub_always_push
+        # Not before the checkpoint has its name, and not an adapter alone, which is merged in the end.
+        is_model = self._staging is None and (Path(checkpoint_folder) / "config.json").is_file()
+        if strategy == HubStrategy.END or is_busy or not is_model or not self.is_world_process_zero():
+            return
+        to = {"revision": self.args.hub_revision, "token": self.args.hub_token}
+        message = f"Training in progress, step {self.state.global_step}"
+        api = HfApi()
+        jobs = [
+            api.run_as_future(self._publish, checkpoint_folder, self._describe_run(), {"message": message, **to}, {})
+        ]
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else Path(checkpoint_folder).name
+            upload: Any = {"folder_path": checkpoint_folder, "path_in_repo": place, "commit_message": message, **to}
+            jobs.append(api.upload_folder(repo_id=str(self.hub_model_id), run_as_future=True, **upload))
+        for job in jobs:
+            job.add_done_callback(_tell_of_failure)
+        self.push_in_progress = PushInProgress(jobs)
 
 
 class _Ending(TrainerCallback, ABC):
@@ -337,6 +373,11 @@ def hold_signals() -> Iterator[None]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that FSDP2 shards, gathered; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _tell_of_failure(job: Future[Any]) -> None:
+    if (error := job.exception()) is not None:
+        logger.warning("A checkpoint was not uploaded (%s); training goes on, and so does the next upload.", error)
 
 
 def _listed(terms: Mapping[str, float]) -> str:

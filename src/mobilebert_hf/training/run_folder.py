@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from accelerate.utils import broadcast_object_list
@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..files import write_aside
+from ..machine import describe_version
 from .checkpoints import last_good_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -32,12 +33,47 @@ LIBRARY_DEFAULTS = {
 }
 
 
+class Recipe(NamedTuple):
+    """What `recipe.yaml` says.
+
+    Args:
+        classes: The names of the dataclasses of the recipe, in order.
+        values: Every argument that is not at its default.
+        version: Of this package, that the run was made with.
+    """
+
+    classes: tuple[str, ...]
+    values: dict[str, Any]
+    version: str
+
+    @classmethod
+    def read(cls, path: Path) -> "Recipe":
+        """A file that `write` has written.
+
+        Raises:
+            ValueError: It does not begin with comments that name the classes and the version.
+        """
+        text = path.read_text(encoding="utf-8")
+        comments = [line.removeprefix("# ") for line in text.splitlines()[:2] if line.startswith("# ")]
+        if len(comments) < 2:
+            raise ValueError(
+                f"{path} does not say what made it: its first two lines must be comments with the classes of its "
+                "arguments and with the version of mobilebert-hf, as a run writes them."
+            )
+        return cls(tuple(comments[0].split(", ")), yaml.safe_load(text) or {}, comments[1])
+
+    def write(self, path: Path) -> None:
+        """Writes a recipe that can be run as it is."""
+        values = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
+        write_aside(path, f"# {', '.join(self.classes)}\n# {self.version}\n{values}")
+
+
 @contextmanager
 def open_run_folder(training: TrainingArguments, arguments: Sequence[Any]) -> Iterator[Path]:
     """Keeps other runs out of `training.output_dir`, and writes the recipe there.
 
-    `recipe.yaml` has every argument that is not at its default, and is a recipe itself. Where a run goes on with
-    other arguments than it began with, a warning names them.
+    `recipe.yaml` has every argument that is not at its default and this package's version, and is a recipe itself.
+    Where a run goes on with other arguments than it began with, a warning names them.
 
     Args:
         training: Of this run.
@@ -60,7 +96,8 @@ def open_run_folder(training: TrainingArguments, arguments: Sequence[Any]) -> It
             "processes behind), or choose another output_dir."
         ) from error
     try:
-        _write_recipe(folder, resolve(arguments), ", ".join(type(argument).__name__ for argument in arguments))
+        classes = tuple(type(argument).__name__ for argument in arguments)
+        _write_recipe(folder / RECIPE, Recipe(classes, resolve(arguments), describe_version()))
         yield folder
     finally:
         lock.release()
@@ -78,8 +115,8 @@ def find_checkpoint(training: TrainingArguments) -> str | None:
     return broadcast_object_list(found)[0]
 
 
-def _write_recipe(folder: Path, values: dict[str, Any], classes: str) -> None:
-    path = folder / RECIPE
+def _write_recipe(path: Path, recipe: Recipe) -> None:
+    values = recipe.values
     before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else values
     changed = [
         f"{name} {before.get(name, 'default')!r} -> {values.get(name, 'default')!r}"
@@ -87,8 +124,8 @@ def _write_recipe(folder: Path, values: dict[str, Any], classes: str) -> None:
         if before.get(name) != values.get(name)
     ]
     if changed:
-        logger.warning("%s was begun with other arguments: %s.", folder, "; ".join(changed))
-    write_aside(path, f"# {classes}\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}")
+        logger.warning("%s was begun with other arguments: %s.", path.parent, "; ".join(changed))
+    recipe.write(path)
 
 
 def resolve(arguments: Sequence[Any]) -> dict[str, Any]:

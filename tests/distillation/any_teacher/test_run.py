@@ -174,6 +174,8 @@ def test_what_cannot_be_done_is_refused(tmp_path, tiny_corpus, tiny_tokenizer):
     ):
         with pytest.raises(ValueError, match=message):
             distil(teacher, tiny_corpus, tmp_path, **wrong)
+    with pytest.raises(FileNotFoundError, match="data file at"):
+        distil(teacher, tiny_corpus, tmp_path, task="stsb", task_data=str(tmp_path / "student"))
     shared = save_teacher(tmp_path / "albert", tiny_tokenizer, family="Albert")
     with pytest.raises(ValueError, match="AlbertModel cannot be a teacher: it has no list of its 3 layers"):
         distil(shared, tiny_corpus, tmp_path)

@@ -9,21 +9,24 @@ import torch
 from ...data import example_lengths
 from .trainer import AnyTeacherTrainer
 
-TIMED_BATCHES = 10
+TIMED_BATCHES = 20
 # The first ones allocate memory and choose kernels.
 WARM_UP = 2
 # The optimizer's step, the exchange of gradients, logging, and what else the machine does.
 OVERHEAD = 1.15
-# Evaluation, timing and writing in the end.
-RESERVE = 0.06
+# Of training's time per token, what the two networks' forward passes take.
+FORWARD = 0.6
+# Timing and writing in the end.
+RESERVE = 0.04
 
 
-def plan_steps(trainer: AnyTeacherTrainer, seconds: float) -> dict[str, int]:
+def plan_steps(trainer: AnyTeacherTrainer, seconds: float, scored_tokens: int = 0) -> dict[str, int]:
     """Stretches or shortens the steps of all stages in the same proportion, so that they take the seconds there are.
 
     Args:
         trainer: Not yet trained; only gradients are computed.
         seconds: For training, evaluation and report.
+        scored_tokens: That both networks read for the report, in one process.
 
     Returns:
         `transfer_steps` and `distillation_steps`.
@@ -32,9 +35,6 @@ def plan_steps(trainer: AnyTeacherTrainer, seconds: float) -> dict[str, int]:
         ValueError: Not even a tenth of a minute is left.
     """
     args = trainer.args
-    left = seconds * (1 - RESERVE)
-    if left < 6:
-        raise ValueError(f"minutes={args.minutes} is over before training could begin: allow more.")
     first_cost = trainer.work(1)
     batches = chain.from_iterable(repeat(trainer.get_train_dataloader()))  # again, if they are few
     model = trainer.accelerator.unwrap_model(trainer.model).to(args.device).train()
@@ -49,11 +49,18 @@ def plan_steps(trainer: AnyTeacherTrainer, seconds: float) -> dict[str, int]:
         if index >= WARM_UP:
             spent += time.monotonic() - began
             tokens += int(inputs["attention_mask"].sum())
-    assert trainer.train_dataset is not None
-    lengths = example_lengths(trainer.train_dataset)
+    own = torch.tensor(spent / tokens, device=args.device)
+    seconds_per_token = float(trainer.accelerator.reduce(own, reduction="mean"))
+    lengths, evaluated = (example_lengths(data) for data in (trainer.train_dataset, trainer.eval_dataset))
+    in_the_end = FORWARD * seconds_per_token * (sum(evaluated) / args.world_size + scored_tokens)
+    left = seconds * (1 - RESERVE) - in_the_end
+    if left < 6:
+        raise ValueError(
+            f"minutes={args.minutes} would be over before training could begin: allow at least "
+            f"{args.minutes + (6 - left) / 60:.1f}."
+        )
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    own = torch.tensor(OVERHEAD * spent / tokens * per_step * sum(lengths) / len(lengths), device=args.device)
-    seconds_per_step = float(trainer.accelerator.reduce(own, reduction="mean"))
+    seconds_per_step = OVERHEAD * seconds_per_token * per_step * sum(lengths) / len(lengths)
     factor = left / (seconds_per_step * trainer.work(trainer.strategy.steps) / first_cost)
     return {
         "transfer_steps": round(args.transfer_steps * factor),

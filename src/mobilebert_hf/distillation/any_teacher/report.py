@@ -4,9 +4,10 @@ import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.glue import load_glue
@@ -23,16 +24,54 @@ RESULTS, EVALUATION = "results.json", "eval_results.json"
 TIMED_SECONDS = 3.0
 
 
+class Scored(NamedTuple):
+    """A task that both networks are scored on, untrained.
+
+    Args:
+        name: Its key among GLUE's.
+        split: Which split.
+        pairs: Its examples.
+    """
+
+    name: str
+    split: str
+    pairs: Dataset
+
+    @classmethod
+    def load(cls, name: str, data: str) -> "Scored":
+        """The validation split or, where there is none, the training split.
+
+        Raises:
+            ValueError: There is neither.
+        """
+        splits = load_glue(TASKS[name], data)
+        found = [split for split in ("validation", "train") if split in splits]
+        if not found:
+            raise ValueError(f"task_data={data!r} has no labelled split of {TASKS[name].name}, only {list(splits)}.")
+        return cls(name, found[0], splits[found[0]])
+
+    def count_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Of all its texts."""
+        texts = [*self.pairs["sentence1"], *self.pairs["sentence2"]]
+        return sum(len(ids) for ids in tokenizer(texts).input_ids)
+
+
 def write_results(
-    folder: Path, arguments: Any, trainer: AnyTeacherTrainer, start: dict[str, Any], minutes: float
+    folder: Path,
+    teacher_name: str,
+    trainer: AnyTeacherTrainer,
+    start: dict[str, Any],
+    task: Scored | None,
+    minutes: float,
 ) -> Rows:
     """Compares teacher and student and writes `results.json`.
 
     Args:
         folder: Of the saved student, with the evaluation.
-        arguments: `AnyStudentArguments` of the run.
+        teacher_name: Hub id or folder.
         trainer: After training and evaluation.
         start: What the initialization kept.
+        task: That both are scored on, if any.
         minutes: That the run took so far.
 
     Returns:
@@ -47,7 +86,7 @@ def write_results(
     latency = _latency({"teacher": teacher.base_model, "student": _deployed(student)}, length)
     results: dict[str, Any] = {
         # A local path is nobody else's business.
-        "teacher_name": Path(arguments.teacher).name if Path(arguments.teacher).exists() else arguments.teacher,
+        "teacher_name": Path(teacher_name).name if Path(teacher_name).exists() else teacher_name,
         "minutes": minutes,
         "steps": trainer.strategy.steps,
         "processes": trainer.args.world_size,
@@ -62,11 +101,10 @@ def write_results(
         },
         "evaluation": json.loads((folder / EVALUATION).read_text(encoding="utf-8")),
     }
-    if arguments.task:
-        splits = load_glue(TASKS[arguments.task], arguments.task_data)
-        results["task"] = {"name": arguments.task, "split": next(s for s in ("validation", "train") if s in splits)}
+    if task is not None:
+        results["task"] = {"name": task.name, "split": task.split}
         for name, network in networks.items():
-            results[name]["task"] = score_similarity(network, tokenizer, splits[results["task"]["split"]], length)
+            results[name]["task"] = score_similarity(network, tokenizer, task.pairs, length)
     write_aside(folder / RESULTS, json.dumps(results, indent=2))
     return result_rows(results)
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from ...tables import terminal_table
 from ...training.run_folder import open_run_folder
 from ..teachers import EncoderTeacher
 from .planning import plan_steps
-from .report import write_results
+from .report import Scored, write_results
 from .sentence_encoder import MODULES, write_sentence_encoder
 from .shapes import SIZES, compare_sizes, student_shape
 from .start import start_student
@@ -106,6 +107,7 @@ def distil_any(
     tokenizer = load_tokenizer(student.teacher)
     tokenizer.padding_side = "right"  # the student's positions count from the left
     objective = choose_objective(student)
+    task = Scored.load(student.task, student.task_data) if student.task and student.task_data else None
     teacher = EncoderTeacher(load_teacher(student.teacher, objective)).eval().requires_grad_(False)
     shape = student_shape(
         teacher.model, student.size, student.layers, parse_mapping("config_overrides", student.config_overrides)
@@ -132,8 +134,9 @@ def distil_any(
             return AnyTeacherTrainer(start.student, teacher, phase.training, shape.mapping, objective, **inputs)
 
         if training.minutes is not None:
+            scored_tokens = task.count_tokens(tokenizer) if task else 0
             left = training.minutes * 60 - (time.monotonic() - began)
-            _plan(folder / PLAN, training, make_trainer(phase), left)
+            _plan(folder / PLAN, training, lambda: plan_steps(make_trainer(phase), left, scored_tokens))
 
         def make_shown_trainer(phase: Phase) -> AnyTeacherTrainer:
             trainer = make_trainer(phase)
@@ -145,9 +148,11 @@ def distil_any(
         if training.process_index == 0:
             if objective == "pooled":
                 write_sentence_encoder(folder, student.teacher, shape.config.hidden_size, data.max_seq_length)
-            table = write_results(folder, student, trainer, start.report, (time.monotonic() - began) / 60)
-            trainer.create_model_card()
+            table = write_results(
+                folder, student.teacher, trainer, start.report, task, (time.monotonic() - began) / 60
+            )
             Console().print(terminal_table(table, f"{folder}"))
+        trainer.finish()
     return trainer
 
 
@@ -185,12 +190,12 @@ def load_teacher(name: str, objective: Objective) -> PreTrainedModel:
     return auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
 
 
-def _plan(path: Path, training: AnyTeacherArguments, trainer: AnyTeacherTrainer, seconds: float) -> None:
+def _plan(path: Path, training: AnyTeacherArguments, plan: Callable[[], dict[str, int]]) -> None:
     """Sets the steps to those that fit the minutes, or to those that an interrupted run was planned to."""
     # One process looks, and one says what is done: each has its own clock.
     [steps] = broadcast_object_list([json.loads(path.read_text()) if path.is_file() else None])
     if steps is None:
-        [steps] = broadcast_object_list([plan_steps(trainer, seconds)])
+        [steps] = broadcast_object_list([plan()])
         if training.process_index == 0:
             write_aside(path, json.dumps(steps))
     training.transfer_steps, training.distillation_steps = steps["transfer_steps"], steps["distillation_steps"]
