@@ -123,6 +123,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
+def graph_files(folder: Path, name: str) -> list[Path]:
+    """A graph of an export, and what lies beside it under the same name, such as OpenVINO's weights."""
+    return sorted((folder / name).parent.glob(f"{Path(name).stem}.*"))
+
+
 def _open_manifest(folder: Path, model: str) -> dict[str, Any]:
     """What the folder holds already of the same model."""
     if folder.is_file():

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import httpx, validate_repo_id
 from transformers import AutoTokenizer
 
-from ..deployment.exporting import MANIFEST, read_manifest
+from ..deployment.exporting import MANIFEST, graph_files, read_manifest
 from ..reporting.page import PICTURE
 from ..training.run_folder import RECIPE, Recipe
 from .card import CARD, eval_results, render_card
@@ -144,7 +144,7 @@ def _exported(folder: Path, config: Path) -> dict[str, Path]:
         )
     found = {MANIFEST: folder / MANIFEST}
     for graph in manifest["graphs"]:
-        for path in (folder / graph).parent.glob(f"{Path(graph).stem}.*"):
+        for path in graph_files(folder, graph):
             found[path.relative_to(folder).as_posix()] = path
     return found
 
@@ -155,7 +155,7 @@ def export_rows(folder: Path) -> list[list[str]]:
     tasks = list(dict.fromkeys(task for graph in graphs.values() for task in graph.get("scores", {})))
     rows = [["", "size", *(f"{task}, percent (against PyTorch)" for task in tasks)]]
     for name, graph in graphs.items():
-        size = sum(path.stat().st_size for path in (folder / name).parent.glob(f"{Path(name).stem}.*"))
+        size = sum(path.stat().st_size for path in graph_files(folder, name))
         cells = []
         for task in tasks:
             scores = graph.get("scores", {}).get(task, {"graph": {}})

@@ -235,7 +235,8 @@ class DurableTrainer(Trainer):
         config = {**base.config.to_dict(), "architectures": [type(base).__name__]}
         measured = next((line for line in reversed(self.state.log_history) if "eval_runtime" in line), {})
         folder, kind = Path(self.args.output_dir or "."), type(self.args).__name__
-        return with_recipe(Run(folder, config, kind, resolve([self.args]), measured, self.args))
+        run = Run(folder, config, kind, resolve([self.args]), measured=measured, training=self.args)
+        return with_recipe(run)
 
     def push_to_hub(
         self,

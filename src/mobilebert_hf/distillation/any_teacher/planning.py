@@ -2,18 +2,20 @@
 
 import time
 from itertools import chain, repeat
+from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
 from ...data import example_lengths
 from .trainer import AnyTeacherTrainer
 
-TIMED_BATCHES = 20
+TIMED_BATCHES, TIMED_UPDATES = 20, 5
 # The first ones allocate memory and choose kernels.
 WARM_UP = 2
-# The optimizer's step, the exchange of gradients, logging, and what else the machine does.
-OVERHEAD = 1.15
+# Logging, checkpoints, and what else the machine does.
+OVERHEAD = 1.1
 # Of training's time per token, what the two networks' forward passes take.
 FORWARD = 0.6
 # Timing and writing in the end.
@@ -46,6 +48,7 @@ def plan_steps(trainer: AnyTeacherTrainer, seconds: float, scored_tokens: int = 
             loss = trainer.compute_loss(model, inputs)
         trainer.accelerator.backward(loss)
         model.zero_grad()
+        trainer.accelerator.wait_for_everyone()  # as a step does
         if index >= WARM_UP:
             spent += time.monotonic() - began
             tokens += int(inputs["attention_mask"].sum())
@@ -60,9 +63,27 @@ def plan_steps(trainer: AnyTeacherTrainer, seconds: float, scored_tokens: int = 
             f"{args.minutes + (6 - left) / 60:.1f}."
         )
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    seconds_per_step = OVERHEAD * seconds_per_token * per_step * sum(lengths) / len(lengths)
+    passes = seconds_per_token * per_step * sum(lengths) / len(lengths)
+    seconds_per_step = OVERHEAD * (passes + time_update(trainer, model))
     factor = left / (seconds_per_step * trainer.work(trainer.strategy.steps) / first_cost)
     return {
         "transfer_steps": round(args.transfer_steps * factor),
         "distillation_steps": max(1, round(args.distillation_steps * factor)) if args.distillation_steps else 0,
     }
+
+
+def time_update(trainer: AnyTeacherTrainer, model: nn.Module) -> float:
+    """Seconds that the processes take to exchange gradients, and AdamW to take a step with them."""
+    parameters = [nn.Parameter(torch.zeros_like(parameter)) for parameter in model.parameters()]
+    optimizer = torch.optim.AdamW(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    times = []
+    for _ in range(TIMED_UPDATES):
+        began = time.monotonic()
+        trainer.accelerator.reduce([parameter.grad for parameter in parameters])
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        times.append(time.monotonic() - began)
+    own = torch.tensor(median(times), device=trainer.args.device)
+    return float(trainer.accelerator.reduce(own, reduction="mean"))
