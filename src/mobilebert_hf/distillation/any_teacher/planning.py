@@ -14,8 +14,8 @@ from .trainer import AnyTeacherTrainer
 TIMED_BATCHES, TIMED_UPDATES = 20, 5
 # The first ones allocate memory and choose kernels.
 WARM_UP = 2
-# Logging, checkpoints, and what else the machine does.
-OVERHEAD = 1.1
+# Logging, checkpoints, what else the machine does, and that it is slower when it is hot.
+OVERHEAD = 1.2
 # Of training's time per token, what the two networks' forward passes take.
 FORWARD = 0.6
 # Timing and writing in the end.
@@ -42,8 +42,8 @@ def plan_steps(trainer: AnyTeacherTrainer, seconds: float, scored_tokens: int = 
     model = trainer.accelerator.unwrap_model(trainer.model).to(args.device).train()
     spent = tokens = 0.0
     for index in range(TIMED_BATCHES):
-        inputs: dict[str, Any] = trainer._prepare_inputs(next(batches))
         began = time.monotonic()
+        inputs: dict[str, Any] = trainer._prepare_inputs(next(batches))
         with trainer.compute_loss_context_manager():
             loss = trainer.compute_loss(model, inputs)
         trainer.accelerator.backward(loss)
@@ -73,15 +73,17 @@ def plan_steps(trainer: AnyTeacherTrainer, seconds: float, scored_tokens: int = 
 
 
 def time_update(trainer: AnyTeacherTrainer, model: nn.Module) -> float:
-    """Seconds that the processes take to exchange gradients, and AdamW to take a step with them."""
+    """Seconds that the processes take to exchange gradients, and the optimizer to take a step with them."""
     parameters = [nn.Parameter(torch.zeros_like(parameter)) for parameter in model.parameters()]
-    optimizer = torch.optim.AdamW(parameters)
+    make, options = trainer.get_optimizer_cls_and_kwargs(trainer.args)
+    optimizer = make(parameters, **options)
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
     times = []
     for _ in range(TIMED_UPDATES):
         began = time.monotonic()
-        trainer.accelerator.reduce([parameter.grad for parameter in parameters])
+        trainer.accelerator.reduce(flat)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         times.append(time.monotonic() - began)
