@@ -70,7 +70,7 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
         speed=summary_cells(results, 1, 128) if member.get("speed") else [],
         speed_note=(
             f"One text of 128 tokens on {results['threads']} threads of an {results['machine']['cpu']}, medians, "
-            "random weights of this size; by `mobilebert-hf benchmark`."
+            f"random weights of this size; by `mobilebert-hf benchmark`, {results['machine']['version']}."
         ),
     )
 

@@ -296,7 +296,7 @@ class DurableTrainer(Trainer):
         to = {"revision": self.args.hub_revision, "token": self.args.hub_token}
         message = f"Training in progress, step {self.state.global_step}"
         api = HfApi()
-        jobs = [
+        jobs: Any = [
             api.run_as_future(self._publish, checkpoint_folder, self._describe_run(), {"message": message, **to}, {})
         ]
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
@@ -305,7 +305,8 @@ class DurableTrainer(Trainer):
             jobs.append(api.upload_folder(repo_id=str(self.hub_model_id), run_as_future=True, **upload))
         for job in jobs:
             job.add_done_callback(_tell_of_failure)
-        self.push_in_progress = PushInProgress(jobs)
+        in_progress: Any = PushInProgress(jobs)
+        self.push_in_progress = in_progress
 
 
 class _Ending(TrainerCallback, ABC):
