@@ -26,8 +26,7 @@ from mobilebert_hf.hub.uses import uses_of
 from mobilebert_hf.reporting.page import PICTURE
 
 HERE = Path(__file__).parent
-BENCHMARKS = HERE.parent / "benchmarks"
-SPEED = BENCHMARKS / "deployment" / "results.json"
+SPEED = HERE.parent / "benchmarks" / "deployment" / "results.json"
 NOT_YET = (
     "**There are no weights yet.** This card is what will be published with them: no model of this size has been "
     "trained by this project, and no number here is of one."

@@ -187,6 +187,7 @@ def test_a_quantization_aware_run_goes_to_the_device_with_its_ranges(glue_folder
             "7 examples",
         ),
         ({"tasks": ["cola"], "grid": {"seeds": []}}, r"seeds=\[\]"),
+        ({"tasks": ["cola"], "training": {"push_to_hub": True}}, "push_to_hub: here each task has a model"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_training(pretrained, glue_folder, tmp_path, changes, message):

@@ -316,15 +316,27 @@ print(trainer.push_to_hub(license="apache-2.0", language="de").commit_url)
 """
 
 
-@pytest.mark.parametrize(("strategy", "kept"), [("every_save", []), ("checkpoint", ["last-checkpoint"])])
-def test_a_recipe_publishes_while_it_trains_and_at_its_end(strategy, kept, here, tiny_tokenizer, tmp_path):
+@pytest.fixture
+def workshop(here, tiny_tokenizer, tmp_path):
+    """Recipes on a small corpus, by users who may write to the server."""
     tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
     workshop = Workshop(tmp_path, write_corpus(tmp_path / "corpus.txt", documents=20))
     workshop.environment = here.environment(tmp_path / "home", WRITER)
-    push = {"push_to_hub": True, "hub_model_id": "org/teacher", "hub_strategy": strategy, "hub_always_push": True}
-    trained = workshop.pretrain(tokenizer=str(tmp_path / "tokenizer"), save_steps=2, **push)
+    return workshop
+
+
+def pretrain_and_push(workshop, **options):
+    trained = workshop.pretrain(
+        tokenizer=str(workshop.folder / "tokenizer"), push_to_hub=True, hub_model_id="org/teacher", **options
+    )
     assert trained.returncode == 0, trained.stderr[-2000:]
-    assert "was not uploaded" not in trained.stderr
+    return trained.stderr
+
+
+@pytest.mark.parametrize(("strategy", "kept"), [("every_save", []), ("checkpoint", ["last-checkpoint"])])
+def test_a_recipe_publishes_while_it_trains_and_at_its_end(strategy, kept, here, workshop, tmp_path):
+    printed = pretrain_and_push(workshop, save_steps=2, hub_strategy=strategy, hub_always_push=True)
+    assert "was not uploaded" not in printed
     files = here.files("org/teacher")
     assert {"README.md", "config.json", "modeling_ib_bert.py", "model.safetensors", "recipe.yaml"} <= set(files)
     assert sorted({name.split("/")[0] for name in files if "checkpoint" in name}) == kept
@@ -332,19 +344,12 @@ def test_a_recipe_publishes_while_it_trains_and_at_its_end(strategy, kept, here,
     assert not any(name.endswith((".bin", ".lock")) for name in at_root)
     assert str(tmp_path).encode() not in b"".join(at_root.values())
     # Of steps 2 and 4 and of the end, besides the empty one.
-    assert len([... for _, files in here.repositories["org/teacher"].commits if "config.json" in files]) >= 3
+    assert sum("config.json" in files for _, files in here.repositories["org/teacher"].commits) >= 3
 
 
-def test_a_checkpoint_that_is_not_uploaded_is_told_of(here, tiny_tokenizer, tmp_path):
-    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    workshop = Workshop(tmp_path, write_corpus(tmp_path / "corpus.txt", documents=20))
-    workshop.environment = here.environment(tmp_path / "home", WRITER)
+def test_a_checkpoint_that_is_not_uploaded_is_told_of(here, workshop):
     here.fail_uploads = 1
-    trained = workshop.pretrain(
-        tokenizer=str(tmp_path / "tokenizer"), save_steps=3, push_to_hub=True, hub_model_id="org/teacher"
-    )
-    assert trained.returncode == 0, trained.stderr[-2000:]
-    assert "A checkpoint was not uploaded (" in trained.stderr
+    assert "A checkpoint was not uploaded (" in pretrain_and_push(workshop, save_steps=3)
     assert "model.safetensors" in here.files("org/teacher")
 
 

@@ -1,11 +1,12 @@
 import logging
+from importlib import metadata
 
 import pytest
 import yaml
 
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS
 from mobilebert_hf.recipe import parse_recipe
-from mobilebert_hf.training.run_folder import open_run_folder
+from mobilebert_hf.training.run_folder import Recipe, open_run_folder
 
 
 def parse(tmp_path, *options):
@@ -37,6 +38,16 @@ def test_the_recipe_of_a_run_is_a_recipe(tmp_path):
     again = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(path)])
     assert again[:2] == arguments[:2]
     assert open_once(again).read_text() == path.read_text()
+
+
+def test_a_recipe_names_the_version_that_ran_it(tmp_path):
+    path = open_once(parse(tmp_path))
+    recipe = Recipe.read(path)
+    assert recipe.classes == tuple(kind.__name__ for kind in RECIPE_ARGUMENTS)
+    assert recipe.version.startswith(f"mobilebert-hf {metadata.version('mobilebert-hf')}")
+    path.write_text(path.read_text().split("\n", 2)[2])
+    with pytest.raises(ValueError, match=r"recipe\.yaml does not say what made it: its first two lines"):
+        Recipe.read(path)
 
 
 def test_other_arguments_than_before_are_named(tmp_path, caplog):

@@ -165,7 +165,7 @@ def open_text(path: Path) -> TextIO:
 
 def _open_zstandard(path: Path, mode: str) -> IO[bytes]:
     try:
-        import zstandard  # type: ignore[import-not-found, unused-ignore]
+        import zstandard
     except ImportError as error:
         raise ImportError(f"reading {path} needs the zstandard library: pip install zstandard") from error
     return zstandard.open(path, mode)

@@ -22,7 +22,7 @@ FORWARD = 0.6
 RESERVE = 0.04
 
 
-def plan_steps(trainer: AnyTeacherTrainer, seconds: float, scored_tokens: int = 0) -> dict[str, int]:
+def plan_steps(trainer: AnyTeacherTrainer, seconds: float, scored_tokens: int) -> dict[str, int]:
     """Stretches or shortens the steps of all stages in the same proportion, so that they take the seconds there are.
 
     Args:
@@ -38,22 +38,8 @@ def plan_steps(trainer: AnyTeacherTrainer, seconds: float, scored_tokens: int = 
     """
     args = trainer.args
     first_cost = trainer.work(1)
-    batches = chain.from_iterable(repeat(trainer.get_train_dataloader()))  # again, if they are few
     model = trainer.accelerator.unwrap_model(trainer.model).to(args.device).train()
-    spent = tokens = 0.0
-    for index in range(TIMED_BATCHES):
-        began = time.monotonic()
-        inputs: dict[str, Any] = trainer._prepare_inputs(next(batches))
-        with trainer.compute_loss_context_manager():
-            loss = trainer.compute_loss(model, inputs)
-        trainer.accelerator.backward(loss)
-        model.zero_grad()
-        trainer.accelerator.wait_for_everyone()  # as a step does
-        if index >= WARM_UP:
-            spent += time.monotonic() - began
-            tokens += int(inputs["attention_mask"].sum())
-    own = torch.tensor(spent / tokens, device=args.device)
-    seconds_per_token = float(trainer.accelerator.reduce(own, reduction="mean"))
+    seconds_per_token = time_token(trainer, model)
     lengths, evaluated = (example_lengths(data) for data in (trainer.train_dataset, trainer.eval_dataset))
     in_the_end = FORWARD * seconds_per_token * (sum(evaluated) / args.world_size + scored_tokens)
     left = seconds * (1 - RESERVE) - in_the_end
@@ -72,6 +58,24 @@ def plan_steps(trainer: AnyTeacherTrainer, seconds: float, scored_tokens: int = 
     }
 
 
+def time_token(trainer: AnyTeacherTrainer, model: nn.Module) -> float:
+    """Seconds that a token takes, forward through both networks and backward; the mean over all processes."""
+    batches = chain.from_iterable(repeat(trainer.get_train_dataloader()))  # again, if they are few
+    spent = tokens = 0.0
+    for index in range(TIMED_BATCHES):
+        began = time.monotonic()
+        inputs: dict[str, Any] = trainer._prepare_inputs(next(batches))
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, inputs)
+        trainer.accelerator.backward(loss)
+        model.zero_grad()
+        trainer.accelerator.wait_for_everyone()  # as a step does
+        if index >= WARM_UP:
+            spent += time.monotonic() - began
+            tokens += int(inputs["attention_mask"].sum())
+    return _mean_over_processes(trainer, spent / tokens)
+
+
 def time_update(trainer: AnyTeacherTrainer, model: nn.Module) -> float:
     """Seconds that the processes take to exchange gradients, and the optimizer to take a step with them."""
     parameters = [nn.Parameter(torch.zeros_like(parameter)) for parameter in model.parameters()]
@@ -87,5 +91,8 @@ def time_update(trainer: AnyTeacherTrainer, model: nn.Module) -> float:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         times.append(time.monotonic() - began)
-    own = torch.tensor(median(times), device=trainer.args.device)
-    return float(trainer.accelerator.reduce(own, reduction="mean"))
+    return _mean_over_processes(trainer, median(times))
+
+
+def _mean_over_processes(trainer: AnyTeacherTrainer, seconds: float) -> float:
+    return float(trainer.accelerator.reduce(torch.tensor(seconds, device=trainer.args.device), reduction="mean"))

@@ -24,7 +24,7 @@ RESULTS, EVALUATION = "results.json", "eval_results.json"
 TIMED_SECONDS = 3.0
 
 
-class Scored(NamedTuple):
+class ScoredTask(NamedTuple):
     """A task that both networks are scored on, untrained.
 
     Args:
@@ -38,7 +38,7 @@ class Scored(NamedTuple):
     pairs: Dataset
 
     @classmethod
-    def load(cls, name: str, data: str) -> "Scored":
+    def load(cls, name: str, data: str) -> "ScoredTask":
         """The validation split or, where there is none, the training split.
 
         Raises:
@@ -61,7 +61,7 @@ def write_results(
     teacher_name: str,
     trainer: AnyTeacherTrainer,
     start: dict[str, Any],
-    task: Scored | None,
+    task: ScoredTask | None,
     minutes: float,
 ) -> Rows:
     """Compares teacher and student and writes `results.json`.

@@ -31,7 +31,7 @@ from ...tables import terminal_table
 from ...training.run_folder import open_run_folder
 from ..teachers import EncoderTeacher
 from .planning import plan_steps
-from .report import Scored, write_results
+from .report import ScoredTask, write_results
 from .sentence_encoder import MODULES, write_sentence_encoder
 from .shapes import SIZES, compare_sizes, student_shape
 from .start import start_student
@@ -107,7 +107,7 @@ def distil_any(
     tokenizer = load_tokenizer(student.teacher)
     tokenizer.padding_side = "right"  # the student's positions count from the left
     objective = choose_objective(student)
-    task = Scored.load(student.task, student.task_data) if student.task and student.task_data else None
+    task = ScoredTask.load(student.task, student.task_data) if student.task and student.task_data else None
     teacher = EncoderTeacher(load_teacher(student.teacher, objective)).eval().requires_grad_(False)
     shape = student_shape(
         teacher.model, student.size, student.layers, parse_mapping("config_overrides", student.config_overrides)
