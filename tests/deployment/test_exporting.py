@@ -17,7 +17,7 @@ from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig
 from mobilebert_hf.deployment import export
 from mobilebert_hf.deployment.check import check
 from mobilebert_hf.deployment.formats import FORMATS
-from mobilebert_hf.deployment.tasks import TASKS, find_task, load_student, sample_inputs
+from mobilebert_hf.deployment.tasks import INPUTS, TASKS, find_task, load_student, sample_inputs
 
 SIZES = {
     "hidden_size": 32,
@@ -98,6 +98,29 @@ def test_every_format_says_what_the_model_says(format, head, fields, tiny_tokeni
     graph = tmp_path / "out" / FORMATS[format].FILES[None]
     for path in graph.parent.iterdir():
         assert b"modeling_folded.py" not in path.read_bytes(), "it tells of our files"
+
+
+@pytest.mark.parametrize("fields", [{}, TINY, {"normalization_type": "layer_norm"}, {"trigram_input": False}])
+def test_a_tflite_graph_takes_a_text_of_any_length(fields, tiny_tokenizer, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = save(tmp_path / "model", tiny_tokenizer, **fields)
+    export(model, tmp_path / "out", "tflite")
+    source, task = load_student(model)
+    path = tmp_path / "out" / "tflite" / "model.tflite"
+    interpreter = Interpreter(str(path))
+    assert list(interpreter.get_signature_list()) == ["serving_default"]
+    taken = interpreter.get_signature_runner().get_input_details()
+    assert {name: list(value["shape_signature"]) for name, value in taken.items()} == {
+        name: [1, -1] for name in INPUTS
+    }
+    run = FORMATS["tflite"].load(path, task)
+    for length in (1, 2, 61, 64, 3):
+        inputs = sample_inputs(source, 2, length)
+        with torch.inference_mode():
+            expected = source(**inputs).start_logits
+        actual = run({name: value.numpy() for name, value in inputs.items()})["start_logits"]
+        torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_folded_graph_has_fewer_products(tiny_tokenizer, tmp_path):

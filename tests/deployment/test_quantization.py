@@ -134,7 +134,8 @@ def test_what_cannot_be_quantized_is_said(fields, arguments, message, tiny_token
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["int8", "int8-static"])
-def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(quantize, calibration, tmp_path):
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(format, quantize, calibration, tmp_path):
     folder = tmp_path / "model"
     torch.manual_seed(0)
     MobileBertForQuestionAnswering(MobileBertConfig()).save_pretrained(folder)
@@ -142,8 +143,8 @@ def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(quantize, calibration
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     BertTokenizer.from_pretrained(folder).save_pretrained(folder)
     text = calibration if quantize == "int8-static" else ()
-    export(folder, tmp_path / "out", "onnx", quantize, calibration=text, tolerance=np.inf)
-    graph = tmp_path / "out" / FORMATS["onnx"].FILES[quantize]
+    export(folder, tmp_path / "out", format, quantize, calibration=text, tolerance=np.inf)
+    graph = tmp_path / "out" / FORMATS[format].FILES[quantize]
     assert graph.stat().st_size <= 27e6
 
 

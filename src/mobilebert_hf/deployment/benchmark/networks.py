@@ -88,14 +88,10 @@ class Setting:
 def write_ours(network: PreTrainedModel, path: Path, setting: Setting) -> None:
     """The student by this package; in 8 bits statically quantized but for LiteRT, which is faster dynamically."""
     task = Task("any", "AutoModel", tuple(network(**sample_inputs(network, 1, 8)).keys()))
-    if setting.runtime == "tflite":
-        quantize = "int8" if setting.int8 else None
-        folded = prepare(network, folded=quantize not in tflite.FOLDS)
-        tflite.convert(folded, task, path, setting.lengths, quantize)
-    elif setting.int8:
-        FORMATS[setting.runtime].write(prepare(network), task, path, "int8-static", setting.batches(network))
-    else:
-        FORMATS[setting.runtime].write(prepare(network), task, path)
+    int8 = "int8" if setting.runtime == "tflite" else "int8-static"
+    quantize, backend = int8 if setting.int8 else None, FORMATS[setting.runtime]
+    calibration = setting.batches(network) if quantize == "int8-static" else ()
+    backend.write(prepare(network, folded=quantize not in backend.FOLDS), task, path, quantize, calibration)
 
 
 def write_stock(network: PreTrainedModel, path: Path, setting: Setting) -> None:
@@ -131,7 +127,9 @@ def _openvino(network: PreTrainedModel, path: Path, setting: Setting) -> None:
 
 
 def _tflite(network: PreTrainedModel, path: Path, setting: Setting) -> None:
-    tflite.convert(_Adapter(network), TASK, path, setting.lengths, "int8" if setting.int8 else None)
+    tflite.convert(_Adapter(network), TASK, path, {f"tokens_{length}": length for length in setting.lengths})
+    if setting.int8:
+        tflite.quantize_file(path, "int8", {})
 
 
 EXPORTERS: dict[str, Callable[..., None]] = {"onnx": _onnx, "openvino": _openvino, "tflite": _tflite}

@@ -44,7 +44,7 @@ def run_benchmark(
         shapes: Rows and tokens.
         seconds: For each network, precision and shape.
         questions: SQuAD questions (a file or Hub data set), to time texts of mixed lengths too, with `model`'s
-            tokenizer; not for LiteRT, whose graphs have fixed lengths.
+            tokenizer. In LiteRT stock's graphs have fixed lengths, of which a text is padded to the next.
 
     Returns:
         The results, as in `results.json`.
@@ -72,8 +72,9 @@ def run_benchmark(
     mixed: dict[str, Any] = {"lengths": texts, "rows": []}
     results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes}
     results |= {"rows": [], "mixed": mixed, "products": {}}
+    traced = tuple(sorted({*lengths, *([max(texts)] if texts else [])}))
     settings = [
-        Setting(runtime, int8, lengths) for runtime in runtimes for int8 in (False, True)[: 1 + (runtime != "pytorch")]
+        Setting(runtime, int8, traced) for runtime in runtimes for int8 in (False, True)[: 1 + (runtime != "pytorch")]
     ]
     output.mkdir(parents=True, exist_ok=True)
     with Progress(console=Console(stderr=True)) as progress:
@@ -89,7 +90,7 @@ def run_benchmark(
                 "threads": threads,
                 "shapes": shapes,
                 "seconds": seconds,
-                "lengths": texts if setting.runtime != "tflite" else [],
+                "lengths": texts,
                 "model": model,
             }
             labels = {"runtime": RUNTIMES[setting.runtime], "precision": setting.precision}
@@ -130,7 +131,7 @@ def write_graphs(networks: dict[str, PreTrainedModel], folder: Path, setting: Se
     paths = {}
     for name, network in networks.items():
         stem = "-".join([*re.findall(r"\w+", name.lower()), setting.precision])
-        if setting.runtime == "tflite":  # whose graphs have their lengths inside
+        if setting.runtime == "tflite":  # where graphs of others have their lengths inside
             stem += "".join(f"-{length}" for length in setting.lengths)
         paths[name] = folder / setting.runtime / stem / f"graph{suffix}"
         if not paths[name].exists():

@@ -1,7 +1,7 @@
-"""TFLite, the format the paper ran, run by LiteRT on phones: a text at a time, ids in int32."""
+"""TFLite, the format the paper ran, run by LiteRT on phones: a text at a time, of any length, ids in int32."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ..check import Run, row_by_row
 from ..network import Batches
+from ..one_text import for_one_text
 from ..tasks import INPUTS, Task, sample_inputs
 
 PACKAGES = ("ai_edge_litert", "ai_edge_quantizer", "litert_torch")
@@ -26,8 +27,12 @@ FILES = {
 # where each product rounds its input first, fewer and wider products are faster.
 FOLDS = (None,)
 
-# Tokens of a text, padding included: the converter takes no shapes that are open.
-LENGTHS = (32, 64, 128, 256, 384, 512)
+# The converter takes no shapes that are open: it is given a text of about this many tokens.
+TRACED = 97
+# Which operand of an operator is a shape.
+SHAPE_OPERAND = {"RESHAPE": 1, "SLICE": 2}
+# The name that runtimes look for first.
+SIGNATURE = "serving_default"
 
 
 class _Named(nn.Module):
@@ -45,47 +50,42 @@ class _Named(nn.Module):
 def write(
     network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
 ) -> None:
-    """Converts the network for one text of each of `LENGTHS` that it takes."""
-    longest = network.config.max_position_embeddings
-    lengths = {*(length for length in LENGTHS if length < longest), min(longest, max(LENGTHS))}
-    convert(network, task, path, sorted(lengths), quantize, calibration)
-
-
-def convert(
-    network: nn.Module,
-    task: Task,
-    path: Path,
-    lengths: Sequence[int],
-    quantize: str | None = None,
-    calibration: Batches = (),
-) -> None:
-    """Converts a network for one text of each length: signatures `tokens_<length>`, with the same weights.
+    """Converts the network for one text of any length.
 
     AI Edge Quantizer quantizes: activations when it runs, or by ranges that it measures.
     """
+    # A number that stands for nothing else in a shape.
+    others = {size for parameter in network.parameters() for size in parameter.shape}
+    longest = min(TRACED, network.config.max_position_embeddings)
+    length = next(number for number in range(longest, 0, -1) if number not in others)
+    convert(for_one_text(network), task, path, {SIGNATURE: length})
+    if quantize is not None:
+        quantize_file(path, quantize, {SIGNATURE: list(_rows(calibration, length))})
+    _open_length(path, length)
+
+
+def convert(network: nn.Module, task: Task, path: Path, lengths: Mapping[str, int]) -> None:
+    """Converts a network for one text of each length, by the name of its signature; all have the same weights."""
     import litert_torch
 
     converter: Any = litert_torch
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it tells each of its steps
-        for length in lengths:
-            inputs = {name: value.int() for name, value in sample_inputs(network, 1, length).items()}
+        for name, length in lengths.items():
+            inputs = {key: value.int() for key, value in sample_inputs(network, 1, length).items()}
             module = _Named(network, task).eval()
-            converter = converter.signature(f"tokens_{length}", module, sample_kwargs=inputs)
+            converter = converter.signature(name, module, sample_kwargs=inputs)
         converter.convert().export(str(path))
-        if quantize is not None:
-            _quantize(path, quantize, calibration)
 
 
-def _quantize(path: Path, quantize: str, calibration: Batches) -> None:
+def quantize_file(path: Path, quantize: str, texts: Mapping[str, list[dict[str, np.ndarray]]]) -> None:
+    """Quantizes a file in place; the texts of each signature are what `int8-static` measures ranges on."""
     from ai_edge_quantizer import quantizer, recipe
 
-    tool = quantizer.Quantizer(str(path))
-    tool.load_quantization_recipe(recipe.dynamic_wi8_afp32() if quantize == "int8" else _static_recipe())
-    ranges = None
-    if tool.need_calibration:
-        rows = {signature: list(_rows(calibration, length)) for length, signature in _signatures(path).items()}
-        ranges = tool.calibrate(rows)
-    tool.quantize(ranges).export_model(str(path), overwrite=True)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        tool = quantizer.Quantizer(str(path))
+        tool.load_quantization_recipe(recipe.dynamic_wi8_afp32() if quantize == "int8" else _static_recipe())
+        ranges = tool.calibrate(dict(texts)) if tool.need_calibration else None
+        tool.quantize(ranges).export_model(str(path), overwrite=True)
 
 
 def _static_recipe() -> Any:
@@ -99,10 +99,31 @@ def _static_recipe() -> Any:
     return recipe.get_quantization_recipe()
 
 
-def _signatures(path: Path) -> dict[int, str]:
-    from ai_edge_litert.interpreter import Interpreter
+def _open_length(path: Path, length: int) -> None:
+    """Leaves open what is `length` in a graph's shapes, and in those that its operators are told.
 
-    return {int(name.split("_")[1]): name for name in Interpreter(str(path)).get_signature_list()}
+    Names of inner tensors go, too: they are half a megabyte, and tell of our files.
+    """
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    def opened(sizes: Iterable[int]) -> list[int]:
+        return [-1 if size == length else int(size) for size in sizes]
+
+    model = flatbuffer_utils.read_model(str(path))
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.name = None
+            if tensor.shape is not None and length in tensor.shape:
+                tensor.shapeSignature = opened(tensor.shape)
+        for operator in graph.operators:
+            kind = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
+            if kind == "RESHAPE" and operator.builtinOptions is not None:
+                operator.builtinOptions.newShape = opened(operator.builtinOptions.newShape)
+            if kind in SHAPE_OPERAND:
+                buffer = model.buffers[graph.tensors[operator.inputs[SHAPE_OPERAND[kind]]].buffer]
+                sizes = np.frombuffer(bytes(buffer.data), np.int32)
+                buffer.data = np.frombuffer(np.array(opened(sizes), np.int32).tobytes(), np.uint8)
+    flatbuffer_utils.write_model(model, str(path))
 
 
 def _rows(batches: Batches, length: int) -> Iterator[dict[str, np.ndarray]]:
@@ -118,18 +139,22 @@ def _padded(values: np.ndarray, length: int) -> np.ndarray:
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:
-    """Runs a file on LiteRT's CPU kernels, XNNPACK's where it has them; a text in the shortest signature it fits."""
+    """Runs a file on LiteRT's CPU kernels, XNNPACK's where it has them.
+
+    Where its lengths are not open, it runs a text in the shortest signature that it fits.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=threads)
-    runners = {
-        int(name.split("_")[1]): interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()
-    }
+    runners: dict[int, Any] = {}
+    for name in interpreter.get_signature_list():
+        runner = interpreter.get_signature_runner(name)
+        runners[runner.get_input_details()[INPUTS[0]]["shape_signature"][1]] = runner
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         tokens = inputs[INPUTS[0]].shape[1]
-        if tokens > max(runners):
-            raise ValueError(f"{path} takes {max(runners)} tokens at most, and was given {tokens}: truncate the text.")
+        if -1 in runners:
+            return runners[-1](**{name: _padded(inputs[name], tokens) for name in INPUTS})
         length = min(length for length in runners if length >= tokens)
         outputs = runners[length](**{name: _padded(inputs[name], length) for name in INPUTS})
         return {name: value[:, :tokens] if value.shape[1] == length else value for name, value in outputs.items()}

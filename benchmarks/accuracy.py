@@ -1,0 +1,89 @@
+"""What each export of a fine-tuned student loses on a task, in every format and precision.
+
+    python benchmarks/accuracy.py runs/finetuning data/ runs/exports
+
+`runs/finetuning` is of benchmarks/finetuning.py, whose best SST-2 and SQuAD students are exported; `data/` has `glue/`
+and `squad/`, and `text/`, on which ranges are measured. A graph that does not pass the export's own comparison is not
+written, and is listed as such. Results go to benchmarks/accuracy/results.json.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mobilebert_hf.deployment import FORMATS, export
+from mobilebert_hf.deployment.exporting import graph_files, read_manifest
+from mobilebert_hf.deployment.scoring import score_export
+from mobilebert_hf.files import write_aside
+from mobilebert_hf.machine import describe_machine
+from mobilebert_hf.tables import terminal_table
+
+RESULTS = Path(__file__).parent / "accuracy" / "results.json"
+# Each task with its data, the tokens of a text, and what is shown of it.
+TASKS = {
+    "sst2": ("glue", 128, "acc", "SST-2 dev, accuracy"),
+    "squad": ("squad/dev-v1.1.json.gz", 192, "f1", "SQuAD v1.1 dev, F1"),
+}
+
+
+def main(
+    runs: Annotated[Path, typer.Argument(help="Folder of benchmarks/finetuning.py.")],
+    data: Annotated[Path, typer.Argument(help="Folder with text/, glue/ and squad/.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the graphs.")],
+) -> None:
+    """Exports and scores both students."""
+    [classifier] = [path.parent for path in runs.glob("glue/SST-2/*/model.safetensors")]
+    graphs: dict[str, Any] = {}
+    for (task, (examples, length, *_)), model in zip(TASKS.items(), (classifier, runs / "squad"), strict=True):
+        failed = export_all(model, output / task, str(data / "text"))
+        score_export(output / task, task, str(data / examples), length)
+        for name, graph in read_manifest(output / task)["graphs"].items():
+            size = sum(path.stat().st_size for path in graph_files(output / task, name))
+            graphs.setdefault(name, {})[task] = {"bytes": size, **graph}
+        for name, error in failed.items():
+            graphs.setdefault(name, {})[task] = {"failed": error}
+    RESULTS.parent.mkdir(exist_ok=True)
+    write_aside(RESULTS, json.dumps({"machine": describe_machine(), "graphs": graphs}, indent=1) + "\n")
+    Console().print(terminal_table(cells({"graphs": graphs}), "What exports lose"))
+
+
+def export_all(model: Path, folder: Path, text: str) -> dict[str, str]:
+    """Exports a student in every way; returns what did not pass, with the reason."""
+    failed = {}
+    for name, backend in FORMATS.items():
+        for precision, file in backend.FILES.items():
+            if (folder / file).exists():
+                continue
+            try:
+                export(model, folder, name, precision, calibration=[text] if precision == "int8-static" else [])
+            except ValueError as error:
+                failed[file] = str(error)
+    return failed
+
+
+def cells(results: dict[str, Any]) -> list[list[str]]:
+    """The results as rows of text, the first one the heading."""
+    shown = {task: metric for task, (_, _, metric, _) in TASKS.items()}
+    graphs = results["graphs"]
+    reference = next(iter(graphs.values()))
+    rows = [["graph", "size", *(heading for *_, heading in TASKS.values())]]
+    scores = [f"{reference[task]['scores'][task]['pytorch'][metric]:.2f}" for task, metric in shown.items()]
+    rows.append(["PyTorch, float32", "", *scores])
+    for name, graph in graphs.items():
+        row = [f"`{name}`", ""]
+        for task, metric in shown.items():
+            if "failed" in graph[task]:
+                row.append("differs, not written")
+                continue
+            row[1] = f"{graph[task]['bytes'] / 1e6:.1f} MB"
+            found = graph[task]["scores"][task]
+            row.append(f"{found['graph'][metric] - found['pytorch'][metric]:+.2f}")
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    typer.run(main)
