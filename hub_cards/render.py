@@ -48,6 +48,7 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
     files = {FORMATS["onnx"].FILES[kind] for kind in ((None, "int8", "int8-static") if int8 else (None, "int8"))}
     export = f"mobilebert-hf export {organization}/{base} {name} --format onnx --quantize int8"
     results = json.loads(SPEED.read_text(encoding="utf-8"))
+    versions = " and ".join(dict.fromkeys(row["version"] for row in results["rows"]))
     return Facts(
         name=name,
         summary=f"{member['summary'].strip()}\n\n{NOT_YET}\n\n{describe_size(config)}",
@@ -69,7 +70,7 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
         speed=summary_cells(results, 1, 128) if member.get("speed") else [],
         speed_note=(
             f"One text of 128 tokens on {results['threads']} threads of an {results['machine']['cpu']}, medians, "
-            f"random weights of this size; by `mobilebert-hf benchmark`, {results['machine']['version']}."
+            f"random weights of this size; by `mobilebert-hf benchmark`, {versions}."
         ),
     )
 

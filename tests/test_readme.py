@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import accuracy
 import any_teacher
 import data
 import distillation
@@ -48,6 +49,8 @@ def test_the_data_rates_are_those_of_the_recorded_benchmark():
         ("mixed", report.mixed_cells),
         ("products-float32", lambda results: report.product_cells(results, "float32")),
         ("products-int8", lambda results: report.product_cells(results, "int8")),
+        ("parts-float32", lambda results: report.part_cells(results, "float32")),
+        ("parts-int8", lambda results: report.part_cells(results, "int8")),
     ],
 )
 def test_the_speeds_are_those_of_the_recorded_benchmark(name, cells):
@@ -58,7 +61,8 @@ def test_the_speeds_are_those_of_the_recorded_benchmark(name, cells):
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("any-teacher", any_teacher), ("strategies", strategies), ("finetuning", finetuning)]
+    ("name", "module"),
+    [("any-teacher", any_teacher), ("strategies", strategies), ("finetuning", finetuning), ("accuracy", accuracy)],
 )
 def test_the_students_are_those_of_the_recorded_runs(name, module):
     results = json.loads(module.RESULTS.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
 from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment.benchmark import networks, run_benchmark
 from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops
-from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, mixed_cells, product_cells
+from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, mixed_cells, part_cells, product_cells
 from mobilebert_hf.deployment.benchmark.run import parse_shape
 
 from ...finetuning.test_squad import write as write_squad
@@ -43,7 +43,10 @@ def small_networks(model):
 )
 def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
-    results = run_benchmark(tmp_path, runtimes=[runtime], threads=1, shapes=[(1, 16), (2, 16)], seconds=0.0)
+    ours = small_networks(None)[OURS]
+    model = str(tmp_path / "model")  # which processes of their own load
+    ours.save_pretrained(model)
+    results = run_benchmark(tmp_path, model, [runtime], threads=1, shapes=[(1, 16), (2, 16)], seconds=0.0)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
     assert (tmp_path / "results.png").stat().st_size > 10_000
     keys = {(row["network"], row["precision"], row["rows"]) for row in results["rows"]}
@@ -56,17 +59,26 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
     if runtime == "onnx":
         for precision, measured in results["products"].items():
             counted = sum(row["flops"] for row in measured["products"][OURS])
-            assert counted == pytest.approx(count_flops(small_networks(None)[OURS], 16), rel=0.1)
+            assert counted == pytest.approx(count_flops(ours, 16), rel=0.1)
             assert measured["peak_gflops"] > 1
             _, *lines = product_cells(results, precision)
             assert sum(int(line[3].removesuffix(" %")) for line in lines) == pytest.approx(100, abs=len(lines))
+    if runtime == "tflite":
+        for precision, measured in results["parts"].items():
+            *parts, _ = measured["parts"]
+            assert all(part["ms"] > 0 and part["flops"] > 0 for part in parts)
+            # Folded, a layer's products are others, and those of embeddings and head are left out.
+            assert sum(part["flops"] for part in parts) == pytest.approx(count_flops(ours, 16), rel=0.2)
+            heading, *lines = part_cells(results, precision)
+            assert [line[0] for line in lines] == [*(part["part"] for part in parts), "all others"]
+            assert len(heading) == len(lines[-1])
     by_precision = {
         row["precision"]: row["bytes"] for row in results["rows"] if row["network"] == BERT and row["rows"] == 1
     }
     assert by_precision["int8"] < by_precision["float32"]
 
 
-@pytest.mark.parametrize("runtime", ["pytorch", "onnx"])
+@pytest.mark.parametrize("runtime", ["pytorch", "onnx", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_texts_of_mixed_lengths_are_timed_both_ways(runtime, tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
     model = save(tmp_path / "model", tiny_tokenizer, max_position_embeddings=384)
@@ -87,6 +99,20 @@ def test_texts_of_mixed_lengths_are_timed_both_ways(runtime, tiny_tokenizer, tmp
     heading, *lines = mixed_cells(results)
     assert [line[-1] for line in lines if line[2] == f"{STOCK}, padded"] == ["1.00x"] * len(precisions)
     assert len(heading) == len(lines[0])
+
+
+def test_other_runtimes_keep_their_results(tmp_path, monkeypatch):
+    monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
+    options = {"threads": 1, "shapes": [(1, 16)], "seconds": 0.0}
+    first = run_benchmark(tmp_path, runtimes=["pytorch"], **options)
+    second = run_benchmark(tmp_path, runtimes=["onnx"], **options)
+    assert second["rows"][: len(first["rows"])] == first["rows"]
+    assert {row["runtime"] for row in second["rows"]} == {"PyTorch", "ONNX Runtime"}
+    third = run_benchmark(tmp_path, runtimes=["pytorch"], **options)
+    assert len(third["rows"]) == len(second["rows"])
+    assert third["products"] == second["products"]
+    other = run_benchmark(tmp_path, runtimes=["pytorch"], **{**options, "threads": 2})
+    assert {row["runtime"] for row in other["rows"]} == {"PyTorch"}, "the threads are others"
 
 
 def test_questions_need_a_tokenizer(tmp_path):

@@ -59,8 +59,26 @@ def product_cells(results: dict[str, Any], precision: str) -> list[list[str]]:
     return [heading, *lines, ["all others", "", "", f"{100 * rest / total:.0f} %", ""]]
 
 
+def part_cells(results: dict[str, Any], precision: str) -> list[list[str]]:
+    """Where the student's time goes in LiteRT, as text, the first row the heading."""
+    measured = results["parts"][precision]
+    *parts, whole = measured["parts"]
+    rest = whole["ms"] - sum(part["ms"] for part in parts)
+    lines = [
+        [
+            part["part"],
+            f"{part['ms']:.1f} ms",
+            f"{100 * part['ms'] / whole['ms']:.0f} %",
+            f"{100 * part['flops'] / part['ms'] / 1e6 / measured['peak_gflops']:.0f} %",
+        ]
+        for part in parts
+    ]
+    others = ["all others", f"{rest:.1f} ms", f"{100 * rest / whole['ms']:.0f} %", ""]
+    return [["of all layers", "time", "of the network's", "of the peak"], *lines, others]
+
+
 def tables(results: dict[str, Any]) -> Iterator[Table]:
-    """The rows of the first shape; those of mixed lengths, and the products in ONNX Runtime, if there are any."""
+    """The rows of the first shape and, where there are any, of mixed lengths, and of where the student's time goes."""
     first = results["rows"][0]
     title = f"{first['rows']} x {first['tokens']} tokens, {results['threads']} threads, {results['machine']['cpu']}"
     yield terminal_table(cells(results, first["rows"], first["tokens"]), title)
@@ -70,6 +88,9 @@ def tables(results: dict[str, Any]) -> Iterator[Table]:
     for precision, measured in results["products"].items():
         title = f"ONNX Runtime, {precision}, {first['tokens']} tokens; peak {measured['peak_gflops']:.0f} GFLOPS"
         yield terminal_table(product_cells(results, precision), title)
+    for precision, measured in results["parts"].items():
+        title = f"LiteRT, {precision}, {first['tokens']} tokens; peak {measured['peak_gflops']:.0f} GFLOPS"
+        yield terminal_table(part_cells(results, precision), title)
 
 
 def summary_cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:

@@ -15,13 +15,15 @@ from rich.progress import Progress
 from transformers import PreTrainedModel
 
 from ...files import write_aside, written_aside
-from ...machine import describe_machine
+from ...machine import describe_machine, describe_version
 from ..formats import FORMATS
 from .mixed import sample_lengths
 from .networks import OURS, Setting, build_networks, count_flops, write_ours, write_stock
 from .report import plot, tables
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "tflite": "LiteRT"}
+# Which module of this package says where the student's time goes.
+DETAILS = {"onnx": "products", "tflite": "parts"}
 SHAPES = ((1, 128), (1, 384), (16, 128), (16, 384))
 
 
@@ -37,7 +39,8 @@ def run_benchmark(
     """Times a student beside stock MobileBERT, DistilBERT and BERT_BASE on every runtime, in float32 and in 8 bits.
 
     Args:
-        output: Folder for `results.json`, `results.png` and the graphs; graphs that are there are used again.
+        output: Folder for `results.json`, `results.png` and the graphs; graphs that are there are used again, and so
+            are results on other runtimes, of the same networks, texts, threads and machine.
         model: Hub id or folder of a student; by default random weights of MobileBERT's size, which are as fast.
         runtimes: Of `RUNTIMES`.
         threads: For each runtime.
@@ -71,7 +74,8 @@ def run_benchmark(
     }
     mixed: dict[str, Any] = {"lengths": texts, "rows": []}
     results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes}
-    results |= {"rows": [], "mixed": mixed, "products": {}}
+    results |= {"rows": [], "mixed": mixed, "products": {}, "parts": {}}
+    _keep_others(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes])
     traced = tuple(sorted({*lengths, *([max(texts)] if texts else [])}))
     settings = [
         Setting(runtime, int8, traced) for runtime in runtimes for int8 in (False, True)[: 1 + (runtime != "pytorch")]
@@ -92,16 +96,18 @@ def run_benchmark(
                 "seconds": seconds,
                 "lengths": texts,
                 "model": model,
+                "int8": setting.int8,
             }
             labels = {"runtime": RUNTIMES[setting.runtime], "precision": setting.precision}
             measured = _work(job)
-            results["rows"] += _rows(job, measured["times"], labels)
+            results["rows"] += _rows(job, measured["times"], {**labels, "version": describe_version()})
             mixed["rows"] += [
                 {**labels, "way": way, "median_ms": median(times)} for way, times in measured["mixed"].items()
             ]
-            if setting.runtime == "onnx":
-                ours = {**job, "graphs": {OURS: job["graphs"][OURS]}, "int8": setting.int8}
-                results["products"][setting.precision] = _work(ours, "products")
+            if setting.runtime in DETAILS:
+                detail = DETAILS[setting.runtime]
+                ours = {**job, "graphs": {OURS: job["graphs"][OURS]}}
+                results[detail][setting.precision] = _work(ours, detail)
             write_aside(output / "results.json", json.dumps(results, indent=1) + "\n")
             progress.advance(todo)
     if any(row["bytes"] is not None for row in results["rows"]):
@@ -109,6 +115,25 @@ def run_benchmark(
     for table in tables(results):
         Console().print(table)
     return results
+
+
+def _keep_others(path: Path, results: dict[str, Any], measured: Sequence[str]) -> None:
+    """Puts into new results what an earlier benchmark found on runtimes that are not measured now."""
+    if not path.exists():
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+
+    def setting(found: dict[str, Any]) -> Any:
+        machine = {**found["machine"], "version": None}
+        return json.loads(json.dumps([machine, found["threads"], found["networks"], found["mixed"]["lengths"]]))
+
+    if setting(earlier) != setting(results):
+        return
+    results["rows"] = [row for row in earlier["rows"] if row["runtime"] not in measured]
+    results["mixed"]["rows"] = [row for row in earlier["mixed"]["rows"] if row["runtime"] not in measured]
+    for runtime, detail in DETAILS.items():
+        if RUNTIMES[runtime] not in measured:
+            results[detail] = earlier[detail]
 
 
 def parse_shape(text: str) -> tuple[int, int]:

@@ -46,7 +46,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     runs = _load(job)
     times: dict[str, Any] = {}
     for rows, tokens in job["shapes"]:
-        inputs = _inputs(rows, tokens)
+        inputs = text_inputs(rows, tokens)
         calls = {name: _bind(run, inputs) for name, run in runs.items()}
         times[f"{rows}x{tokens}"] = time_in_turns(calls, job["seconds"])
     mixed = {}
@@ -70,7 +70,7 @@ def _load_packed(job: dict[str, Any]) -> Run:
     return run_pytorch(network)
 
 
-def _inputs(rows: int, tokens: int) -> dict[str, np.ndarray]:
+def text_inputs(rows: int, tokens: int) -> dict[str, np.ndarray]:
     """Texts without padding, which all networks would compute alike."""
     ids = np.random.default_rng(0).integers(1, 100, (rows, tokens))
     return dict(zip(INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
