@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py runs/finetuning data/ runs/exports
 
 `runs/finetuning` is of benchmarks/finetuning.py, whose best SST-2 and SQuAD students are exported; `data/` has `glue/`
-and `squad/`, and `text/`, on which ranges are measured. Here graphs are written also where the export would refuse them,
-to see what they cost; they are listed as such. Results go to benchmarks/accuracy/results.json.
+and `squad/`, and `text/`, on which ranges are measured. Graphs are written also where the export would refuse them, to
+see what they cost; they are listed as such. Results go to benchmarks/accuracy/results.json.
 """
 
 import json

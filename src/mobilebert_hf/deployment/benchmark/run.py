@@ -76,7 +76,8 @@ def run_benchmark(
     results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes}
     results |= {"rows": [], "mixed": mixed, "products": {}, "parts": {}}
     _keep_others(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes])
-    traced = tuple(sorted({*lengths, *([max(texts)] if texts else [])}))
+    longest_text = max(texts, default=0)
+    traced = lengths if longest_text <= lengths[-1] else (*lengths, longest_text)
     settings = [
         Setting(runtime, int8, traced) for runtime in runtimes for int8 in (False, True)[: 1 + (runtime != "pytorch")]
     ]
