@@ -44,6 +44,18 @@ def test_every_format_runs_in_eight_bits(format, quantize, fields, tiny_tokenize
     assert json.loads((tmp_path / "out" / "export.json").read_text())["graphs"][file]["quantize"] == quantize
 
 
+@pytest.mark.parametrize("format", ["onnx", "openvino", "tflite"])  # XNNPACK's quantizer rounds it, too
+def test_what_a_head_gives_out_is_not_rounded(format, tiny_tokenizer, calibration, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    export(model, tmp_path / "out", format, "int8-static", calibration=calibration)
+    source, task = load_student(model)
+    run = FORMATS[format].load(tmp_path / "out" / FORMATS[format].FILES["int8-static"], task)
+    logits = [
+        run({name: value.numpy() for name, value in sample_inputs(source, 1, 40, seed).items()}) for seed in range(10)
+    ]
+    assert len(np.unique([output["start_logits"] for output in logits])) > 256
+
+
 def test_files_of_one_model_lie_together(tiny_tokenizer, calibration, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     for quantize in (None, "int8", "int8-static"):

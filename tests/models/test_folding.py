@@ -105,6 +105,42 @@ def test_a_deep_network_keeps_a_factor_where_it_must():
     assert worst(run(folded, **make_batch()), run(model, **make_batch())) <= 1e-5
 
 
+@pytest.mark.parametrize("shape", [{}, TINY])
+def test_channels_of_any_size_fold_to_the_same_network(shape):
+    """A student with outlier channels is as easy to round as the one without that computes the same."""
+    model = build(head="ForQuestionAnswering", **shape)
+    plain = fold(model)
+    exponents = torch.arange(model.config.hidden_size) % 21 - 10
+    exponents[-(len(exponents) % 21) or len(exponents) :] = 0
+    assert exponents.sum() == 0
+    scale_channels(model, exponents.double().exp2().float())
+    uneven = fold(model)
+    for name, value in plain.state_dict().items():
+        if name not in ("mobilebert.encoder.scales", "qa_outputs.weight"):
+            torch.testing.assert_close(uneven.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    assert worst(run(uneven, **make_batch()), run(plain, **make_batch())) <= 1e-6
+
+
+@torch.no_grad()
+def scale_channels(model, factor):
+    """Multiplies each channel of the state between layers; the outputs stay as they are."""
+    encoder = model.base_model
+    model.qa_outputs.weight /= factor
+    encoder.embeddings.LayerNorm.weight *= factor
+    encoder.embeddings.LayerNorm.bias *= factor
+    for layer in encoder.encoder.layer:
+        readers = [layer.bottleneck.input.dense]
+        if layer.bottleneck.attention is not None:
+            readers.append(layer.bottleneck.attention.dense)
+        if not layer.bottleneck.all_narrow:
+            readers.append(layer.attention.self.value)
+        for reader in readers:
+            reader.weight /= factor
+        out = layer.output.bottleneck
+        for parameter in (out.dense.weight, out.dense.bias[:, None], out.LayerNorm.bias[:, None]):
+            parameter *= factor[:, None]
+
+
 def test_hidden_states_are_the_students():
     model = build()
     expected = run(model, **make_batch(), output_hidden_states=True)

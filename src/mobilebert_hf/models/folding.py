@@ -9,6 +9,9 @@ The factors 1 / d and the terms beta / d' go into the linear map that ends f, th
 state. All of it is computed in float64. In floating point a factor a channel costs no precision, whatever its size;
 only where d' would leave [1e-12, 1e12], or gamma is 0, is a factor kept: y' = gamma * d * y + gamma * f + beta and
 d' = 1.
+
+The factor that y begins with is free, too. It is chosen so that no channel of y is much larger than another: then
+8 bits, with one range for all channels, are enough (see `_even_channels`).
 """
 
 from typing import cast
@@ -57,7 +60,7 @@ def fold(model: PreTrainedModel, *, quantization_aware: bool = False) -> PreTrai
     layers = [folder.layer(index, cast(EncoderLayer, layer)) for index, layer in enumerate(encoder.encoder.layer)]
     folded_class = getattr(modeling_folded, f"Folded{type(source).__name__}")
     fields |= {"kept": folder.kept or None, "quantization_aware": quantization_aware}
-    folded = folded_class(FoldedMobileBertConfig(**fields)).to(device=model.device, dtype=model.dtype).eval()
+    folded = folded_class(FoldedMobileBertConfig(**fields)).double().eval()
     target = cast(FoldedMobileBertModel, folded.base_model)
     # Heads and the word table stay as they are.
     outside = {name: value for name, value in source.state_dict().items() if "encoder.layer." not in name}
@@ -66,7 +69,8 @@ def fold(model: PreTrainedModel, *, quantization_aware: bool = False) -> PreTrai
     for layer, weights in zip(target.encoder.layer, layers, strict=True):
         _write(cast(FoldedLayer, layer), weights)
     target.encoder.scales.copy_(torch.stack(folder.scales))
-    return folded
+    _even_channels(target)
+    return folded.to(device=model.device, dtype=model.dtype)
 
 
 def _as_ours(model: PreTrainedModel) -> MobileBertPreTrainedModel:
@@ -211,3 +215,33 @@ def _fold_embeddings(encoder: MobileBertModel, target: FoldedMobileBertModel) ->
     for name in ("position_embeddings", "token_type_embeddings"):
         table = _exact(getattr(embeddings, name).weight) * gamma
         getattr(target.embeddings, name).weight.copy_(table)
+
+
+def _even_channels(folded: FoldedMobileBertModel) -> None:
+    """Divides each channel of the state by a factor, and multiplies what reads it, so that 8 bits suffice for both.
+
+    The factor is the root of how large the channel becomes over how large its readers' weights are: activations and
+    weights share the work, as in SmoothQuant (Xiao et al., 2023, equation 4 with alpha = 1/2), but here nothing has to
+    be measured or added. How large it becomes is estimated from what is written to it: constant terms add up, others
+    as their squares do. Factors are powers of 2: not a bit of any result changes.
+    """
+    embeddings, layers = folded.embeddings, cast(list[FoldedLayer], list(folded.encoder.layer))
+    tables = [embeddings.position_embeddings, embeddings.token_type_embeddings]
+    writers = [embeddings.embedding_transformation.dense, *(layer.output.dense for layer in layers)]
+    readers = [layer.projection if layer.narrow is None else layer.narrow for layer in layers]
+    constant = torch.stack([writer.bias for writer in writers]).sum(dim=0).abs()
+    varying = torch.stack([writer.weight.square().sum(dim=1) for writer in writers]).sum(dim=0).sqrt()
+    size = constant + varying + sum(table.weight.abs().amax(dim=0) for table in tables)
+    weights = torch.stack([reader.weight.abs().amax(dim=0) for reader in readers]).amax(dim=0)
+    exponents = (size / weights).log2() / 2
+    # Channels that nothing writes or reads stay as they are.
+    known = exponents.isfinite()
+    factor = torch.where(known, exponents - exponents[known].mean(), 0.0).round().exp2()
+    for writer in writers:
+        writer.weight.div_(factor[:, None])
+        writer.bias.div_(factor)
+    for table in tables:
+        table.weight.div_(factor)
+    for reader in readers:
+        reader.weight.mul_(factor)
+    folded.encoder.scales.mul_(factor)

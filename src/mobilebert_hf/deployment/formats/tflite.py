@@ -31,6 +31,8 @@ FOLDS = (None,)
 TRACED = 97
 # Which operand of an operator is a shape.
 SHAPE_OPERAND = {"RESHAPE": 1, "SLICE": 2}
+# What is not a head's, as the converter names operators by the modules they are of.
+BODY = ".*(Embeddings_embeddings|Encoder_encoder).*"
 # The name that runtimes look for first.
 SIGNATURE = "serving_default"
 
@@ -89,12 +91,17 @@ def quantize_file(path: Path, quantize: str, texts: Mapping[str, list[dict[str, 
 
 
 def _static_recipe() -> Any:
-    """Products in 8 bits; sums, attention and its mask stay in float32. The word table is rounded, too."""
+    """The encoder's products in 8 bits; sums, attention and its mask stay in float32, and what a head gives out.
+
+    The word table is rounded, too.
+    """
     from ai_edge_quantizer.qtyping import TFLOperationName
     from ai_edge_quantizer.recipe_manager import RecipeManager
 
     recipe = RecipeManager()
-    recipe.add_static_config(".*", TFLOperationName.FULLY_CONNECTED, activation_num_bits=8, weight_num_bits=8)
+    product = TFLOperationName.FULLY_CONNECTED
+    recipe.add_dynamic_config(".*", product, num_bits=8)
+    recipe.add_static_config(BODY, product, activation_num_bits=8, weight_num_bits=8)
     recipe.add_weight_only_config(".*", TFLOperationName.EMBEDDING_LOOKUP, num_bits=8)
     return recipe.get_quantization_recipe()
 
