@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import strategies
 from mobilebert_hf import PRESETS
 from mobilebert_hf.demo.report import Result, table_rows
 from mobilebert_hf.deployment.benchmark import report
+from mobilebert_hf.deployment.benchmark.run import DETAILS, RUNTIMES
 from mobilebert_hf.tables import markdown_table
 
 ROOT = Path(__file__).parents[1]
@@ -47,10 +49,11 @@ def test_the_data_rates_are_those_of_the_recorded_benchmark():
     [
         ("speed", lambda results: report.summary_cells(results, 1, 128)),
         ("mixed", report.mixed_cells),
-        ("products-float32", lambda results: report.product_cells(results, "float32")),
-        ("products-int8", lambda results: report.product_cells(results, "int8")),
-        ("parts-float32", lambda results: report.part_cells(results, "float32")),
-        ("parts-int8", lambda results: report.part_cells(results, "int8")),
+        *(
+            (f"{runtime}-{precision}", partial(report.detail_cells, runtime=RUNTIMES[runtime], precision=precision))
+            for runtime in DETAILS
+            for precision in ("float32", "int8")
+        ),
     ],
 )
 def test_the_speeds_are_those_of_the_recorded_benchmark(name, cells):

@@ -11,8 +11,9 @@ from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
 from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment.benchmark import networks, run_benchmark
 from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops
-from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, mixed_cells, part_cells, product_cells
+from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, detail_cells, mixed_cells
 from mobilebert_hf.deployment.benchmark.run import parse_shape
+from mobilebert_hf.deployment.benchmark.tracing import TRACERS
 
 from ...finetuning.test_squad import write as write_squad
 from ..test_exporting import save
@@ -56,20 +57,22 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
         assert row["texts_per_second"] == pytest.approx(1e3 * row["rows"] / row["median_ms"])
         assert row["bytes"] > 10_000
         assert row["peak_memory"] > 1e6
-    if runtime == "onnx":
-        for precision, measured in results["products"].items():
-            counted = sum(row["flops"] for row in measured["products"][OURS])
+    [(name, details)] = results["details"].items()
+    assert list(details) == ["float32", "int8"]
+    if runtime in TRACERS:
+        for precision, measured in details.items():
+            counted = sum(row["flops"] for row in measured["products"])
             assert counted == pytest.approx(count_flops(ours, 16), rel=0.1)
             assert measured["peak_gflops"] > 1
-            _, *lines = product_cells(results, precision)
+            _, *lines = detail_cells(results, name, precision)
             assert sum(int(line[3].removesuffix(" %")) for line in lines) == pytest.approx(100, abs=len(lines))
     if runtime == "tflite":
-        for precision, measured in results["parts"].items():
+        for precision, measured in details.items():
             *parts, _ = measured["parts"]
             assert all(part["ms"] > 0 and part["flops"] > 0 for part in parts)
             # Folded, a layer's products are others, and those of embeddings and head are left out.
             assert sum(part["flops"] for part in parts) == pytest.approx(count_flops(ours, 16), rel=0.2)
-            heading, *lines = part_cells(results, precision)
+            heading, *lines = detail_cells(results, name, precision)
             assert [line[0] for line in lines] == [*(part["part"] for part in parts), "all others"]
             assert len(heading) == len(lines[-1])
     by_precision = {
@@ -110,7 +113,7 @@ def test_other_runtimes_keep_their_results(tmp_path, monkeypatch):
     assert {row["runtime"] for row in second["rows"]} == {"PyTorch", "ONNX Runtime"}
     third = run_benchmark(tmp_path, runtimes=["pytorch"], **options)
     assert len(third["rows"]) == len(second["rows"])
-    assert third["products"] == second["products"]
+    assert third["details"] == second["details"] != {}
     other = run_benchmark(tmp_path, runtimes=["pytorch"], **{**options, "threads": 2})
     assert {row["runtime"] for row in other["rows"]} == {"PyTorch"}, "the threads are others"
 

@@ -32,16 +32,17 @@ def cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
     return [list(HEADINGS), *lines]
 
 
-def product_cells(results: dict[str, Any], precision: str) -> list[list[str]]:
-    """Where the student's time goes in ONNX Runtime, as text, the first row the heading.
+def detail_cells(results: dict[str, Any], runtime: str, precision: str) -> list[list[str]]:
+    """Where the student's time goes in a runtime, as text, the first row the heading."""
+    measured = results["details"][runtime][precision]
+    return _product_cells(measured) if "products" in measured else _part_cells(measured)
 
-    What is no product and takes less than a hundredth of the time is left to the last row.
-    """
-    measured = results["products"][precision]
-    rows = measured["products"][OURS]
-    total = sum(row["ms"] for row in rows)
+
+def _product_cells(measured: dict[str, Any]) -> list[list[str]]:
+    """What is no product and takes less than a hundredth of the time is left to the last row."""
+    total = sum(row["ms"] for row in measured["products"])
     lines, rest = [], 0.0
-    for row in rows:
+    for row in measured["products"]:
         if row["ms"] < total / 100 and not row["flops"]:
             rest += row["ms"]
             continue
@@ -59,9 +60,7 @@ def product_cells(results: dict[str, Any], precision: str) -> list[list[str]]:
     return [heading, *lines, ["all others", "", "", f"{100 * rest / total:.0f} %", ""]]
 
 
-def part_cells(results: dict[str, Any], precision: str) -> list[list[str]]:
-    """Where the student's time goes in LiteRT, as text, the first row the heading."""
-    measured = results["parts"][precision]
+def _part_cells(measured: dict[str, Any]) -> list[list[str]]:
     *parts, whole = measured["parts"]
     rest = whole["ms"] - sum(part["ms"] for part in parts)
     lines = [
@@ -85,12 +84,10 @@ def tables(results: dict[str, Any]) -> Iterator[Table]:
     if lengths := results["mixed"]["lengths"]:
         title = f"{len(lengths)} texts of {min(lengths)} to {max(lengths)} tokens"
         yield terminal_table(mixed_cells(results), title)
-    for precision, measured in results["products"].items():
-        title = f"ONNX Runtime, {precision}, {first['tokens']} tokens; peak {measured['peak_gflops']:.0f} GFLOPS"
-        yield terminal_table(product_cells(results, precision), title)
-    for precision, measured in results["parts"].items():
-        title = f"LiteRT, {precision}, {first['tokens']} tokens; peak {measured['peak_gflops']:.0f} GFLOPS"
-        yield terminal_table(part_cells(results, precision), title)
+    for runtime, precisions in results["details"].items():
+        for precision, measured in precisions.items():
+            title = f"{runtime}, {precision}, {first['tokens']} tokens; peak {measured['peak_gflops']:.0f} GFLOPS"
+            yield terminal_table(detail_cells(results, runtime, precision), title)
 
 
 def summary_cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:

@@ -23,7 +23,7 @@ from .report import plot, tables
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "tflite": "LiteRT"}
 # Which module of this package says where the student's time goes.
-DETAILS = {"onnx": "products", "tflite": "parts"}
+DETAILS = {"onnx": "products", "openvino": "products", "tflite": "parts"}
 SHAPES = ((1, 128), (1, 384), (16, 128), (16, 384))
 
 
@@ -74,7 +74,7 @@ def run_benchmark(
     }
     mixed: dict[str, Any] = {"lengths": texts, "rows": []}
     results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes}
-    results |= {"rows": [], "mixed": mixed, "products": {}, "parts": {}}
+    results |= {"rows": [], "mixed": mixed, "details": {}}
     _keep_others(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes])
     longest_text = max(texts, default=0)
     traced = lengths if longest_text <= lengths[-1] else (*lengths, longest_text)
@@ -106,9 +106,8 @@ def run_benchmark(
                 {**labels, "way": way, "median_ms": median(times)} for way, times in measured["mixed"].items()
             ]
             if setting.runtime in DETAILS:
-                detail = DETAILS[setting.runtime]
-                ours = {**job, "graphs": {OURS: job["graphs"][OURS]}}
-                results[detail][setting.precision] = _work(ours, detail)
+                found = results["details"].setdefault(RUNTIMES[setting.runtime], {})
+                found[setting.precision] = _work(job, DETAILS[setting.runtime])
             write_aside(output / "results.json", json.dumps(results, indent=1) + "\n")
             progress.advance(todo)
     if any(row["bytes"] is not None for row in results["rows"]):
@@ -132,9 +131,7 @@ def _keep_others(path: Path, results: dict[str, Any], measured: Sequence[str]) -
         return
     results["rows"] = [row for row in earlier["rows"] if row["runtime"] not in measured]
     results["mixed"]["rows"] = [row for row in earlier["mixed"]["rows"] if row["runtime"] not in measured]
-    for runtime, detail in DETAILS.items():
-        if RUNTIMES[runtime] not in measured:
-            results[detail] = earlier[detail]
+    results["details"] = {name: found for name, found in earlier["details"].items() if name not in measured}
 
 
 def parse_shape(text: str) -> tuple[int, int]:

@@ -54,14 +54,7 @@ def _quantizer(quantize: str | None, calibration: Batches) -> Any:
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:
     """Runs a file on OpenVINO's CPU plugin, what is not of 8 bits in float32."""
-    import openvino
-
-    options: dict[str, Any] = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    compiled = openvino.Core().compile_model(str(path), "CPU", options)
+    compiled = compile_graph(path, threads)
     takes = [port.get_any_name() for port in compiled.inputs]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -69,3 +62,15 @@ def load(path: Path, task: Task, threads: int = 1) -> Run:
         return {output.get_any_name(): value.copy() for output, value in outputs.items()}
 
     return run
+
+
+def compile_graph(path: Path, threads: int, **options: Any) -> Any:
+    """A file as OpenVINO's CPU plugin runs it, with more of the plugin's options."""
+    import openvino
+
+    options |= {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    return openvino.Core().compile_model(str(path), "CPU", options)
