@@ -20,8 +20,8 @@ from .tasks import load_student, unfolded_config
 
 MANIFEST = "export.json"
 # How far an output may be off, relative to the output's largest value: in float32, and in 8 bits, where it is to catch
-# what is broken: a student whose worst logit was off by half scored as before. What 8 bits cost, a task's score says.
-TOLERANCES = {None: 1e-4, "int8": 0.2, "int8-static": 0.6}
+# what is broken: students with logits off by a sixth scored as before. What 8 bits cost, a task's score says.
+TOLERANCES = {None: 1e-4, "int8": 0.3, "int8-static": 0.3}
 
 
 def export(
