@@ -44,7 +44,7 @@ def test_every_format_runs_in_eight_bits(format, quantize, fields, tiny_tokenize
     assert json.loads((tmp_path / "out" / "export.json").read_text())["graphs"][file]["quantize"] == quantize
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino", "tflite"])  # XNNPACK's quantizer rounds it, too
+@pytest.mark.parametrize("format", FORMATS)
 def test_what_a_head_gives_out_is_not_rounded(format, tiny_tokenizer, calibration, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     export(model, tmp_path / "out", format, "int8-static", calibration=calibration)

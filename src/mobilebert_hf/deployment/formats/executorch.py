@@ -39,13 +39,13 @@ def write(
         backend="xnnpack",
         dynamic=True,
         dynamic_shapes=dynamic_shapes(network, rows=1),
-        quantizer=_quantizer(quantize, calibration),
+        quantizer=_quantizer(network, quantize, calibration),
     )
     program = ExecutorchExporter().export(network, example_inputs(network, rows=1), config=config).program
     ExecutorchExporter.save_program(program, path)
 
 
-def _quantizer(quantize: str | None, calibration: Batches) -> Any:
+def _quantizer(network: PreTrainedModel, quantize: str | None, calibration: Batches) -> Any:
     if quantize is None:
         return None
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -54,13 +54,18 @@ def _quantizer(quantize: str | None, calibration: Batches) -> Any:
     )
     from transformers.exporters import PT2EQuantizer
 
-    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=quantize == "int8")
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True))
+    if quantize == "int8-static":
+        # A head rounds when it runs: what it gives out would have no more than 256 values.
+        body = network.base_model.embeddings, network.base_model.encoder
+        for name in [name for name, module in network.named_modules() if module in body]:
+            quantizer.set_module_name(name, get_symmetric_quantization_config(is_per_channel=True))
     rows = [
         {name: value[row : row + 1] for name, value in batch.items()}
         for batch in calibration
         for row in range(min(TEXTS_OF_A_BATCH, len(batch[INPUTS[0]])))
     ]
-    return PT2EQuantizer(XNNPACKQuantizer().set_global(config), rows or None)
+    return PT2EQuantizer(quantizer, rows or None)
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:
