@@ -48,7 +48,8 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
     files = {FORMATS["onnx"].FILES[kind] for kind in ((None, "int8", "int8-static") if int8 else (None, "int8"))}
     export = f"mobilebert-hf export {organization}/{base} {name} --format onnx --quantize int8"
     results = json.loads(SPEED.read_text(encoding="utf-8"))
-    versions = " and ".join(dict.fromkeys(row["version"] for row in results["rows"]))
+    # "mobilebert-hf 0.1.0, commit ..." of each runtime's rows.
+    versions = "; ".join(dict.fromkeys(row["version"] for row in results["rows"]))
     return Facts(
         name=name,
         summary=f"{member['summary'].strip()}\n\n{NOT_YET}\n\n{describe_size(config)}",

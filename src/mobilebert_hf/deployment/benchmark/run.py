@@ -108,6 +108,8 @@ def run_benchmark(
             if setting.runtime in DETAILS:
                 found = results["details"].setdefault(RUNTIMES[setting.runtime], {})
                 found[setting.precision] = _work(job, DETAILS[setting.runtime])
+            for rows in (results["rows"], mixed["rows"]):
+                rows.sort(key=lambda row: list(RUNTIMES.values()).index(row["runtime"]))
             write_aside(output / "results.json", json.dumps(results, indent=1) + "\n")
             progress.advance(todo)
     if any(row["bytes"] is not None for row in results["rows"]):

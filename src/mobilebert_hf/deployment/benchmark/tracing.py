@@ -8,10 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from ..formats.openvino import compile_graph
@@ -55,6 +52,8 @@ class Tracer(NamedTuple):
 
 
 def _trace_onnx(path: Path, inputs: Inputs, threads: int) -> list[Event]:
+    import onnxruntime
+
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -87,6 +86,9 @@ def _onnx_event(event: dict[str, Any]) -> Event:
 
 
 def _write_onnx_peak(folder: Path, int8: bool) -> tuple[Path, Inputs]:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     size = PEAK_SIZE
     rng = np.random.default_rng(0)
     if int8:
