@@ -12,7 +12,7 @@ from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment.benchmark import networks, run_benchmark
 from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops
 from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, detail_cells, mixed_cells
-from mobilebert_hf.deployment.benchmark.run import keep_others, parse_shape
+from mobilebert_hf.deployment.benchmark.run import parse_shape
 from mobilebert_hf.deployment.benchmark.tracing import TRACERS
 
 from ...finetuning.test_squad import write as write_squad
@@ -107,23 +107,18 @@ def test_texts_of_mixed_lengths_are_timed_both_ways(runtime, tiny_tokenizer, tmp
 
 
 def test_other_runtimes_keep_their_results(tmp_path, monkeypatch):
-    monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
-    path = tmp_path / "results.json"
-    first = run_benchmark(tmp_path, runtimes=["pytorch"], threads=1, shapes=[(1, 16)], seconds=0.0)
-    assert len(first["rows"]) == 4
-
-    def kept(measured, **changed):
-        new = json.loads(path.read_text()) | {"rows": [], "details": {}} | changed
-        keep_others(path, new, measured)
-        return new
-
-    path.write_text(json.dumps({**first, "details": {"ONNX Runtime": {}, "LiteRT": {}}}))
-    assert kept(["ONNX Runtime"])["rows"] == first["rows"]
-    assert kept(["ONNX Runtime"])["details"] == {"LiteRT": {}}
-    assert kept(["PyTorch"])["rows"] == []
-    other = {**first["machine"], "version": "another"}
-    assert kept(["ONNX Runtime"], machine=other)["rows"] == first["rows"]
-    assert kept(["ONNX Runtime"], threads=2)["rows"] == [], "the threads are others"
+    built = {name: network for name, network in small_networks(None).items() if name in (OURS, BERT)}
+    monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", lambda model: built)
+    options = {"threads": 1, "shapes": [(1, 16)], "seconds": 0.0}
+    first = run_benchmark(tmp_path, runtimes=["pytorch"], **options)
+    second = run_benchmark(tmp_path, runtimes=["onnx"], **options)
+    assert second["rows"][: len(first["rows"])] == first["rows"]
+    assert {row["runtime"] for row in second["rows"]} == {"PyTorch", "ONNX Runtime"}
+    third = run_benchmark(tmp_path, runtimes=["pytorch"], **options)
+    assert len(third["rows"]) == len(second["rows"])
+    assert third["details"] == second["details"] != {}
+    other = run_benchmark(tmp_path, runtimes=["pytorch"], **{**options, "threads": 2})
+    assert {row["runtime"] for row in other["rows"]} == {"PyTorch"}, "the threads are others"
 
 
 def test_questions_need_a_tokenizer(tmp_path):

@@ -58,8 +58,9 @@ def _quantizer(network: PreTrainedModel, quantize: str | None, calibration: Batc
     if quantize == "int8-static":
         # A head rounds when it runs: what it gives out would have no more than 256 values.
         body = network.base_model.embeddings, network.base_model.encoder
-        for name in [name for name, module in network.named_modules() if module in body]:
-            quantizer.set_module_name(name, get_symmetric_quantization_config(is_per_channel=True))
+        for name, module in network.named_modules():
+            if module in body:
+                quantizer.set_module_name(name, get_symmetric_quantization_config(is_per_channel=True))
     rows = [
         {name: value[row : row + 1] for name, value in batch.items()}
         for batch in calibration
