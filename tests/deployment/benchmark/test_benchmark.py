@@ -64,7 +64,8 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
             counted = sum(row["flops"] for row in measured["products"])
             assert counted == pytest.approx(count_flops(ours, 16), rel=0.1)
             assert measured["peak_gflops"] > 1
-            _, *lines = detail_cells(results, name, precision)
+            _, *lines, limit = detail_cells(results, name, precision)
+            assert limit[0].startswith("with all products at the peak")
             assert sum(int(line[3].removesuffix(" %")) for line in lines) == pytest.approx(100, abs=len(lines))
     if runtime == "tflite":
         for precision, measured in details.items():
@@ -72,7 +73,7 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
             assert all(part["ms"] > 0 and part["flops"] > 0 for part in parts)
             # Folded, a layer's products are others, and those of embeddings and head are left out.
             assert sum(part["flops"] for part in parts) == pytest.approx(count_flops(ours, 16), rel=0.2)
-            heading, *lines = detail_cells(results, name, precision)
+            heading, *lines, _ = detail_cells(results, name, precision)
             assert [line[0] for line in lines] == [*(part["part"] for part in parts), "all others"]
             assert len(heading) == len(lines[-1])
     by_precision = {
@@ -119,6 +120,21 @@ def test_other_runtimes_keep_their_results(tmp_path, monkeypatch):
     assert third["details"] == second["details"] != {}
     other = run_benchmark(tmp_path, runtimes=["pytorch"], **{**options, "threads": 2})
     assert {row["runtime"] for row in other["rows"]} == {"PyTorch"}, "the threads are others"
+
+
+def test_a_product_may_take_less_than_the_clock_tells():
+    row = {"runtime": "OpenVINO", "precision": "int8", "rows": 1, "tokens": 16}
+    products = [
+        {"operator": "Attention", "widths": [8, 8], "count": 2, "ms": 0.5, "flops": 1_000_000},
+        {"operator": "FullyConnected", "widths": [8, 8], "count": 2, "ms": 0.0, "flops": 1_000_000},
+    ]
+    results = {
+        "rows": [{**row, "network": name, "median_ms": ms} for name, ms in ((OURS, 1.0), (BERT, 3.0))],
+        "details": {"OpenVINO": {"int8": {"products": products, "peak_gflops": 10.0}}},
+    }
+    _, *lines, _, limit = detail_cells(results, "OpenVINO", "int8")
+    assert [line[-1] for line in lines] == ["20 %", ""]
+    assert (limit[0], limit[3]) == (f"with all products at the peak: 7.5x {BERT}", "40 %")
 
 
 def test_questions_need_a_tokenizer(tmp_path):
