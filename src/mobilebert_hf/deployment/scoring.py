@@ -17,9 +17,9 @@ from ..data.batching import example_lengths
 from ..data.glue import load_glue, tokenize_glue
 from ..data.glue_tasks import find_task
 from ..data.squad import load_squad
+from ..evaluation import score_glue
 from ..files import write_aside
-from ..finetuning.glue import classes
-from ..finetuning.glue import score as score_glue
+from ..finetuning.cross_encoder import best_classes
 from ..finetuning.squad import SquadArguments, make_features, score_logits
 from .check import Run, run_pytorch
 from .exporting import MANIFEST, find_format, read_manifest
@@ -109,7 +109,7 @@ def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: 
     examples = tokenize_glue(splits, tokenizer, max_length)[split]
 
     def score(outputs: Mapping[str, list[np.ndarray]]) -> dict[str, float]:
-        found = score_glue(task, classes(task, np.stack(outputs["logits"])), examples["label"])
+        found = score_glue(task, best_classes(task, np.stack(outputs["logits"])), examples["label"])
         return {metric: 100 * (found[metric] or 0.0) for metric in task.metrics}
 
     return Examination(examples, score, "text-classification", len(task.labels) or 1)

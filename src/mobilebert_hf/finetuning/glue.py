@@ -4,39 +4,28 @@ import logging
 import time
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import evaluate
 import numpy as np
 from accelerate.utils import broadcast_object_list
 from datasets import DatasetDict
-from numpy.typing import ArrayLike
-from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    EarlyStoppingCallback,
-    EvalPrediction,
-    PreTrainedTokenizerBase,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from ..data.glue import HUB_DATASET, load_glue, tokenize_glue
+from ..data.glue import HUB_DATASET, load_glue
 from ..data.glue_tasks import TASKS, GlueTask, find_task
-from ..evaluation import load_metric
+from ..evaluation import score_glue
 from ..evaluation.scores import task_score
 from ..evaluation.submission import write_predictions, write_submission
 from ..progress import show_progress
 from ..training import find_checkpoint, open_run_folder
 from . import glue_report
-from .encoder import EncoderArguments, add_adapter, count_parameters, label_fields, load_encoder
+from .bi_encoder import BiEncoder
+from .cross_encoder import CrossEncoder
+from .encoder import EncoderArguments, count_parameters
 from .sweep import Cell, Finished, GridArguments, keep_best_model, plan, read_finished, write_finished
-from .trainer import FineTuner, planned_steps
+from .trainer import planned_steps
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +46,10 @@ class GlueArguments:
         max_train_examples (`int`, *optional*):
             Train on this many examples of a task at the most, the first of a fixed random order.
         max_seq_length (`int`, *optional*, defaults to 128):
-            Tokens of an example; longer ones are cut off.
+            Tokens of an example, or of each of its texts by itself; longer ones are cut off.
+        bi_encoder (`bool`, *optional*, defaults to `False`):
+            Read the texts of a pair one by one, and compare them by the cosine of their embeddings, as sentence
+            encoders do; MRPC, STS-B, QQP, QNLI, RTE and WNLI. What is saved is a sentence encoder.
         mnli_init (`bool`, *optional*, defaults to `False`):
             Start RTE, MRPC and STS-B from the best MNLI run of this folder, as the field does.
         early_stopping (`int`, *optional*):
@@ -71,6 +63,7 @@ class GlueArguments:
     holdout: float | None = field(default=None, metadata={"help": "Validate on this share where there is no dev set."})
     max_train_examples: int | None = field(default=None, metadata={"help": "Train on this many at the most."})
     max_seq_length: int = field(default=128, metadata={"help": "Tokens of an example."})
+    bi_encoder: bool = field(default=False, metadata={"help": "Compare the texts of a pair by their embeddings."})
     mnli_init: bool = field(default=False, metadata={"help": "RTE, MRPC and STS-B start from the best MNLI run."})
     early_stopping: int | None = field(default=None, metadata={"help": "Epochs without a better score."})
     predict: bool = field(default=False, metadata={"help": "Write the files that the GLUE server takes."})
@@ -119,6 +112,10 @@ class GlueRecipe:
         self.folder = Path(training.output_dir or ".")
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(encoder.model)
         self.step_multiple = training.world_size * training.gradient_accumulation_steps
+        if glue.bi_encoder and glue.mnli_init:
+            raise ValueError(
+                "mnli_init starts from a classifier of three classes, which bi_encoder has not: drop one."
+            )
         if training.push_to_hub:
             raise ValueError(
                 "push_to_hub: here each task has a model. Publish those that you want with mobilebert-hf publish "
@@ -152,7 +149,12 @@ class GlueRecipe:
             if self.glue.max_train_examples is not None and "train" in splits:
                 count = min(self.glue.max_train_examples, len(splits["train"]))
                 splits["train"] = splits["train"].shuffle(seed=0).select(range(count))
-            return tokenize_glue(splits, self.tokenizer, self.glue.max_seq_length)
+            return self.method(task).tokenize(splits)
+
+    def method(self, task: GlueTask) -> CrossEncoder | BiEncoder:
+        """How a task is read, learned and answered."""
+        kind = BiEncoder if self.glue.bi_encoder else CrossEncoder
+        return kind(task, self.tokenizer, self.glue.max_seq_length)
 
     def run_task(self, task: GlueTask, splits: DatasetDict) -> list[Finished]:
         """All runs of a task; those that are done are read."""
@@ -178,21 +180,25 @@ class GlueRecipe:
         source = copy(self.encoder)
         if self.glue.mnli_init and task.key in FROM_MNLI:
             source.model = str(self.best_folder(TASKS["mnli"]))
-        model: nn.Module = load_encoder(source, AutoModelForSequenceClassification, **label_fields(task.labels))
-        model = add_adapter(model, self.encoder, "SEQ_CLS", planned_steps(training, len(splits["train"])))
-        trainer = self._trainer(task, model, training, splits)
+        method = self.method(task)
+        model = method.load(source, planned_steps(training, len(splits["train"])))
+        trainer = method.trainer(model, training, splits)
         if self.glue.early_stopping is not None:
             trainer.add_callback(EarlyStoppingCallback(self.glue.early_stopping))
         show_progress(trainer, name)
         total, learning = count_parameters(model)
         trainer.train(resume_from_checkpoint=find_checkpoint(training))
+        decision = method.decide(trainer, splits["train"])
         scores = {
-            split: score(task, classes(task, trainer.predict(splits[split]).predictions), splits[split]["label"])
+            split: score_glue(
+                task, method.answers(trainer.predict(splits[split]).predictions, **decision), splits[split]["label"]
+            )
             for split in task.validation_splits
             if split in splits
         }
-        trainer.save_final_model()
+        method.save(trainer, source.model)
         details = {
+            "decision": decision,
             "scores": scores,
             "majority": majority_scores(task, splits),
             "model": source.model,
@@ -217,23 +223,6 @@ class GlueRecipe:
             training.metric_for_best_model = "score"
         return training
 
-    def _trainer(self, task: GlueTask, model: Any, training: TrainingArguments, splits: DatasetDict) -> FineTuner:
-        def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-            scores = score(task, classes(task, prediction.predictions), prediction.label_ids)
-            # To choose an epoch by; what is undefined is as bad as chance.
-            number = {name: scores[name] or 0.0 for name in task.metrics}
-            return {**number, "score": float(np.mean(list(number.values())))}
-
-        return FineTuner(
-            model=model,
-            args=training,
-            train_dataset=splits.get("train"),
-            eval_dataset=splits.get(task.validation_splits[0]),
-            data_collator=DataCollatorWithPadding(self.tokenizer),
-            processing_class=self.tokenizer,
-            compute_metrics=compute_metrics,
-        )
-
     def best_folder(self, task: GlueTask) -> Path:
         """Where the model of a task's best run is.
 
@@ -249,33 +238,20 @@ class GlueRecipe:
     def predict(self, task: GlueTask, splits: DatasetDict) -> None:
         """Answers a task's test splits by its best model, as far as there are any."""
         best = self.best_folder(TASKS["mnli"] if task.key == "ax" else task)
-        source = EncoderArguments(model=str(best))
-        model = load_encoder(source, AutoModelForSequenceClassification, **label_fields(task.labels))
         training = copy(self.training)
         training.output_dir = str(best)
-        trainer = self._trainer(task, model, training, splits)
+        method = self.method(task)
+        trainer = method.trainer(method.load(EncoderArguments(model=str(best)), steps=0), training, splits)
+        [run] = broadcast_object_list([read_finished(best)])
         for split, name in zip(task.test_splits, task.test_rows, strict=True):
             if split not in splits:
                 logger.warning("%s has no %s split of %s: no answers for it.", self.glue.data, split, task.name)
                 continue
-            answers = classes(task, trainer.predict(splits[split].remove_columns("label")).predictions)
+            answers = method.answers(
+                trainer.predict(splits[split].remove_columns("label")).predictions, **run.details["decision"]
+            )
             if training.process_index == 0:
                 write_predictions(task, name, answers, self.folder / "predictions")
-
-
-def classes(task: GlueTask, logits: Any) -> np.ndarray:
-    """The best class of each row of logits [n, classes]; for STS-B the scores [n] of [n, 1]."""
-    return logits[:, 0] if task.regression else logits.argmax(-1)
-
-
-def score(task: GlueTask, predictions: ArrayLike, references: ArrayLike) -> dict[str, Any]:
-    """The task's metrics, as `evaluate` computes them."""
-    return _metric(task.key).compute(predictions=predictions, references=references)
-
-
-@cache
-def _metric(key: str) -> evaluate.Metric:
-    return load_metric("glue", key)
 
 
 def majority_scores(task: GlueTask, splits: DatasetDict) -> dict[str, Any]:
@@ -283,7 +259,7 @@ def majority_scores(task: GlueTask, splits: DatasetDict) -> dict[str, Any]:
     labels = np.array(splits["train"]["label"])
     answer = labels.mean() if task.regression else np.bincount(labels).argmax()
     return {
-        split: score(task, np.full(len(splits[split]), answer), splits[split]["label"])
+        split: score_glue(task, np.full(len(splits[split]), answer), splits[split]["label"])
         for split in task.validation_splits
         if split in splits
     }

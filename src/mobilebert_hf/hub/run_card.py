@@ -219,8 +219,14 @@ def _glue(run: Run) -> Made:
             scores.append(
                 Score("text-classification", task.name, "nyu-mll/glue", task.key, split, metric, 100 * value)
             )
+    summary = f"{name}, fine-tuned on {task.name} of GLUE."
+    if run.values.get("bi_encoder"):
+        summary += " It reads every text by itself; how much two are alike is the cosine of their embeddings"
+        threshold = results.get("decision", {}).get("threshold")
+        alike = next((label for label in task.labels if not label.startswith("not_")), "")
+        summary += f", {alike} where the cosine is above {threshold:.3f}." if threshold is not None else "."
     return Made(
-        f"{name}, fine-tuned on {task.name} of GLUE.",
+        summary,
         rows if len(rows) > 1 else [],
         "The best of the runs of this task by its score on the development set, which is therefore optimistic; in "
         "percent.",
