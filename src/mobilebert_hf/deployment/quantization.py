@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import HistogramObserver
+from torch.ao.quantization import MinMaxObserver
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 (defines torch.ops.quantized_decomposed)
 from transformers import PreTrainedModel
 
@@ -77,10 +77,10 @@ def quantize_static(network: PreTrainedModel, calibration: Batches) -> None:
     """
     base = cast(FoldedMobileBertModel, network.base_model)
     replace(base, LearnedRange, lambda point: Quantized(*point.grid()))
-    replace(base, QuantizationPoint, lambda point: HistogramObserver(dtype=torch.quint8))
+    replace(base, QuantizationPoint, lambda point: MinMaxObserver(dtype=torch.quint8))
     for batch in calibration:
         network(**batch)
-    replace(base, HistogramObserver, lambda observer: Quantized(*observer.calculate_qparams()))
+    replace(base, MinMaxObserver, lambda observer: Quantized(*observer.calculate_qparams()))
     for part in (base.embeddings, base.encoder):  # a pooler stays as it is
         replace(part, nn.Linear, QuantizedLinear)
     replace(base.embeddings, nn.Embedding, QuantizedEmbedding)
