@@ -50,6 +50,16 @@ def test_glue(pretrained, glue_folder, tmp_path, tiny_corpus):
 
 
 @pytest.mark.slow
+def test_pairs_apart(pretrained, glue_folder, tmp_path, tiny_corpus):
+    workshop = Workshop(tmp_path, tiny_corpus)
+    options = {"model": pretrained, "data": glue_folder, "tasks": ["rte"], "max_seq_length": 32}
+    launch(workshop, "glue", 2, **options, output_dir=tmp_path / "two", bi_encoder=True, predict=True)
+    [rte] = json.loads((tmp_path / "two" / "results.json").read_text())["tasks"].values()
+    assert rte["median"] > 0.8
+    assert len((tmp_path / "two" / "predictions" / "RTE.tsv").read_text().splitlines()) == 25
+
+
+@pytest.mark.slow
 def test_squad(pretrained, tmp_path, tiny_corpus):
     workshop = Workshop(tmp_path, tiny_corpus)
     train = write(tmp_path / "train.json", 100, seed=0)

@@ -2,8 +2,7 @@
 
 Products are `QLinearConv`, which adds the bias, cuts off below zero where a relu follows, and rounds to 8 bits again;
 query, key and value are products inside `QAttention`, which attends in float32. All of them take unsigned activations
-and signed weights, for which x86 has instructions. The state inside a layer is 8-bit, that between layers float32:
-products that write to it are `QGemm`, which does not round.
+and signed weights, for which x86 has instructions. The state between layers is float32, that inside a layer 8-bit.
 """
 
 from typing import Any, cast
@@ -43,17 +42,28 @@ def lower_int8(network: PreTrainedModel) -> None:
 
 
 class OrtInt8Projection(nn.Module):
-    """The product of the trigram with the point before it."""
+    """The product of the trigram with the point before it: 8 bits in, float32 out."""
 
     def __init__(self, projection: nn.Sequential) -> None:
         super().__init__()
         read, linear = projection
+        assert isinstance(linear, QuantizedLinear)
         self.read = _Place(read)
-        self.product = _FloatProduct(cast(QuantizedLinear, linear), self.read)
+        self.weight = nn.Buffer(linear.weight.t().contiguous())
+        self.scale, self.bias = linear.scale, linear.bias
+        self.zero_point = nn.Buffer(torch.zeros(len(self.scale), dtype=torch.int8))
 
     def forward(self, words: Tensor) -> Tensor:
         """[batch, seq, in], float32 -> [batch, seq, hidden_size], float32."""
-        return self.product(self.read.quantize(words))
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulIntegerToFloat",
+            (
+                *(self.read.quantize(words), self.weight, self.read.scale, self.scale),
+                *(self.read.zero_point, self.zero_point, self.bias),
+            ),
+            dtype=torch.float32,
+            shape=(*words.shape[:-1], self.weight.shape[1]),
+        )
 
 
 class OrtInt8Encoder(nn.Module):
@@ -98,8 +108,8 @@ class OrtInt8Layer(nn.Module):
             up = _Product(cast(QuantizedLinear, cast(nn.Module, ffn.up)), before, inner)
             self.steps.append(_Residual(ffn.down, inner, before, up))
         out = layer.output
-        before = cast(_Residual, self.steps[-1]).sum
-        self.output = _FloatProduct(cast(QuantizedLinear, cast(nn.Module, out.dense)), before)
+        before, self.branch = cast(_Residual, self.steps[-1]).sum, _Place(out.branch)
+        self.output = _Product(cast(QuantizedLinear, cast(nn.Module, out.dense)), before, self.branch)
         self.keep = out.keep
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -111,7 +121,7 @@ class OrtInt8Layer(nn.Module):
         for step in self.steps:
             narrow = step(narrow if cast(_Residual, step).up is not None else hidden, narrow)
         residual = states if self.keep is None else states * self.keep
-        return residual + self.output(narrow)
+        return residual + self.branch.dequantize(self.output(narrow))
 
     def _attend(self, inputs: Tensor, mask: Tensor) -> Tensor:
         place = self.attended
@@ -156,7 +166,8 @@ class _Product(nn.Module):
         self.weight = nn.Buffer(linear.weight[rows][:, :, None, None].contiguous())
         self.scale = nn.Buffer(linear.scale[rows])
         self.zero_point = nn.Buffer(torch.zeros(len(self.scale), dtype=torch.int8))
-        self.bias = nn.Buffer(_round_bias(linear, read)[rows])
+        bias = linear.bias.detach()[rows].double() / (self.scale.double() * read.point.scale)
+        self.bias = nn.Buffer(bias.round().clamp(-(2**31), 2**31 - 1).to(torch.int32))
 
     def forward(self, states: Tensor) -> Tensor:
         """[batch, seq, 1, in], uint8 -> [batch, seq, 1, out], uint8."""
@@ -170,38 +181,6 @@ class _Product(nn.Module):
             dtype=torch.uint8,
             shape=(*states.shape[:3], self.weight.shape[0]),
         )
-
-
-class _FloatProduct(nn.Module):
-    """A product with bias: 8 bits in, float32 out."""
-
-    def __init__(self, linear: QuantizedLinear, read: _Place) -> None:
-        super().__init__()
-        self.read = read
-        self.weight = nn.Buffer(linear.weight.t().contiguous())
-        self.scale = nn.Buffer(linear.scale)
-        self.zero_point = nn.Buffer(torch.zeros(len(self.scale), dtype=torch.int8))
-        self.bias = nn.Buffer(_round_bias(linear, read))
-
-    def forward(self, states: Tensor) -> Tensor:
-        """[..., in], uint8 -> [..., out], float32."""
-        rows = states.flatten(0, -2)
-        products = torch.onnx.ops.symbolic(
-            "com.microsoft::QGemm",
-            (
-                *(rows, self.read.scale, self.read.zero_point, self.weight, self.scale, self.zero_point),
-                self.bias,
-            ),
-            dtype=torch.float32,
-            shape=(rows.shape[0], self.weight.shape[1]),
-        )
-        return products.view(*states.shape[:-1], -1)
-
-
-def _round_bias(linear: QuantizedLinear, read: _Place) -> Tensor:
-    """The bias [out] as the sums of a product hold it, int32."""
-    bias = linear.bias.detach().double() / (linear.scale.double() * read.point.scale)
-    return bias.round().clamp(-(2**31), 2**31 - 1).to(torch.int32)
 
 
 class _Residual(nn.Module):

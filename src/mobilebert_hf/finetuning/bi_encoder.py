@@ -86,14 +86,12 @@ class BiEncoder:
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` [n, 2, seq]; `labels` [n], float32, the larger the more alike."""
         texts = [{"input_ids": ids} for row in rows for ids in row["input_ids"]]
-        batch = {name: value.unflatten(0, (-1, 2)) for name, value in self._pad(texts).items()}
+        padded = self.tokenizer.pad(texts, return_tensors="pt")
+        batch = {name: value.unflatten(0, (-1, 2)) for name, value in padded.items()}
         if "label" in rows[0]:
             labels = [row["label"] if self.alike is None else row["label"] == self.alike for row in rows]
             batch["labels"] = torch.tensor(labels, dtype=torch.float32)
         return batch
-
-    def _pad(self, texts: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-        return dict(self.tokenizer.pad(texts, return_tensors="pt"))
 
     def decide(self, trainer: FineTuner, train: Dataset) -> dict[str, float]:
         """The `threshold` of the cosine that tells the classes of the training examples apart best."""
@@ -153,7 +151,7 @@ class PairTrainer(FineTuner):
 
 
 def cosent_loss(cosines: Tensor, labels: Tensor) -> Tensor:
-    """CoSENT (Huang et al., 2024, doi 10.1109/TASLP.2024.3402087): log(1 + sum exp(20 (c_i - c_j))).
+    """CoSENT (Huang et al., IEEE/ACM TASLP, 2024): log(1 + sum exp(20 (c_i - c_j))).
 
     The sum is over all i and j of a batch with label_i < label_j, whose cosines should be in the same order.
 
@@ -167,7 +165,7 @@ def cosent_loss(cosines: Tensor, labels: Tensor) -> Tensor:
 
 
 def best_threshold(cosines: np.ndarray, alike: np.ndarray) -> float:
-    """Halfway between the two cosines that most of the pairs are on the right side of, the lowest place of equals.
+    """Halfway between the two cosines between which most pairs are on their right side; the lowest place of equals.
 
     Args:
         cosines: [n], n > 0.
@@ -176,8 +174,7 @@ def best_threshold(cosines: np.ndarray, alike: np.ndarray) -> float:
     order = cosines.argsort()
     edges = np.concatenate([[cosines.min() - 1e-3], cosines[order], [cosines.max() + 1e-3]])
     places = (edges[1:] + edges[:-1]) / 2
-    right = (
-        np.concatenate([[0], (~alike[order]).cumsum()]) + alike.sum() - np.concatenate([[0], alike[order].cumsum()])
-    )
+    # One place up, a pair goes from above to below, which is right if it is not alike.
+    right = alike.sum() + np.concatenate([[0], np.where(alike[order], -1, 1).cumsum()])
     # Between equal cosines there is no place.
     return float(places[np.where(np.diff(edges) > 0, right, -1).argmax()])

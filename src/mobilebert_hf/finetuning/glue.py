@@ -114,7 +114,7 @@ class GlueRecipe:
         self.step_multiple = training.world_size * training.gradient_accumulation_steps
         if glue.bi_encoder and glue.mnli_init:
             raise ValueError(
-                "mnli_init starts from a classifier of three classes, which bi_encoder has not: drop one."
+                "mnli_init: MNLI has three classes, which no bi_encoder tells apart: leave one of the two out."
             )
         if training.push_to_hub:
             raise ValueError(
@@ -230,9 +230,13 @@ class GlueRecipe:
             ValueError: No run of the task is done.
         """
         folder = self.folder / task.name
-        if not any(folder.glob("*/results.json")):
+        best = None
+        # One process looks: it may still be writing what the others would miss.
+        if self.training.process_index == 0 and any(folder.glob("*/results.json")):
+            best = keep_best_model(folder)
+        [best] = broadcast_object_list([best])
+        if best is None:
             raise ValueError(f"{folder} has no finished run: add {task.key} to the tasks.")
-        [best] = broadcast_object_list([keep_best_model(folder) if self.training.process_index == 0 else None])
         return best
 
     def predict(self, task: GlueTask, splits: DatasetDict) -> None:

@@ -64,17 +64,14 @@ class FoldedMobileBertConfig(MobileBertConfig):
 
 
 class FoldedResidual(nn.Module):
-    """residual + W x + b; with a factor a channel on the residual where one had to be kept.
+    """residual + W x + b; with a factor a channel on the residual where one had to be kept."""
 
-    The state between layers, a sum of all of them, is rounded where products read it and nowhere else: `points` says
-    whether product and sum are.
-    """
-
-    def __init__(self, in_width: int, out_width: int, points: bool = True) -> None:
+    def __init__(self, in_width: int, out_width: int, sum_point: bool = True) -> None:
         super().__init__()
         self.dense = nn.Linear(in_width, out_width)
         self.keep: nn.Parameter | None = None
-        self.branch, self.sum = (QuantizationPoint() if points else nn.Identity() for _ in range(2))
+        self.branch = QuantizationPoint()
+        self.sum = QuantizationPoint() if sum_point else nn.Identity()
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """[batch, seq, in_width] and [batch, seq, out_width] -> [batch, seq, out_width]."""
@@ -115,7 +112,8 @@ class FoldedLayer(nn.Module):
         self.projection = nn.Linear(width, 3 * width) if self.narrow else nn.Linear(config.hidden_size, 4 * width)
         self.attention = FoldedResidual(width, width)
         self.ffn = nn.ModuleList(FoldedFeedForward(config) for _ in range(config.num_feedforward_networks))
-        self.output = FoldedResidual(width, config.hidden_size, points=False)
+        # The state between layers is rounded where products read it, and nowhere else.
+        self.output = FoldedResidual(width, config.hidden_size, sum_point=False)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
         """[batch, seq, hidden_size] -> the same; the mask is what the configured attention kernel takes."""

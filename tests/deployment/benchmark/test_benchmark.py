@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
 from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment.benchmark import networks, run_benchmark
-from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops
+from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops, precisions_of
 from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, detail_cells, mixed_cells
 from mobilebert_hf.deployment.benchmark.run import parse_shape
 from mobilebert_hf.deployment.benchmark.tracing import TRACERS
@@ -51,7 +51,8 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
     assert (tmp_path / "results.png").stat().st_size > 10_000
     keys = {(row["network"], row["precision"], row["rows"]) for row in results["rows"]}
-    assert len(keys) == len(results["rows"]) == 4 * 2 * 2
+    precisions = precisions_of(runtime)
+    assert len(keys) == len(results["rows"]) == 4 * len(precisions) * 2
     for row in results["rows"]:
         assert 0 < row["median_ms"] <= row["p90_ms"]
         assert row["texts_per_second"] == pytest.approx(1e3 * row["rows"] / row["median_ms"])
@@ -98,7 +99,7 @@ def test_texts_of_mixed_lengths_are_timed_both_ways(runtime, tiny_tokenizer, tmp
     expected = sorted(len(tokenizer(row["question"], row["context"])["input_ids"]) for row in rows)
     assert sorted(lengths) == expected
     ways = [f"{name}, {way}" for name in (OURS, STOCK) for way in ("padded", "unpadded")]
-    precisions = ["float32"] if runtime == "pytorch" else ["float32", "int8"]
+    precisions = precisions_of(runtime)
     assert [(row["precision"], row["way"]) for row in results["mixed"]["rows"]] == [
         (precision, way) for precision in precisions for way in ways
     ]

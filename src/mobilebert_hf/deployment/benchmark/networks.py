@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ...models import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from ..check import network_inputs
-from ..formats import FORMATS, tflite
+from ..formats import FORMATS, openvino, tflite
 from ..network import Batches, prepare
 from ..tasks import INPUTS, Task, dynamic_shapes, load_student, sample_inputs
 
@@ -24,6 +24,7 @@ STOCK = "MobileBERT, transformers"
 DISTILBERT = "DistilBERT"
 BERT = "BERT_BASE"
 NETWORKS = (OURS, STOCK, DISTILBERT, BERT)
+PRECISIONS = ("float32", "bfloat16", "int8")
 TASK = Task("question-answering", "AutoModelForQuestionAnswering", ("start_logits", "end_logits"))
 
 
@@ -67,18 +68,25 @@ def prepare_pytorch(name: str, network: PreTrainedModel) -> PreTrainedModel:
     return fold(network) if name == OURS else network
 
 
+def precisions_of(runtime: str) -> list[str]:
+    """What a runtime is timed in; OpenVINO in bfloat16, too, where the processor has it."""
+    if runtime == "pytorch":
+        return ["float32"]
+    return [name for name in PRECISIONS if name != "bfloat16" or (runtime == "openvino" and openvino.has_bfloat16())]
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A runtime (a format, or `"pytorch"`), a precision, and the lengths of text that are timed."""
+    """A runtime (a format, or `"pytorch"`), a precision of `PRECISIONS`, and the lengths of text that are timed."""
 
     runtime: str
-    int8: bool
+    precision: str
     lengths: tuple[int, ...]
 
     @property
-    def precision(self) -> str:
-        """As results and files call it."""
-        return "int8" if self.int8 else "float32"
+    def int8(self) -> bool:
+        """Whether the graph is of 8 bits; in bfloat16 runs that of float32."""
+        return self.precision == "int8"
 
     def batches(self, network: PreTrainedModel) -> Batches:
         """What ranges are measured on: random text is all that random weights need."""

@@ -102,8 +102,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Times the parts of the student beside its graph.
 
     Args:
-        job: `graphs` with the student's path, `model`, `int8`, `threads`, `shapes` ([rows, tokens], of which the first
-            one counts) and `seconds` for each part.
+        job: `graphs` with the student's path, `model`, `precision`, `threads`, `shapes` ([rows, tokens], of which the
+            first one counts) and `seconds` for each part.
 
     Returns:
         `parts`: a row each with `part`, `ms` and `flops`, of all layers, the network's own last; `peak_gflops`: of the
@@ -122,7 +122,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         calls = {}
         for index, (name, (module, states)) in enumerate(modules.items()):
             path = Path(folder) / f"{index}.tflite"
-            _convert(module, states, path, job["int8"])
+            _convert(module, states, path, job["precision"] == "int8")
             calls[name] = _load(path, states, job["threads"])
         whole, inputs = tflite.load(Path(job["graphs"][OURS]), TASK, job["threads"]), text_inputs(1, tokens)
         times = time_in_turns({**calls, WHOLE: lambda: whole(inputs)}, job["seconds"])

@@ -25,7 +25,7 @@ def main() -> None:
     tracer, threads = TRACERS[job["format"]], job["threads"]
     events = tracer.trace(Path(job["graphs"][OURS]), text_inputs(1, job["shapes"][0][1]), threads)
     with TemporaryDirectory() as folder:
-        peak = tracer.trace(*tracer.write_peak(Path(folder), job["int8"]), threads)
+        peak = tracer.trace(*tracer.write_peak(Path(folder), job["precision"] == "int8"), threads)
     fastest = min(event.milliseconds for event in peak if event.widths)
     json.dump({"products": sum_up(events), "peak_gflops": 2 * PEAK_SIZE**3 / fastest / 1e6}, sys.stdout)
 

@@ -12,6 +12,7 @@ from ...tables import terminal_table
 from .networks import BERT, OURS, STOCK
 
 HEADINGS = ("runtime", "precision", "network", "median", "p90", "texts/s", "than BERT_BASE", "file", "memory")
+FILLS = {"float32": "full", "bfloat16": "left", "int8": "none"}
 COLORS = ("#0072b2", "#56b4e9", "#e69f00", "#999999")
 
 
@@ -157,7 +158,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
             [row["median_ms"]],
             marker="osD^"[runtimes.index(row["runtime"]) % 4],
             color=color,
-            markerfacecolor=color if row["precision"] == "float32" else "none",
+            fillstyle=FILLS[row["precision"]],
+            markerfacecoloralt="none",
             markersize=9 if row["network"] == OURS else 7,
             linestyle="",
         )
@@ -165,7 +167,9 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axes.plot([], [], color=COLORS[index % len(COLORS)], marker="o", linestyle="", label=name)
     for index, name in enumerate(runtimes):
         axes.plot([], [], color="0.3", marker="osD^"[index % 4], linestyle="", label=name)
-    axes.plot([], [], color="0.3", marker="o", markerfacecolor="none", linestyle="", label="int8 (float32 is filled)")
+    for precision in sorted({row["precision"] for row in rows}, key=list(FILLS).index):
+        style: dict[str, Any] = {"fillstyle": FILLS[precision], "markerfacecoloralt": "none", "linestyle": ""}
+        axes.plot([], [], color="0.3", marker="o", label=precision, **style)
     axes.set(xscale="log", yscale="log", xlabel="file, MB", ylabel=f"median latency, ms ({shape[0]} x {shape[1]})")
     axes.set_title(f"Smaller and faster is down and left ({results['machine']['cpu']})", fontsize=10)
     for axis in (axes.xaxis, axes.yaxis):

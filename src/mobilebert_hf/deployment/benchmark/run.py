@@ -18,7 +18,7 @@ from ...files import write_aside, written_aside
 from ...machine import describe_machine, describe_version
 from ..formats import FORMATS
 from .mixed import sample_lengths
-from .networks import OURS, Setting, build_networks, count_flops, write_ours, write_stock
+from .networks import OURS, Setting, build_networks, count_flops, precisions_of, write_ours, write_stock
 from .report import plot, tables
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "tflite": "LiteRT"}
@@ -36,7 +36,7 @@ def run_benchmark(
     seconds: float = 5.0,
     questions: str | None = None,
 ) -> dict[str, Any]:
-    """Times a student beside stock MobileBERT, DistilBERT and BERT_BASE on every runtime, in float32 and in 8 bits.
+    """Times a student beside stock MobileBERT, DistilBERT and BERT_BASE on every runtime, in each of its precisions.
 
     Args:
         output: Folder for `results.json`, `results.png` and the graphs; graphs that are there are used again, and so
@@ -78,9 +78,7 @@ def run_benchmark(
     _keep_others(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes])
     longest_text = max(texts, default=0)
     traced = lengths if longest_text <= lengths[-1] else (*lengths, longest_text)
-    settings = [
-        Setting(runtime, int8, traced) for runtime in runtimes for int8 in (False, True)[: 1 + (runtime != "pytorch")]
-    ]
+    settings = [Setting(runtime, precision, traced) for runtime in runtimes for precision in precisions_of(runtime)]
     output.mkdir(parents=True, exist_ok=True)
     with Progress(console=Console(stderr=True)) as progress:
         todo = progress.add_task("", total=len(settings))
@@ -97,7 +95,7 @@ def run_benchmark(
                 "seconds": seconds,
                 "lengths": texts,
                 "model": model,
-                "int8": setting.int8,
+                "precision": setting.precision,
             }
             labels = {"runtime": RUNTIMES[setting.runtime], "precision": setting.precision}
             measured = _work(job)
@@ -105,7 +103,7 @@ def run_benchmark(
             mixed["rows"] += [
                 {**labels, "way": way, "median_ms": median(times)} for way, times in measured["mixed"].items()
             ]
-            if setting.runtime in DETAILS:
+            if setting.runtime in DETAILS and setting.precision != "bfloat16":
                 found = results["details"].setdefault(RUNTIMES[setting.runtime], {})
                 found[setting.precision] = _work(job, DETAILS[setting.runtime])
             for rows in (results["rows"], mixed["rows"]):
@@ -155,7 +153,7 @@ def write_graphs(networks: dict[str, PreTrainedModel], folder: Path, setting: Se
     suffix = Path(FORMATS[setting.runtime].FILES[None]).suffix
     paths = {}
     for name, network in networks.items():
-        stem = "-".join([*re.findall(r"\w+", name.lower()), setting.precision])
+        stem = "-".join([*re.findall(r"\w+", name.lower()), "int8" if setting.int8 else "float32"])
         if setting.runtime == "tflite":  # where graphs of others have their lengths inside
             stem += "".join(f"-{length}" for length in setting.lengths)
         paths[name] = folder / setting.runtime / stem / f"graph{suffix}"

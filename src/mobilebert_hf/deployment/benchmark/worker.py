@@ -8,6 +8,7 @@ Runtimes have their own pools of threads, which spin; so each has its own proces
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ...machine import peak_memory, time_in_turns
 from ...models import fold
 from ...models.packing import PACKED
 from ..check import Run, run_pytorch
-from ..formats import FORMATS
+from ..formats import FORMATS, openvino
 from ..tasks import INPUTS
 from .mixed import ways
 from .networks import OURS, TASK, build_network, prepare_pytorch
@@ -34,8 +35,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Times every graph of a job.
 
     Args:
-        job: `format`, `threads`, `graphs` (from name to path), `shapes` ([rows, tokens]), `seconds` for each graph
-            and shape; `lengths` of texts that are timed as a set, none if empty; `model` for PyTorch.
+        job: `format`, `precision`, `threads`, `graphs` (from name to path), `shapes` ([rows, tokens]), `seconds` for
+            each graph and shape; `lengths` of texts that are timed as a set, none if empty; `model` for PyTorch.
 
     Returns:
         `times`: from shape, as `"1x128"`, to name to the milliseconds of each call; `mixed`: from name and way to the
@@ -58,7 +59,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 def _load(job: dict[str, Any]) -> dict[str, Run]:
     if job["format"] != "pytorch":
-        load = FORMATS[job["format"]].load
+        load: Any = FORMATS[job["format"]].load
+        if job["precision"] == "bfloat16":
+            load = partial(openvino.load, INFERENCE_PRECISION_HINT="bf16")
         return {name: load(Path(path), TASK, job["threads"]) for name, path in job["graphs"].items()}
     torch.set_num_threads(job["threads"])
     return {name: run_pytorch(prepare_pytorch(name, build_network(name, job["model"]))) for name in job["graphs"]}

@@ -52,9 +52,9 @@ def _quantizer(quantize: str | None, calibration: Batches) -> Any:
     )
 
 
-def load(path: Path, task: Task, threads: int = 1) -> Run:
-    """Runs a file on OpenVINO's CPU plugin, what is not of 8 bits in float32."""
-    compiled = compile_graph(path, threads)
+def load(path: Path, task: Task, threads: int = 1, **options: Any) -> Run:
+    """Runs a file on OpenVINO's CPU plugin, what is not of 8 bits in float32 if its `options` say nothing else."""
+    compiled = compile_graph(path, threads, **options)
     takes = [port.get_any_name() for port in compiled.inputs]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -68,9 +68,16 @@ def compile_graph(path: Path, threads: int, **options: Any) -> Any:
     """A file as OpenVINO's CPU plugin runs it, with more of the plugin's options."""
     import openvino
 
-    options |= {
+    defaults = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    return openvino.Core().compile_model(str(path), "CPU", options)
+    return openvino.Core().compile_model(str(path), "CPU", defaults | options)
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
