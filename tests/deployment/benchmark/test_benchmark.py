@@ -65,8 +65,9 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
             counted = sum(row["flops"] for row in measured["products"])
             assert counted == pytest.approx(count_flops(ours, 16), rel=0.1)
             assert measured["peak_gflops"] > 1
-            _, *lines, limit = detail_cells(results, name, precision)
-            assert limit[0].startswith("with all products at the peak")
+            _, *lines, as_they_are, at_the_peak = detail_cells(results, name, precision)
+            assert as_they_are[0].startswith("with nothing but these products")
+            assert at_the_peak[0].startswith("with these products at the peak")
             assert sum(int(line[3].removesuffix(" %")) for line in lines) == pytest.approx(100, abs=len(lines))
     if runtime == "tflite":
         for precision, measured in details.items():
@@ -74,7 +75,7 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
             assert all(part["ms"] > 0 and part["flops"] > 0 for part in parts)
             # Folded, a layer's products are others, and those of embeddings and head are left out.
             assert sum(part["flops"] for part in parts) == pytest.approx(count_flops(ours, 16), rel=0.2)
-            heading, *lines, _ = detail_cells(results, name, precision)
+            heading, *lines, _, _ = detail_cells(results, name, precision)
             assert [line[0] for line in lines] == [*(part["part"] for part in parts), "all others"]
             assert len(heading) == len(lines[-1])
     by_precision = {
@@ -86,7 +87,7 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     "runtime", ["pytorch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("onnx", "tflite"))]
 )
-def test_texts_of_mixed_lengths_are_timed_both_ways(runtime, tiny_tokenizer, tmp_path, monkeypatch):
+def test_texts_of_mixed_lengths_are_timed_each_way(runtime, tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
     model = save(tmp_path / "model", tiny_tokenizer, max_position_embeddings=384)
     questions = write_squad(tmp_path / "dev.json", 20, seed=0)
@@ -98,7 +99,7 @@ def test_texts_of_mixed_lengths_are_timed_both_ways(runtime, tiny_tokenizer, tmp
     rows = load_squad(questions, "validation")
     expected = sorted(len(tokenizer(row["question"], row["context"])["input_ids"]) for row in rows)
     assert sorted(lengths) == expected
-    ways = [f"{name}, {way}" for name in (OURS, STOCK) for way in ("padded", "unpadded")]
+    ways = [f"{name}, {way}" for name in (OURS, STOCK) for way in ("padded", "sorted", "unpadded")]
     precisions = precisions_of(runtime)
     assert [(row["precision"], row["way"]) for row in results["mixed"]["rows"]] == [
         (precision, way) for precision in precisions for way in ways
@@ -128,14 +129,19 @@ def test_a_product_may_take_less_than_the_clock_tells():
     products = [
         {"operator": "Attention", "widths": [8, 8], "count": 2, "ms": 0.5, "flops": 1_000_000},
         {"operator": "FullyConnected", "widths": [8, 8], "count": 2, "ms": 0.0, "flops": 1_000_000},
+        {"operator": "Add", "widths": [], "count": 2, "ms": 0.5, "flops": 0},
     ]
     results = {
         "rows": [{**row, "network": name, "median_ms": ms} for name, ms in ((OURS, 1.0), (BERT, 3.0))],
         "details": {"OpenVINO": {"int8": {"products": products, "peak_gflops": 10.0}}},
     }
-    _, *lines, _, limit = detail_cells(results, "OpenVINO", "int8")
-    assert [line[-1] for line in lines] == ["20 %", ""]
-    assert (limit[0], limit[3]) == (f"with all products at the peak: 7.5x {BERT}", "40 %")
+    _, *lines, _, as_they_are, at_the_peak = detail_cells(results, "OpenVINO", "int8")
+    assert [line[-1] for line in lines] == ["20 %", "", ""]
+    assert (as_they_are[0], as_they_are[3]) == (f"with nothing but these products: 6.0x {BERT}", "50 %")
+    assert (at_the_peak[0], at_the_peak[3]) == (
+        f"with these products at the peak, all else as it is: 4.3x {BERT}",
+        "70 %",
+    )
 
 
 def test_questions_need_a_tokenizer(tmp_path):

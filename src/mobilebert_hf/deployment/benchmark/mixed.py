@@ -1,7 +1,8 @@
 """Texts of mixed lengths: how fast a set of them goes with padding and without.
 
-With padding, batches of texts as they come are padded to their longest one, as pipelines do it. Without, the folded
-student in PyTorch packs the tokens of a batch (`models/packing.py`), and all others take a text at a time.
+Padded, texts are in batches as they come, each as long as its longest text, as in pipelines. Sorted by length, a few
+are together that are about as long. Unpadded, the folded student in PyTorch packs the tokens of a batch
+(`models/packing.py`), and all others take a text at a time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from ..tasks import INPUTS
 from .networks import OURS, STOCK
 
 TEXTS, BATCH = 32, 16
+# More at once would be further apart in length, and gain nothing more from being together.
+SORTED_BATCH = 4
 
 
 def sample_lengths(model: str, questions: str) -> list[int]:
@@ -40,14 +43,20 @@ def ways(runs: Mapping[str, Run], packed: Run | None, lengths: Sequence[int]) ->
         packed: The student that packs, if the runtime is PyTorch.
         lengths: Tokens of each text.
     """
-    batches = [_batch(lengths[start : start + BATCH]) for start in range(0, len(lengths), BATCH)]
-    singles = [_batch([length]) for length in lengths]
+    batches = _batches(lengths, BATCH)
+    alike = _batches(sorted(lengths), SORTED_BATCH)
+    singles = _batches(lengths, 1)
     calls = {}
     for name in (OURS, STOCK):
         calls[f"{name}, padded"] = _pass(runs[name], batches)
+        calls[f"{name}, sorted"] = _pass(runs[name], alike)
         packs = name == OURS and packed is not None
         calls[f"{name}, unpadded"] = _pass(packed, batches) if packs else _pass(runs[name], singles)
     return calls
+
+
+def _batches(lengths: Sequence[int], size: int) -> list[dict[str, np.ndarray]]:
+    return [_batch(lengths[start : start + size]) for start in range(0, len(lengths), size)]
 
 
 def _batch(lengths: Sequence[int]) -> dict[str, np.ndarray]:

@@ -37,27 +37,27 @@ def detail_cells(results: dict[str, Any], runtime: str, precision: str) -> list[
     """Where the student's time goes in a runtime, as text, the first row the heading."""
     measured = results["details"][runtime][precision]
     table = _product_cells(measured) if "products" in measured else _part_cells(measured)
-    return [*table, _limit(results, runtime, precision, columns=len(table[0]))]
+    return [*table, *_limits(results, runtime, precision, columns=len(table[0]))]
 
 
-def _limit(results: dict[str, Any], runtime: str, precision: str, columns: int) -> list[str]:
-    """What is left of the time with every product at the peak and all else as it is, and how fast that would be."""
-    measured, first = results["details"][runtime][precision], results["rows"][0]
+def _limits(results: dict[str, Any], runtime: str, precision: str, columns: int) -> list[list[str]]:
+    """What would be left of the time, and how fast that is: of the products as they are, and of them at the peak."""
+    measured = results["details"][runtime][precision]
     rows = measured.get("products") or measured["parts"]
     total = sum(row["ms"] for row in rows) if "products" in measured else rows[-1]["ms"]
-    spent = sum(row["ms"] for row in rows if row["flops"])
-    needed = sum(row["flops"] for row in rows) / measured["peak_gflops"] / 1e6
-    share = 1 - (spent - needed) / total
-    medians = {
-        row["network"]: row["median_ms"]
-        for row in results["rows"]
-        if (row["runtime"], row["precision"]) == (runtime, precision)
-        and (row["rows"], row["tokens"]) == (first["rows"], first["tokens"])
-    }
-    speed = medians[BERT] / (medians[OURS] * share)
-    line = [f"with all products at the peak: {speed:.1f}x {BERT}", *[""] * (columns - 1)]
-    line[-2] = f"{100 * share:.0f} %"
-    return line
+    products = [row for row in rows if row["flops"]]
+    spent = sum(row["ms"] for row in products)
+    needed = sum(row["flops"] for row in products) / measured["peak_gflops"] / 1e6
+    medians = _medians(results, results["rows"][0]["rows"], results["rows"][0]["tokens"])
+    speed = medians[runtime, precision, BERT] / medians[runtime, precision, OURS]
+    lines = []
+    for name, share in (
+        ("nothing but these products", spent / total),
+        ("these products at the peak, all else as it is", 1 - (spent - needed) / total),
+    ):
+        lines.append([f"with {name}: {speed / share:.1f}x {BERT}", *[""] * (columns - 1)])
+        lines[-1][-2] = f"{100 * share:.0f} %"
+    return lines
 
 
 def _product_cells(measured: dict[str, Any]) -> list[list[str]]:
@@ -114,11 +114,7 @@ def tables(results: dict[str, Any]) -> Iterator[Table]:
 
 def summary_cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
     """The medians of one shape as text, a line a runtime and precision, the first one the heading."""
-    medians = {
-        (row["runtime"], row["precision"], row["network"]): row["median_ms"]
-        for row in results["rows"]
-        if (row["rows"], row["tokens"]) == (rows, tokens)
-    }
+    medians = _medians(results, rows, tokens)
     lines = []
     for runtime, precision in dict.fromkeys(key[:2] for key in medians):
         ours, stock, bert = (medians[runtime, precision, name] for name in (OURS, STOCK, BERT))
@@ -126,6 +122,15 @@ def summary_cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[
         lines.append([f"{runtime}, {precision}", *times, f"{stock / ours:.2f}x", f"{bert / ours:.1f}x"])
     heading = ["", BERT, STOCK, OURS, "than stock", f"than {BERT}"]
     return [heading, *lines]
+
+
+def _medians(results: dict[str, Any], rows: int, tokens: int) -> dict[tuple[str, str, str], float]:
+    """Milliseconds by runtime, precision and network."""
+    return {
+        (row["runtime"], row["precision"], row["network"]): row["median_ms"]
+        for row in results["rows"]
+        if (row["rows"], row["tokens"]) == (rows, tokens)
+    }
 
 
 def mixed_cells(results: dict[str, Any]) -> list[list[str]]:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
+from ...models.fake_quantization import replace
 from ..check import Run, row_by_row
 from ..network import Batches
+from ..quantization import QuantizedEmbedding
 from ..tasks import INPUTS, Task, dynamic_shapes, example_inputs
 
 PACKAGES = ("executorch", "torchao")
@@ -34,6 +37,9 @@ def write(
     from transformers.exporters.configs import ExecutorchConfig
     from transformers.exporters.exporter_executorch import ExecutorchExporter
 
+    if quantize is not None:
+        # The quantizer leaves tables as they are.
+        replace(cast(nn.Module, network.base_model.embeddings), nn.Embedding, QuantizedEmbedding)
     # XNNPACK's reshape has room for one size that is open, so the number of rows is not.
     config = ExecutorchConfig(
         backend="xnnpack",
