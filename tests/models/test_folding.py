@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -80,13 +80,22 @@ def scaled(draw_exponent, zeros, shape):
     return model
 
 
+def median_error(actual, expected):
+    """Of texts, each one's largest, relative to the output's largest value."""
+    errors = [(actual[name] - exact).abs().amax(-1) / exact.abs().max() for name, exact in expected.items()]
+    return torch.stack(errors).amax(0).median().item()
+
+
 @settings(max_examples=40, deadline=None)
 @given(exponent=st.floats(0, 3), zeros=st.sampled_from([0.0, 0.1, 1.0]), shape=st.sampled_from([{}, TINY]))
+@example(exponent=0.9148460405303329, zeros=0.0, shape=TINY)
 def test_weights_of_any_size_and_sign_fold(exponent, zeros, shape):
+    """Of many texts the median: where scores of thousands nearly tie, rounding decides, in any form of a network."""
     model = scaled(exponent, zeros, shape)
-    folded, batch = fold(model), make_batch()
+    folded, batch = fold(model), make_batch(lengths=(12, 9, 5) * 16)
     exact = run(model.double(), **batch)
-    assert worst(run(folded, **batch), exact) <= 1e-5 + 2 * worst(run(model.float(), **batch), exact)
+    error, before = (median_error(run(network, **batch), exact) for network in (folded, model.float()))
+    assert error <= min(1e-5, 1e-7 + 2 * before)
     assert bool(folded.config.kept) == (zeros > 0)
 
 
