@@ -55,6 +55,11 @@ def ways(runs: Mapping[str, Run], packed: Run | None, lengths: Sequence[int]) ->
     return calls
 
 
+def padded_tokens(lengths: Sequence[int]) -> int:
+    """Tokens that are computed of these texts in padded batches as they come."""
+    return sum(batch[INPUTS[0]].size for batch in _batches(lengths, BATCH))
+
+
 def _batches(lengths: Sequence[int], size: int) -> list[dict[str, np.ndarray]]:
     return [_batch(lengths[start : start + size]) for start in range(0, len(lengths), size)]
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ...files import written_aside
 from ...tables import terminal_table
+from .mixed import padded_tokens
 from .networks import BERT, OURS, STOCK
 
 HEADINGS = ("runtime", "precision", "network", "median", "p90", "texts/s", "than BERT_BASE", "file", "memory")
@@ -41,7 +42,7 @@ def detail_cells(results: dict[str, Any], runtime: str, precision: str) -> list[
 
 
 def _limits(results: dict[str, Any], runtime: str, precision: str, columns: int) -> list[list[str]]:
-    """What would be left of the time, and how fast that is: of the products as they are, and of them at the peak."""
+    """The time of the products as they are, and that of all with them at the peak; and how fast that would be."""
     measured = results["details"][runtime][precision]
     rows = measured.get("products") or measured["parts"]
     total = sum(row["ms"] for row in rows) if "products" in measured else rows[-1]["ms"]
@@ -52,10 +53,10 @@ def _limits(results: dict[str, Any], runtime: str, precision: str, columns: int)
     speed = medians[runtime, precision, BERT] / medians[runtime, precision, OURS]
     lines = []
     for name, share in (
-        ("nothing but these products", spent / total),
-        ("these products at the peak, all else as it is", 1 - (spent - needed) / total),
+        ("products alone", spent / total),
+        ("products at the peak", 1 - (spent - needed) / total),
     ):
-        lines.append([f"with {name}: {speed / share:.1f}x {BERT}", *[""] * (columns - 1)])
+        lines.append([f"{name}: {speed / share:.1f}x {BERT}", *[""] * (columns - 1)])
         lines[-1][-2] = f"{100 * share:.0f} %"
     return lines
 
@@ -134,17 +135,21 @@ def _medians(results: dict[str, Any], rows: int, tokens: int) -> dict[tuple[str,
 
 
 def mixed_cells(results: dict[str, Any]) -> list[list[str]]:
-    """The passes over texts of mixed lengths as text, the first row the heading; speed is against padded stock."""
-    rows, texts = results["mixed"]["rows"], len(results["mixed"]["lengths"])
+    """The passes over texts of mixed lengths as text, the first row the heading; speed is against padded stock.
+
+    The last row has what leaving padding out would gain if all tokens took the same time.
+    """
+    rows, lengths = results["mixed"]["rows"], results["mixed"]["lengths"]
     stock = {(row["runtime"], row["precision"]): row for row in rows if row["way"] == f"{STOCK}, padded"}
     lines = [
         [
-            *(row["runtime"], row["precision"], row["way"], f"{1e3 * texts / row['median_ms']:.1f}"),
+            *(row["runtime"], row["precision"], row["way"], f"{1e3 * len(lengths) / row['median_ms']:.1f}"),
             f"{stock[row['runtime'], row['precision']]['median_ms'] / row['median_ms']:.2f}x",
         ]
         for row in rows
     ]
-    return [["runtime", "precision", "network", "texts/s", "than stock, padded"], *lines]
+    fewer = ["all", "", "tokens, unpadded", "", f"{padded_tokens(lengths) / sum(lengths):.2f}x"]
+    return [["runtime", "precision", "network", "texts/s", "than stock, padded"], *lines, fewer]
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
