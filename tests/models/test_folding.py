@@ -94,6 +94,7 @@ def test_weights_of_any_size_and_sign_fold(exponent, zeros, shape):
     model = scaled(exponent, zeros, shape)
     folded, batch = fold(model), make_batch(lengths=(12, 9, 5) * 16)
     exact = run(model.double(), **batch)
+    assert worst(run(fold(model), **batch), exact) <= 1e-8
     error, before = (median_error(run(network, **batch), exact) for network in (folded, model.float()))
     assert error <= min(1e-5, 1e-7 + 2 * before)
     assert bool(folded.config.kept) == (zeros > 0)

@@ -18,7 +18,7 @@ from ..tasks import INPUTS
 from .networks import OURS, STOCK
 
 TEXTS, BATCH = 32, 16
-# More at once would be further apart in length, and gain nothing more from being together.
+# Few, so that they are hardly apart in length.
 SORTED_BATCH = 4
 
 
