@@ -49,6 +49,7 @@ def test_the_data_rates_are_those_of_the_recorded_benchmark():
     [
         ("speed", lambda results: report.summary_cells(results, 1, 128)),
         ("mixed", report.mixed_cells),
+        ("limits", report.limit_cells),
         *(
             (f"{runtime}-{precision}", partial(report.detail_cells, runtime=RUNTIMES[runtime], precision=precision))
             for runtime in DETAILS

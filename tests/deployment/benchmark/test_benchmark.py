@@ -11,7 +11,7 @@ from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
 from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment.benchmark import networks, run_benchmark
 from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops, precisions_of
-from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, detail_cells, mixed_cells
+from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, detail_cells, limit_cells, mixed_cells
 from mobilebert_hf.deployment.benchmark.run import parse_shape
 from mobilebert_hf.deployment.benchmark.tracing import TRACERS
 
@@ -65,9 +65,7 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
             counted = sum(row["flops"] for row in measured["products"])
             assert counted == pytest.approx(count_flops(ours, 16), rel=0.1)
             assert measured["peak_gflops"] > 1
-            _, *lines, as_they_are, at_the_peak = detail_cells(results, name, precision)
-            assert as_they_are[0].startswith("products alone")
-            assert at_the_peak[0].startswith("products at the peak")
+            _, *lines = detail_cells(results, name, precision)
             assert sum(int(line[3].removesuffix(" %")) for line in lines) == pytest.approx(100, abs=len(lines))
     if runtime == "tflite":
         for precision, measured in details.items():
@@ -75,9 +73,12 @@ def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch)
             assert all(part["ms"] > 0 and part["flops"] > 0 for part in parts)
             # Folded, a layer's products are others, and those of embeddings and head are left out.
             assert sum(part["flops"] for part in parts) == pytest.approx(count_flops(ours, 16), rel=0.2)
-            heading, *lines, _, _ = detail_cells(results, name, precision)
+            heading, *lines = detail_cells(results, name, precision)
             assert [line[0] for line in lines] == [*(part["part"] for part in parts), "all others"]
             assert len(heading) == len(lines[-1])
+    heading, *lines, _ = limit_cells(results)
+    assert [line[0] for line in lines] == [f"{name}, {precision}" for precision in details]
+    assert {len(line) for line in lines} == {len(heading)}
     by_precision = {
         row["precision"]: row["bytes"] for row in results["rows"] if row["network"] == BERT and row["rows"] == 1
     }
@@ -112,7 +113,7 @@ def test_texts_of_mixed_lengths_are_timed_each_way(runtime, tiny_tokenizer, tmp_
 
 
 def test_other_runtimes_keep_their_results(tmp_path, monkeypatch):
-    built = {name: network for name, network in small_networks(None).items() if name in (OURS, BERT)}
+    built = {name: network for name, network in small_networks(None).items() if name in (OURS, STOCK, BERT)}
     monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", lambda model: built)
     options = {"threads": 1, "shapes": [(1, 16)], "seconds": 0.0}
     first = run_benchmark(tmp_path, runtimes=["pytorch"], **options)
@@ -134,13 +135,17 @@ def test_a_product_may_take_less_than_the_clock_tells():
         {"operator": "Add", "widths": [], "count": 2, "ms": 0.5, "flops": 0},
     ]
     results = {
-        "rows": [{**row, "network": name, "median_ms": ms} for name, ms in ((OURS, 1.0), (BERT, 3.0))],
+        "rows": [{**row, "network": name, "median_ms": ms} for name, ms in ((OURS, 1.0), (STOCK, 1.2), (BERT, 3.0))],
         "details": {"OpenVINO": {"int8": {"products": products, "peak_gflops": 10.0}}},
+        "networks": {OURS: {"flops": {"16": 10}}, STOCK: {"flops": {"16": 11}}, BERT: {"flops": {"16": 42}}},
     }
-    _, *lines, _, as_they_are, at_the_peak = detail_cells(results, "OpenVINO", "int8")
+    _, *lines, _ = detail_cells(results, "OpenVINO", "int8")
     assert [line[-1] for line in lines] == ["20 %", "", ""]
-    assert (as_they_are[0], as_they_are[3]) == (f"products alone: 6.0x {BERT}", "50 %")
-    assert (at_the_peak[0], at_the_peak[3]) == (f"products at the peak: 4.3x {BERT}", "70 %")
+    # The products are half of the time; at the peak they would take .2 of its .5.
+    assert limit_cells(results)[1:] == [
+        ["OpenVINO, int8", "1.20x", "2.40x", "3.00x", "6.00x", "4.29x"],
+        ["operations", "1.10x", "", "4.20x", "", ""],
+    ]
 
 
 def test_questions_need_a_tokenizer(tmp_path):

@@ -37,28 +37,39 @@ def cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
 def detail_cells(results: dict[str, Any], runtime: str, precision: str) -> list[list[str]]:
     """Where the student's time goes in a runtime, as text, the first row the heading."""
     measured = results["details"][runtime][precision]
-    table = _product_cells(measured) if "products" in measured else _part_cells(measured)
-    return [*table, *_limits(results, runtime, precision, columns=len(table[0]))]
+    return _product_cells(measured) if "products" in measured else _part_cells(measured)
 
 
-def _limits(results: dict[str, Any], runtime: str, precision: str, columns: int) -> list[list[str]]:
-    """The time of the products as they are, and that of all with them at the peak; and how fast that would be."""
-    measured = results["details"][runtime][precision]
+def limit_cells(results: dict[str, Any]) -> list[list[str]]:
+    """How far the student could go, as text, a line a runtime and precision, the first one the heading.
+
+    With nothing but its products, as they are, and with all products at the machine's peak and the rest as it is. The
+    last row has what it would be if the networks differed in nothing but the number of their operations.
+    """
+    first = results["rows"][0]
+    medians = _medians(results, first["rows"], first["tokens"])
+    lines = []
+    for runtime, precisions in results["details"].items():
+        for precision, measured in precisions.items():
+            ours, stock, bert = (medians[runtime, precision, name] for name in (OURS, STOCK, BERT))
+            alone, at_peak = _limits(measured)
+            speeds = stock / ours, stock / ours / alone, bert / ours, bert / ours / alone, bert / ours / at_peak
+            lines.append([f"{runtime}, {precision}", *(f"{speed:.2f}x" for speed in speeds)])
+    flops = {name: network["flops"][str(first["tokens"])] for name, network in results["networks"].items()}
+    fewer = [f"{flops[name] / flops[OURS]:.2f}x" for name in (STOCK, BERT)]
+    limits = [f"than {BERT}, products alone", f"than {BERT}, products at the peak"]
+    heading = ["", "than stock", "than stock, products alone", f"than {BERT}", *limits]
+    return [heading, *lines, ["operations", fewer[0], "", fewer[1], "", ""]]
+
+
+def _limits(measured: dict[str, Any]) -> tuple[float, float]:
+    """Of the time: that of the products, and what would be left with all of them at the peak."""
     rows = measured.get("products") or measured["parts"]
     total = sum(row["ms"] for row in rows) if "products" in measured else rows[-1]["ms"]
     products = [row for row in rows if row["flops"]]
     spent = sum(row["ms"] for row in products)
     needed = sum(row["flops"] for row in products) / measured["peak_gflops"] / 1e6
-    medians = _medians(results, results["rows"][0]["rows"], results["rows"][0]["tokens"])
-    speed = medians[runtime, precision, BERT] / medians[runtime, precision, OURS]
-    lines = []
-    for name, share in (
-        ("products alone", spent / total),
-        ("products at the peak", 1 - (spent - needed) / total),
-    ):
-        lines.append([f"{name}: {speed / share:.1f}x {BERT}", *[""] * (columns - 1)])
-        lines[-1][-2] = f"{100 * share:.0f} %"
-    return lines
+    return spent / total, 1 - (spent - needed) / total
 
 
 def _product_cells(measured: dict[str, Any]) -> list[list[str]]:
@@ -111,6 +122,8 @@ def tables(results: dict[str, Any]) -> Iterator[Table]:
         for precision, measured in precisions.items():
             title = f"{runtime}, {precision}, {first['tokens']} tokens; peak {measured['peak_gflops']:.0f} GFLOPS"
             yield terminal_table(detail_cells(results, runtime, precision), title)
+    if results["details"]:
+        yield terminal_table(limit_cells(results), "How far it could go")
 
 
 def summary_cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:

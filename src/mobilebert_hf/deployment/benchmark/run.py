@@ -106,8 +106,10 @@ def run_benchmark(
             if setting.runtime in DETAILS and setting.precision != "bfloat16":
                 found = results["details"].setdefault(RUNTIMES[setting.runtime], {})
                 found[setting.precision] = _work(job, DETAILS[setting.runtime])
+            order = list(RUNTIMES.values()).index
             for rows in (results["rows"], mixed["rows"]):
-                rows.sort(key=lambda row: list(RUNTIMES.values()).index(row["runtime"]))
+                rows.sort(key=lambda row: order(row["runtime"]))
+            results["details"] = {name: results["details"][name] for name in sorted(results["details"], key=order)}
             write_aside(output / "results.json", json.dumps(results, indent=1) + "\n")
             progress.advance(todo)
     if any(row["bytes"] is not None for row in results["rows"]):
