@@ -3,8 +3,8 @@ import gzip
 import json
 import logging
 import lzma
-import sys
 
+import pyarrow
 import pytest
 from datasets import Dataset, IterableDataset
 
@@ -15,12 +15,23 @@ TEXT = "First paragraph.\nSecond one.\n\nAnother document.\r\n  \n\n\nA third: �
 DOCUMENTS = ["First paragraph.\nSecond one.", "Another document.", "A third: é 中。"]
 
 
+def open_zstandard(path, mode):
+    return pyarrow.output_stream(path, compression="zstd")
+
+
 def texts(documents):
     return [row["text"] for row in documents]
 
 
 @pytest.mark.parametrize(
-    ("name", "opener"), [("a.txt", open), ("a.txt.gz", gzip.open), ("a.bz2", bz2.open), ("a.text.xz", lzma.open)]
+    ("name", "opener"),
+    [
+        ("a.txt", open),
+        ("a.txt.gz", gzip.open),
+        ("a.bz2", bz2.open),
+        ("a.text.xz", lzma.open),
+        ("a.txt.zst", open_zstandard),
+    ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
 def test_text_files_with_and_without_compression(tmp_path, name, opener, streaming):
@@ -29,19 +40,6 @@ def test_text_files_with_and_without_compression(tmp_path, name, opener, streami
     documents = load_documents([str(tmp_path / name)], streaming=streaming, cache_dir=str(tmp_path / "cache"))
     assert isinstance(documents, IterableDataset if streaming else Dataset)
     assert texts(documents) == DOCUMENTS
-
-
-def test_zstandard(tmp_path):
-    zstandard = pytest.importorskip("zstandard", reason="zstandard is optional")
-    (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(TEXT.encode()))
-    assert texts(load_documents([str(tmp_path / "a.txt.zst")], streaming=True)) == DOCUMENTS
-
-
-def test_zstandard_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "zstandard", None)
-    (tmp_path / "a.txt.zst").write_bytes(b"")
-    with pytest.raises(ImportError, match=r"a\.txt\.zst needs the zstandard library: pip install zstandard"):
-        load_documents([str(tmp_path / "a.txt.zst")])
 
 
 def test_folder_glob_and_several_sources_keep_their_order(tmp_path):
@@ -145,10 +143,14 @@ def test_bytes_that_are_not_utf8(tmp_path, streaming):
     assert texts(load_documents([str(file)], encoding_errors="replace", **options)) == ["good line\ncaf\ufffd"]
 
 
-def test_damaged_archive(tmp_path):
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(TEXT.encode() * 50)[:-20])
-    with pytest.raises(ValueError, match=r"cannot read .*a\.txt\.gz.*complete"):
-        load_documents([str(tmp_path / "a.txt.gz")], cache_dir=str(tmp_path / "cache"))
+@pytest.mark.parametrize(("name", "opener"), [("a.txt.gz", gzip.open), ("a.txt.zst", open_zstandard)])
+def test_damaged_archive(tmp_path, name, opener):
+    file = tmp_path / name
+    with opener(file, "wb") as stream:
+        stream.write(TEXT.encode() * 50)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=rf"cannot read .*{name}.*complete"):
+        load_documents([str(file)], cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("text", ["x" * 300, "word\n" * 60])

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+import pyarrow
 from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.fingerprint import Hasher
@@ -31,6 +32,19 @@ FEATURES = Features({"text": Value("string")})
 # a file whose documents were not separated.
 MAX_DOCUMENT_BYTES = 32 * 2**20
 STREAM_SAMPLE_ROWS = 200
+
+
+def _open_zstandard(path: str | Path, mode: str) -> IO[bytes]:
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+
+
+# By the suffix that says how a file is compressed.
+OPENERS: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _open_zstandard,
+}
 
 
 def load_documents(
@@ -149,26 +163,13 @@ def _add_path(path: Path, files: list[Path], tables: list[dict[str, Any]]) -> No
 
 def _suffix(path: Path) -> str:
     """The suffix that says what a file holds, without the one that says how it is compressed."""
-    return Path(path.stem).suffix.lower() if path.suffix.lower() in _openers() else path.suffix.lower()
-
-
-def _openers() -> dict[str, Callable[..., IO[bytes]]]:
-    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstandard}
-    return openers
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in OPENERS else path.suffix.lower()
 
 
 def open_text(path: Path) -> TextIO:
     """Opens a UTF-8 file, compressed or not, with or without a byte-order mark; line ends stay as they are."""
-    opener = _openers().get(path.suffix.lower(), open)
+    opener = OPENERS.get(path.suffix.lower(), open)
     return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8-sig", newline="")
-
-
-def _open_zstandard(path: Path, mode: str) -> IO[bytes]:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs the zstandard library: pip install zstandard") from error
-    return zstandard.open(path, mode)
 
 
 def read_documents(files: list[str], encoding_errors: str) -> Iterator[dict[str, str]]:
@@ -204,7 +205,7 @@ def read_documents(files: list[str], encoding_errors: str) -> Iterator[dict[str,
 
 def _read_lines(file: str, encoding_errors: str) -> Iterator[tuple[int, str]]:
     """Yields line numbers from 1 and stripped lines. Reads bytes, so that an error can say where it is."""
-    opener = _openers().get(Path(file).suffix.lower(), open)
+    opener = OPENERS.get(Path(file).suffix.lower(), open)
     offset = 0
     try:
         with opener(file, "rb") as stream:
