@@ -28,7 +28,7 @@ test: setup-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 test-slow: setup-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: setup-dev
 	$(BIN)/ruff check

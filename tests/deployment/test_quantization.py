@@ -1,6 +1,7 @@
 """Eight bits: what is exported runs on its runtime, is small, and says nearly what the model says."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -146,8 +147,13 @@ def test_what_cannot_be_quantized_is_said(fields, arguments, message, tiny_token
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantize", ["int8", "int8-static"])
-@pytest.mark.parametrize("format", ["onnx", "openvino", "tflite"])
+@pytest.mark.parametrize(
+    ("format", "quantize"),
+    [
+        *product(("onnx", "openvino", "tflite"), ("int8", "int8-static")),
+        ("executorch", "int8"),  # int8-static is as large, and takes longer yet
+    ],
+)
 def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(format, quantize, calibration, tmp_path):
     folder = tmp_path / "model"
     torch.manual_seed(0)
