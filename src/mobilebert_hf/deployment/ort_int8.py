@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from ..models.modeling_folded import (
     FoldedEncoder,
@@ -19,8 +19,19 @@ from ..models.modeling_folded import (
     FoldedResidual,
 )
 from .network import MASKED
-from .ort_encoder import FUSED
 from .quantization import Quantized, QuantizedLinear, ops
+
+FUSED = "mobilebert_onnxruntime"
+
+
+def _fused_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """[batch, seq], int32, as `QAttention` takes it."""
+    return None if attention_mask is None else attention_mask.int()
+
+
+# Attention itself is in the layer.
+AttentionInterface.register(FUSED, lambda *args, **kwargs: None)
+AttentionMaskInterface.register(FUSED, _fused_mask)
 
 
 def lower_int8(network: PreTrainedModel) -> None:

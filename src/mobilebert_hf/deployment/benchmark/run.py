@@ -75,7 +75,7 @@ def run_benchmark(
     mixed: dict[str, Any] = {"lengths": texts, "rows": []}
     results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes}
     results |= {"rows": [], "mixed": mixed, "details": {}}
-    _keep_others(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes])
+    keep_others(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes])
     longest_text = max(texts, default=0)
     traced = lengths if longest_text <= lengths[-1] else (*lengths, longest_text)
     settings = [Setting(runtime, precision, traced) for runtime in runtimes for precision in precisions_of(runtime)]
@@ -119,7 +119,7 @@ def run_benchmark(
     return results
 
 
-def _keep_others(path: Path, results: dict[str, Any], measured: Sequence[str]) -> None:
+def keep_others(path: Path, results: dict[str, Any], measured: Sequence[str]) -> None:
     """Puts into new results what an earlier benchmark found on runtimes that are not measured now."""
     if not path.exists():
         return

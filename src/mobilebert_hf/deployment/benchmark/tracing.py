@@ -77,9 +77,12 @@ def _onnx_event(event: dict[str, Any]) -> Event:
         [tuple(shape) for kinds in event["args"][f"{side}_type_shape"] for shape in kinds.values()]
         for side in ("input", "output")
     )
-    channels = 1 if operator == "Conv" else -1
-    read, written = shapes[0][channels], output[channels]
-    flops = 2 * prod(output) * (1 if operator == "Conv" and shapes[1][1] == 1 else read)
+    if operator == "Conv":
+        read, written = shapes[0][1], output[1]
+        flops = 2 * prod(output) * shapes[1][1]
+    else:  # the first factor may be transposed
+        read, written = prod(shapes[0][-2:]) // output[-2], output[-1]
+        flops = 2 * prod(output) * read
     if "Attention" in operator:
         flops = 3 * flops + 4 * output[1] * prod(output)
     return Event(operator, (read, written), flops, milliseconds)

@@ -28,8 +28,9 @@ def write(
 ) -> None:
     """Writes the network as one file, weights and all.
 
-    A folded network, in float32 or statically quantized, is in ONNX Runtime's own form (`ort_encoder.py`,
-    `ort_int8.py`); `"int8"` has the weights rounded, and rounds activations when it runs.
+    A folded network is in the form that ONNX Runtime is fastest with: in float32 of standard operators
+    (`ort_encoder.py`), statically quantized of its own (`ort_int8.py`). `"int8"` has the weights rounded, and rounds
+    activations when it runs.
     """
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
