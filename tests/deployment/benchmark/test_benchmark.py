@@ -5,20 +5,17 @@ import json
 import pytest
 import torch
 import transformers
-from transformers import AutoTokenizer
 
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
 from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment.benchmark import networks, run_benchmark
 from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops, precisions_of
 from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, detail_cells, limit_cells, mixed_cells
-from mobilebert_hf.deployment.benchmark.run import parse_shape
-from mobilebert_hf.deployment.benchmark.tracing import TRACERS
+from mobilebert_hf.deployment.benchmark.run import keep_others, parse_shape
 
 from ...finetuning.test_squad import write as write_squad
-from ..test_exporting import save
 
-SIZES = {"vocab_size": 200, "num_hidden_layers": 2, "max_position_embeddings": 64}
+SIZES = {"vocab_size": 200, "num_hidden_layers": 2, "max_position_embeddings": 384}
 
 
 def small_networks(model):
@@ -27,7 +24,7 @@ def small_networks(model):
     student = {"hidden_size": 64, "embedding_size": 32, "intra_bottleneck_size": 32, "intermediate_size": 64, **SIZES}
     bert = transformers.BertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=64, **SIZES)
     distilbert = transformers.DistilBertConfig(
-        vocab_size=200, n_layers=2, dim=32, hidden_dim=64, n_heads=4, max_position_embeddings=64
+        vocab_size=200, n_layers=2, dim=32, hidden_dim=64, n_heads=4, max_position_embeddings=384
     )
     ours = MobileBertForQuestionAnswering(MobileBertConfig(**student))
     built = {
@@ -40,68 +37,66 @@ def small_networks(model):
 
 
 @pytest.mark.parametrize(
-    "runtime", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "tflite"))]
+    "runtime", ["pytorch", "onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "tflite"))]
 )
-def test_every_network_is_timed_on_every_runtime(runtime, tmp_path, monkeypatch):
+def test_every_network_is_timed_on_every_runtime(runtime, tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
     ours = small_networks(None)[OURS]
     model = str(tmp_path / "model")  # which processes of their own load
     ours.save_pretrained(model)
-    results = run_benchmark(tmp_path, model, [runtime], threads=1, shapes=[(1, 16), (2, 16)], seconds=0.0)
+    tiny_tokenizer.save_pretrained(model)
+    questions = write_squad(tmp_path / "dev.json", 20, seed=0)
+    options = {"threads": 1, "shapes": [(1, 16), (2, 16)], "seconds": 0.0, "questions": questions}
+    results = run_benchmark(tmp_path, model, [runtime], **options)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert (tmp_path / "results.png").stat().st_size > 10_000
-    keys = {(row["network"], row["precision"], row["rows"]) for row in results["rows"]}
     precisions = precisions_of(runtime)
+    check_mixed(results, precisions, tiny_tokenizer, questions)
+    keys = {(row["network"], row["precision"], row["rows"]) for row in results["rows"]}
     assert len(keys) == len(results["rows"]) == 4 * len(precisions) * 2
     for row in results["rows"]:
         assert 0 < row["median_ms"] <= row["p90_ms"]
         assert row["texts_per_second"] == pytest.approx(1e3 * row["rows"] / row["median_ms"])
-        assert row["bytes"] > 10_000
         assert row["peak_memory"] > 1e6
+    if runtime == "pytorch":
+        assert results["details"] == {}
+        return
+    assert (tmp_path / "results.png").stat().st_size > 10_000
     [(name, details)] = results["details"].items()
     assert list(details) == ["float32", "int8"]
-    if runtime in TRACERS:
-        for precision, measured in details.items():
-            counted = sum(row["flops"] for row in measured["products"])
-            assert counted == pytest.approx(count_flops(ours, 16), rel=0.1)
-            assert measured["peak_gflops"] > 1
-            _, *lines = detail_cells(results, name, precision)
-            assert sum(int(line[3].removesuffix(" %")) for line in lines) == pytest.approx(100, abs=len(lines))
-    if runtime == "tflite":
-        for precision, measured in details.items():
-            *parts, _ = measured["parts"]
-            assert all(part["ms"] > 0 and part["flops"] > 0 for part in parts)
-            # Folded, a layer's products are others, and those of embeddings and head are left out.
-            assert sum(part["flops"] for part in parts) == pytest.approx(count_flops(ours, 16), rel=0.2)
-            heading, *lines = detail_cells(results, name, precision)
-            assert [line[0] for line in lines] == [*(part["part"] for part in parts), "all others"]
-            assert len(heading) == len(lines[-1])
+    for precision in details:
+        check_details(results, name, precision, ours)
     heading, *lines, _ = limit_cells(results)
     assert [line[0] for line in lines] == [f"{name}, {precision}" for precision in details]
     assert {len(line) for line in lines} == {len(heading)}
-    by_precision = {
-        row["precision"]: row["bytes"] for row in results["rows"] if row["network"] == BERT and row["rows"] == 1
-    }
-    assert by_precision["int8"] < by_precision["float32"]
+    sizes = {row["precision"]: row["bytes"] for row in results["rows"] if row["network"] == BERT and row["rows"] == 1}
+    assert 10_000 < sizes["int8"] < sizes["float32"]
 
 
-@pytest.mark.parametrize(
-    "runtime", ["pytorch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("onnx", "tflite"))]
-)
-def test_texts_of_mixed_lengths_are_timed_each_way(runtime, tiny_tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
-    model = save(tmp_path / "model", tiny_tokenizer, max_position_embeddings=384)
-    questions = write_squad(tmp_path / "dev.json", 20, seed=0)
-    results = run_benchmark(
-        tmp_path / "out", model, [runtime], threads=1, shapes=[(1, 16)], seconds=0.0, questions=questions
-    )
+def check_details(results, runtime, precision, ours):
+    """Where the student's time goes: all of its operations are there."""
+    measured = results["details"][runtime][precision]
+    heading, *lines = detail_cells(results, runtime, precision)
+    assert len(heading) == len(lines[-1])
+    if runtime != "LiteRT":
+        counted = sum(row["flops"] for row in measured["products"])
+        assert counted == pytest.approx(count_flops(ours, 16), rel=0.1)
+        assert measured["peak_gflops"] > 1
+        assert sum(int(line[3].removesuffix(" %")) for line in lines) == pytest.approx(100, abs=len(lines))
+        return
+    *parts, _ = measured["parts"]
+    assert all(part["ms"] > 0 and part["flops"] > 0 for part in parts)
+    # Folded, a layer's products are others, and those of embeddings and head are left out.
+    assert sum(part["flops"] for part in parts) == pytest.approx(count_flops(ours, 16), rel=0.2)
+    assert [line[0] for line in lines] == [*(part["part"] for part in parts), "all others"]
+
+
+def check_mixed(results, precisions, tokenizer, questions):
+    """Texts of mixed lengths: all of them, each way."""
     lengths = results["mixed"]["lengths"]
-    tokenizer = AutoTokenizer.from_pretrained(model)
     rows = load_squad(questions, "validation")
     expected = sorted(len(tokenizer(row["question"], row["context"])["input_ids"]) for row in rows)
     assert sorted(lengths) == expected
     ways = [f"{name}, {way}" for name in (OURS, STOCK) for way in ("padded", "sorted", "unpadded")]
-    precisions = precisions_of(runtime)
     assert [(row["precision"], row["way"]) for row in results["mixed"]["rows"]] == [
         (precision, way) for precision in precisions for way in ways
     ]
@@ -112,19 +107,30 @@ def test_texts_of_mixed_lengths_are_timed_each_way(runtime, tiny_tokenizer, tmp_
     assert len(heading) == len(lines[0])
 
 
-def test_other_runtimes_keep_their_results(tmp_path, monkeypatch):
-    built = {name: network for name, network in small_networks(None).items() if name in (OURS, STOCK, BERT)}
-    monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", lambda model: built)
-    options = {"threads": 1, "shapes": [(1, 16)], "seconds": 0.0}
-    first = run_benchmark(tmp_path, runtimes=["pytorch"], **options)
-    second = run_benchmark(tmp_path, runtimes=["onnx"], **options)
-    assert second["rows"][: len(first["rows"])] == first["rows"]
-    assert {row["runtime"] for row in second["rows"]} == {"PyTorch", "ONNX Runtime"}
-    third = run_benchmark(tmp_path, runtimes=["pytorch"], **options)
-    assert len(third["rows"]) == len(second["rows"])
-    assert third["details"] == second["details"] != {}
-    other = run_benchmark(tmp_path, runtimes=["pytorch"], **{**options, "threads": 2})
-    assert {row["runtime"] for row in other["rows"]} == {"PyTorch"}, "the threads are others"
+def results_of(*runtimes, threads=1):
+    return {
+        "machine": {"processor": "one", "version": "2"},
+        "threads": threads,
+        "networks": {OURS: {"parameters": 1}},
+        "rows": [{"runtime": runtime} for runtime in runtimes],
+        "mixed": {"lengths": [3, 4], "rows": [{"runtime": runtime} for runtime in runtimes]},
+        "details": {runtime: {"int8": {}} for runtime in runtimes},
+    }
+
+
+def test_other_runtimes_keep_their_results(tmp_path):
+    path = tmp_path / "results.json"
+    empty = results_of()
+    keep_others(path, empty, ["ONNX Runtime"])
+    assert empty == results_of(), "there is nothing yet"
+    path.write_text(json.dumps(results_of("PyTorch", "ONNX Runtime")))
+    found = results_of()
+    found["machine"]["version"] = "3"
+    keep_others(path, found, ["ONNX Runtime"])
+    assert found == {**results_of("PyTorch"), "machine": found["machine"]}
+    other = results_of(threads=2)
+    keep_others(path, other, ["ONNX Runtime"])
+    assert other == results_of(threads=2), "the threads are others"
 
 
 def test_a_product_may_take_less_than_the_clock_tells():
