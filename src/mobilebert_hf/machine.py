@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 CPUS, STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
+# Seconds after which threads that wait for more work no longer spin: until then they slow down whatever comes next.
+REST = 0.1
 
 
 @cache
@@ -57,7 +59,7 @@ def peak_memory() -> int:
 def time_in_turns(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
     """Times some functions in turns, so that what disturbs the machine disturbs all of them.
 
-    In each turn a call warms the caches, and three count.
+    In each turn calls warm the caches for `REST` seconds, and three count.
 
     Args:
         calls: By name.
@@ -72,7 +74,10 @@ def time_in_turns(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dic
     deadline = time.monotonic() + seconds * len(calls)
     while time.monotonic() < deadline or len(next(iter(times.values()))) < 3:
         for name, call in calls.items():
+            rested = time.monotonic() + REST
             call()
+            while time.monotonic() < rested:
+                call()
             for _ in range(3):
                 start = time.perf_counter()
                 call()
