@@ -1,8 +1,9 @@
 """The statically quantized encoder in ONNX Runtime's own 8-bit operators.
 
 Products are `QLinearConv`, which adds the bias, cuts off below zero where a relu follows, and rounds to 8 bits again;
-query, key and value are products inside `QAttention`, which attends in float32. All of them take unsigned activations
-and signed weights, for which x86 has instructions. The state between layers is float32, that inside a layer 8-bit.
+where float32 is wanted, `MatMulIntegerToFloat`; query, key and value are products inside `QAttention`, which attends
+in float32. All of them take unsigned activations and signed weights, for which x86 has instructions. The state between
+layers is float32, that inside a layer 8-bit.
 """
 
 from typing import Any, cast
@@ -19,7 +20,7 @@ from ..models.modeling_folded import (
     FoldedResidual,
 )
 from .network import MASKED
-from .quantization import Quantized, QuantizedLinear, ops
+from .quantization import Quantized, QuantizedEmbedding, QuantizedLinear, ops
 
 FUSED = "mobilebert_onnxruntime"
 
@@ -48,37 +49,29 @@ def lower_int8(network: PreTrainedModel) -> None:
     network.set_attn_implementation(FUSED)
     base = cast(FoldedMobileBertModel, network.base_model)
     base.set_submodule("encoder", OrtInt8Encoder(base.encoder))
-    projection = cast(nn.Sequential, cast(nn.Module, base.embeddings.embedding_transformation))
-    base.embeddings.set_submodule("embedding_transformation", OrtInt8Projection(projection))
+    embeddings = base.embeddings
+    point, linear = cast(nn.Sequential, cast(nn.Module, embeddings.embedding_transformation))
+    read = _Place(point)
+    projection = nn.Sequential(read, _ProductToFloat(cast(QuantizedLinear, linear), read))
+    embeddings.set_submodule("embedding_transformation", projection)
+    for name in ("position_embeddings", "token_type_embeddings"):
+        embeddings.set_submodule(name, OrtTable(cast(QuantizedEmbedding, embeddings.get_submodule(name))))
 
 
-class OrtInt8Projection(nn.Module):
-    """The product of the trigram with the point before it: 8 bits in, float32 out."""
+class OrtTable(nn.Module):
+    """A short table of 8 bits, which ONNX Runtime makes one of float32 when it loads the graph."""
 
-    def __init__(self, projection: nn.Sequential) -> None:
+    def __init__(self, embedding: QuantizedEmbedding) -> None:
         super().__init__()
-        read, linear = projection
-        assert isinstance(linear, QuantizedLinear)
-        self.read = _Place(read)
-        self.weight = nn.Buffer(linear.weight.t().contiguous())
-        self.scale, self.bias = linear.scale, linear.bias
-        self.zero_point = nn.Buffer(torch.zeros(len(self.scale), dtype=torch.int8))
+        self.weight, self.scale = embedding.weight, embedding.scale
 
-    def forward(self, words: Tensor) -> Tensor:
-        """[batch, seq, in], float32 -> [batch, seq, hidden_size], float32."""
-        return torch.onnx.ops.symbolic(
-            "com.microsoft::MatMulIntegerToFloat",
-            (
-                *(self.read.quantize(words), self.weight, self.read.scale, self.scale),
-                *(self.read.zero_point, self.zero_point, self.bias),
-            ),
-            dtype=torch.float32,
-            shape=(*words.shape[:-1], self.weight.shape[1]),
-        )
+    def forward(self, ids: Tensor) -> Tensor:
+        """[...] -> [..., width]."""
+        return nn.functional.embedding(ids, self.weight.to(self.scale.dtype) * self.scale[:, None])
 
 
 class OrtInt8Encoder(nn.Module):
-    """`FoldedEncoder` over [batch, seq, 1, channels]."""
+    """`FoldedEncoder`, to trace."""
 
     def __init__(self, encoder: FoldedEncoder) -> None:
         super().__init__()
@@ -87,14 +80,13 @@ class OrtInt8Encoder(nn.Module):
 
     def forward(self, hidden_states: Tensor, mask: Tensor, record: None = None, **kwargs: Any) -> Tensor:
         """[batch, seq, hidden_size] -> the same; the mask is [batch, seq], int32."""
-        states = hidden_states.unsqueeze(2)
         for layer in self.layer:
-            states = layer(states, mask)
-        return states.squeeze(2) * self.scale
+            hidden_states = layer(hidden_states, mask)
+        return hidden_states * self.scale
 
 
 class OrtInt8Layer(nn.Module):
-    """`FoldedLayer` over [batch, seq, 1, channels]."""
+    """`FoldedLayer`, to trace."""
 
     def __init__(self, layer: FoldedLayer) -> None:
         super().__init__()
@@ -119,20 +111,19 @@ class OrtInt8Layer(nn.Module):
             up = _Product(cast(QuantizedLinear, cast(nn.Module, ffn.up)), before, inner)
             self.steps.append(_Residual(ffn.down, inner, before, up))
         out = layer.output
-        before, self.branch = cast(_Residual, self.steps[-1]).sum, _Place(out.branch)
-        self.output = _Product(cast(QuantizedLinear, cast(nn.Module, out.dense)), before, self.branch)
+        before = cast(_Residual, self.steps[-1]).sum
+        self.output = _ProductToFloat(cast(QuantizedLinear, cast(nn.Module, out.dense)), before)
         self.keep = out.keep
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """[batch, seq, 1, hidden_size], float32 -> the same."""
-        inputs = self.input.quantize(states)
+        """[batch, seq, hidden_size], float32 -> the same."""
+        inputs = self.input(states)
         narrow = self.narrow(inputs)
-        context = self._attend((narrow if self.narrow_first else inputs).squeeze(2), mask)
-        hidden = self.context.quantize(context).unsqueeze(2)
+        hidden = self.context(self._attend(narrow if self.narrow_first else inputs, mask))
         for step in self.steps:
             narrow = step(narrow if cast(_Residual, step).up is not None else hidden, narrow)
         residual = states if self.keep is None else states * self.keep
-        return residual + self.branch.dequantize(self.output(narrow))
+        return residual + self.output(narrow)
 
     def _attend(self, inputs: Tensor, mask: Tensor) -> Tensor:
         place = self.attended
@@ -150,7 +141,7 @@ class OrtInt8Layer(nn.Module):
 
 
 class _Place(nn.Module):
-    """A quantization point's scale and zero point, as operators take them."""
+    """A quantization point, after which values are in 8 bits; its scale and zero point as operators take them."""
 
     def __init__(self, point: nn.Module) -> None:
         super().__init__()
@@ -159,7 +150,7 @@ class _Place(nn.Module):
         self.scale = nn.Buffer(torch.tensor(point.scale, dtype=torch.float32))
         self.zero_point = nn.Buffer(torch.tensor(point.zero_point, dtype=torch.uint8))
 
-    def quantize(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """float32 -> uint8."""
         return ops.quantize_per_tensor(states, *self.point.places)
 
@@ -174,23 +165,46 @@ class _Product(nn.Module):
     def __init__(self, linear: QuantizedLinear, read: _Place, written: _Place, rows: slice = slice(None)) -> None:
         super().__init__()
         self.read, self.written = read, written
-        self.weight = nn.Buffer(linear.weight[rows][:, :, None, None].contiguous())
+        self.weight = nn.Buffer(linear.weight[rows][:, :, None].contiguous())
         self.scale = nn.Buffer(linear.scale[rows])
         self.zero_point = nn.Buffer(torch.zeros(len(self.scale), dtype=torch.int8))
         bias = linear.bias.detach()[rows].double() / (self.scale.double() * read.point.scale)
         self.bias = nn.Buffer(bias.round().clamp(-(2**31), 2**31 - 1).to(torch.int32))
 
     def forward(self, states: Tensor) -> Tensor:
-        """[batch, seq, 1, in], uint8 -> [batch, seq, 1, out], uint8."""
+        """[batch, seq, in], uint8 -> [batch, seq, out], uint8."""
         return torch.onnx.ops.symbolic(
             "com.microsoft::QLinearConv",
             (
                 *(states, self.read.scale, self.read.zero_point, self.weight, self.scale, self.zero_point),
                 *(self.written.scale, self.written.zero_point, self.bias),
             ),
-            {"channels_last": 1, "kernel_shape": [1, 1]},
+            {"channels_last": 1, "kernel_shape": [1]},
             dtype=torch.uint8,
-            shape=(*states.shape[:3], self.weight.shape[0]),
+            shape=(*states.shape[:2], self.weight.shape[0]),
+        )
+
+
+class _ProductToFloat(nn.Module):
+    """A product with bias: 8 bits in, float32 out."""
+
+    def __init__(self, linear: QuantizedLinear, read: _Place) -> None:
+        super().__init__()
+        self.read = read
+        self.weight = nn.Buffer(linear.weight.t().contiguous())
+        self.scale, self.bias = linear.scale, linear.bias
+        self.zero_point = nn.Buffer(torch.zeros(len(self.scale), dtype=torch.int8))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[batch, seq, in], uint8 -> [batch, seq, out], float32."""
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulIntegerToFloat",
+            (
+                *(states, self.weight, self.read.scale, self.scale),
+                *(self.read.zero_point, self.zero_point, self.bias),
+            ),
+            dtype=torch.float32,
+            shape=(*states.shape[:-1], self.weight.shape[1]),
         )
 
 
@@ -204,11 +218,11 @@ class _Residual(nn.Module):
         self.down = _Product(cast(QuantizedLinear, cast(nn.Module, step.dense)), read, self.branch)
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
-        """[batch, seq, 1, in] and [batch, seq, 1, out], uint8 -> the latter."""
+        """[batch, seq, in] and [batch, seq, out], uint8 -> the latter."""
         branch = self.down(states if self.up is None else self.up(states))
         if self.keep is not None:
             kept = self.residual.dequantize(residual) * self.keep
-            return self.sum.quantize(kept + self.branch.dequantize(branch))
+            return self.sum(kept + self.branch.dequantize(branch))
         places = [(place.scale, place.zero_point) for place in (self.residual, self.branch, self.sum)]
         return torch.onnx.ops.symbolic(
             "com.microsoft::QLinearAdd",

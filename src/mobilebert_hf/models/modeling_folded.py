@@ -66,12 +66,11 @@ class FoldedMobileBertConfig(MobileBertConfig):
 class FoldedResidual(nn.Module):
     """residual + W x + b; with a factor a channel on the residual where one had to be kept."""
 
-    def __init__(self, in_width: int, out_width: int, sum_point: bool = True) -> None:
+    def __init__(self, in_width: int, out_width: int, points: bool = True) -> None:
         super().__init__()
         self.dense = nn.Linear(in_width, out_width)
         self.keep: nn.Parameter | None = None
-        self.branch = QuantizationPoint()
-        self.sum = QuantizationPoint() if sum_point else nn.Identity()
+        self.branch, self.sum = (QuantizationPoint() if points else nn.Identity() for _ in range(2))
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """[batch, seq, in_width] and [batch, seq, out_width] -> [batch, seq, out_width]."""
@@ -113,7 +112,7 @@ class FoldedLayer(nn.Module):
         self.attention = FoldedResidual(width, width)
         self.ffn = nn.ModuleList(FoldedFeedForward(config) for _ in range(config.num_feedforward_networks))
         # The state between layers is rounded where products read it, and nowhere else.
-        self.output = FoldedResidual(width, config.hidden_size, sum_point=False)
+        self.output = FoldedResidual(width, config.hidden_size, points=False)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
         """[batch, seq, hidden_size] -> the same; the mask is what the configured attention kernel takes."""
