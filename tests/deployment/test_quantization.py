@@ -52,6 +52,19 @@ def test_every_format_runs_in_eight_bits(format, quantize, fields, tiny_tokenize
     assert len(np.unique([output["start_logits"] for output in logits])) > 256, "what the head gives out is rounded"
 
 
+@pytest.mark.parametrize("fields", [{}, TINY])
+def test_lite_rt_hands_all_layers_to_xnnpack_at_once(fields, tiny_tokenizer, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = save(tmp_path / "model", tiny_tokenizer, **fields)
+    export(model, tmp_path / "out", "tflite", "int8")
+    interpreter = Interpreter(str(tmp_path / "out" / "tflite" / "model_int8.tflite"))
+    interpreter.allocate_tensors()
+    # A slice of open length, which none of XNNPACK's is, would end what a delegate takes; no public call counts them.
+    names = [operator["op_name"] for operator in interpreter._get_ops_details()]
+    assert names.count("DELEGATE") == 2, "one counts places for the word table, one does all that follows"
+
+
 def test_files_of_one_model_lie_together(tiny_tokenizer, calibration, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     for quantize in (None, "int8", "int8-static"):

@@ -1,7 +1,7 @@
 """TFLite, the format the paper ran, run by LiteRT on phones: a text at a time, of any length, ids in int32."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ..check import Run, row_by_row
 from ..network import Batches
 from ..one_text import for_one_text
+from ..open_length import open_length
 from ..tasks import INPUTS, Task, sample_inputs
 
 PACKAGES = ("ai_edge_litert", "ai_edge_quantizer", "litert_torch")
@@ -29,8 +30,6 @@ FOLDS = (None,)
 
 # The converter takes no shapes that are open: it is given a text of about this many tokens.
 TRACED = 97
-# Which operand of an operator is a shape.
-SHAPE_OPERAND = {"RESHAPE": 1, "SLICE": 2}
 # What is not a head's, as the converter names operators by the modules they are of.
 BODY = ".*(Embeddings_embeddings|Encoder_encoder).*"
 # The name that runtimes look for first.
@@ -63,7 +62,7 @@ def write(
     convert(for_one_text(network), task, path, {SIGNATURE: length})
     if quantize is not None:
         quantize_file(path, quantize, {SIGNATURE: list(_rows(calibration, length))})
-    _open_length(path, length)
+    open_length(path, length)
 
 
 def convert(network: nn.Module, task: Task, path: Path, lengths: Mapping[str, int]) -> None:
@@ -104,33 +103,6 @@ def _static_recipe() -> Any:
     recipe.add_static_config(BODY, product, activation_num_bits=8, weight_num_bits=8)
     recipe.add_weight_only_config(".*", TFLOperationName.EMBEDDING_LOOKUP, num_bits=8)
     return recipe.get_quantization_recipe()
-
-
-def _open_length(path: Path, length: int) -> None:
-    """Leaves open what is `length` in a graph's shapes, and in those that its operators are told.
-
-    Names of inner tensors go, too: they are half a megabyte, and tell of our files.
-    """
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    def opened(sizes: Iterable[int]) -> list[int]:
-        return [-1 if size == length else int(size) for size in sizes]
-
-    model = flatbuffer_utils.read_model(str(path))
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            tensor.name = None
-            if tensor.shape is not None and length in tensor.shape:
-                tensor.shapeSignature = opened(tensor.shape)
-        for operator in graph.operators:
-            kind = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
-            if kind == "RESHAPE" and operator.builtinOptions is not None:
-                operator.builtinOptions.newShape = opened(operator.builtinOptions.newShape)
-            if kind in SHAPE_OPERAND:
-                buffer = model.buffers[graph.tensors[operator.inputs[SHAPE_OPERAND[kind]]].buffer]
-                sizes = np.frombuffer(bytes(buffer.data), np.int32)
-                buffer.data = np.frombuffer(np.array(opened(sizes), np.int32).tobytes(), np.uint8)
-    flatbuffer_utils.write_model(model, str(path))
 
 
 def _rows(batches: Batches, length: int) -> Iterator[dict[str, np.ndarray]]:
