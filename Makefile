@@ -25,7 +25,7 @@ demo: setup
 	$(BIN)/mobilebert-hf demo --output runs/demo
 
 test: setup-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: setup-dev
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal

@@ -2,7 +2,17 @@
 
 import time
 
-from mobilebert_hf.machine import REST, time_in_turns
+import pytest
+
+from mobilebert_hf.machine import CPUS, REST, describe_machine, time_in_turns
+
+
+def test_a_result_says_what_small_types_can_use():
+    flags = [line for line in CPUS.read_text().splitlines() if line.startswith("flags")] if CPUS.exists() else []
+    if not flags:
+        pytest.skip("Linux on x86 alone says so elsewhere")
+    known = {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni"}
+    assert known & set(describe_machine()["instructions"]) == known & set(flags[0].split())
 
 
 def test_a_call_is_timed_when_what_came_before_has_come_to_rest():

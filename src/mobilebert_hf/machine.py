@@ -16,6 +16,8 @@ import torch
 CPUS, STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
 # Seconds after which threads that wait for more work no longer spin: until then they slow down whatever comes next.
 REST = 0.1
+# In the names of a processor's instructions: those that products of 8 and 16 bits live on.
+PRODUCTS = ("amx", "bf16", "dot", "i8mm", "sve", "vnni")
 
 
 @cache
@@ -31,11 +33,13 @@ def describe_version() -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """The processor, its cores, PyTorch with its threads, and this package's version."""
+    """The processor, its instructions for small types, its cores, PyTorch and its threads, this package's version."""
     lines = CPUS.read_text().splitlines() if CPUS.exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+    has = [name for name, found in torch.cpu.get_capabilities().items() if found is True]
     return {
         "cpu": cpu,
+        "instructions": sorted(name for name in has if any(part in name for part in PRODUCTS)),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
