@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ def describe_version() -> str:
     """This package's version, and its commit where it runs from a clone."""
     described = f"mobilebert-hf {version('mobilebert-hf')}"
     clone = Path(__file__).parents[2]
-    if not (clone / ".git").exists():
+    if not (clone / ".git").exists() or shutil.which("git") is None:
         return described
     command = ["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)

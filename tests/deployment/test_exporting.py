@@ -44,6 +44,7 @@ CASES = [
     ("ForQuestionAnswering", TINY, True),
     ("ForSequenceClassification", {"normalization_type": "layer_norm"}, False),
     ("ForSequenceClassification", {"mask_padding": False}, True),
+    ("ForSequenceClassification", {"type_vocab_size": 1}, True),
 ]
 
 
@@ -165,6 +166,21 @@ def test_nothing_is_written_where_the_graph_differs(tiny_tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"start_logits is off by \d\.\d+e-\d+, .*1e-12 is allowed"):
         export(model, tmp_path / "out", tolerance=1e-12)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_a_graph_that_gives_nan_is_refused(broken, tiny_tokenizer, tmp_path):
+    model, task = load_student(save(tmp_path / "model", tiny_tokenizer))
+    calls = iter(range(3))
+
+    def run(inputs):
+        with torch.inference_mode():
+            outputs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        factor = np.nan if next(calls) == broken else 1.0
+        return {name: outputs[name].numpy() * factor for name in task.outputs}
+
+    with pytest.raises(ValueError, match=r"start_logits is off by nan"):
+        check(model, task, run, 0.3)
 
 
 def test_a_missing_output_and_a_wrong_shape_are_named(tiny_tokenizer, tmp_path):

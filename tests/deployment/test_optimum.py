@@ -22,6 +22,15 @@ def test_optimum_exports_a_student(tiny_tokenizer, tmp_path):
     assert "Traceback" not in refused.stderr
 
 
+def test_optimum_takes_text_before_the_folder(tiny_tokenizer, tiny_corpus, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    command = [OPTIMUM, "export", "mobilebert", "--model", model, "--quantize", "int8-static"]
+    command += ["--calibration", str(tiny_corpus), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out" / "onnx" / "model_int8.onnx").is_file()
+
+
 def test_optimum_says_what_there_is():
     done = subprocess.run([OPTIMUM, "export", "mobilebert", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -83,7 +83,7 @@ def test_the_graph_says_what_the_rounded_network_says(tiny_tokenizer, calibratio
     """What 8 bits change, they change in PyTorch already; ONNX Runtime adds next to nothing."""
     model = save(tmp_path / "model", tiny_tokenizer)
     source, task = load_student(model)
-    batches = calibration_batches(calibration, tiny_tokenizer, 32)
+    batches = calibration_batches(calibration, tiny_tokenizer, 32, 2)
     network = prepare(source)
     quantize_static(network, batches)
     path = tmp_path / "model.onnx"
@@ -99,6 +99,11 @@ def test_the_graph_says_what_the_rounded_network_says(tiny_tokenizer, calibratio
             graph.append(torch.from_numpy(outputs["start_logits"])[real])
     exact, rounded, graph = torch.cat(exact), torch.cat(rounded), torch.cat(graph)
     assert (graph - rounded).pow(2).mean() <= 0.25 * (rounded - exact).pow(2).mean()
+
+
+def test_a_student_with_one_token_type_is_quantized(tiny_tokenizer, calibration, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer, type_vocab_size=1)
+    assert max(export(model, tmp_path / "out", "onnx", "int8-static", calibration=calibration).values()) <= 0.3
 
 
 def test_weights_are_rounded_row_by_row():
@@ -120,7 +125,7 @@ def test_activations_are_rounded_and_cut():
 
 
 def test_calibration_has_both_token_types_and_few_texts(tiny_tokenizer, calibration):
-    batches = calibration_batches(calibration, tiny_tokenizer, 24)
+    batches = calibration_batches(calibration, tiny_tokenizer, 24, 2)
     assert sum(len(batch["input_ids"]) for batch in batches) == 40
     assert all(batch["input_ids"].shape[1] <= 24 for batch in batches)
     assert all({0, 1} == set(batch["token_type_ids"].unique().tolist()) for batch in batches)

@@ -4,14 +4,19 @@ import json
 import random
 
 import pytest
-from transformers import TrainingArguments, pipeline
+import torch
+from transformers import AutoModelForSequenceClassification, TrainingArguments, pipeline
 from typer.testing import CliRunner
 
+from mobilebert_hf import fold
 from mobilebert_hf.cli import app
-from mobilebert_hf.deployment import export
+from mobilebert_hf.deployment import export, scoring
+from mobilebert_hf.deployment.check import run_pytorch
 from mobilebert_hf.deployment.scoring import score_export
+from mobilebert_hf.deployment.tasks import sample_inputs
 from mobilebert_hf.finetuning.encoder import EncoderArguments
 from mobilebert_hf.finetuning.squad import SquadArguments, finetune_squad
+from mobilebert_hf.models.fake_quantization import stop_rounding
 
 from ..data.conftest import WORDS
 from ..finetuning.test_squad import write as write_squad
@@ -70,7 +75,26 @@ def test_the_command_shows_what_each_graph_loses(glue, tiny_tokenizer, tmp_path)
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "onnx/model.onnx" in done.output
-    assert "(+0.00)" in done.output
+    assert any("onnx/model.onnx" in line and "(+0.00)" in line for line in done.output.splitlines())
+
+
+def test_a_quantization_aware_student_is_scored_beside_float32(glue, tiny_tokenizer, tmp_path, monkeypatch):
+    model = save(tmp_path / "model", tiny_tokenizer, "ForSequenceClassification", **LABELS)
+    aware = fold(AutoModelForSequenceClassification.from_pretrained(model), quantization_aware=True).train()
+    for seed in range(5):
+        aware(**sample_inputs(aware, 4, 20, seed))
+    aware.eval().save_pretrained(tmp_path / "aware")
+    tiny_tokenizer.save_pretrained(tmp_path / "aware")
+    export(tmp_path / "aware", tmp_path / "out")
+    references = []
+    monkeypatch.setattr(scoring, "run_pytorch", lambda model: references.append(model) or run_pytorch(model))
+    score_export(tmp_path / "out", "sst2", str(glue[0]))
+    inputs = sample_inputs(aware, 2, 20)
+    with torch.inference_mode():
+        rounded, [reference] = aware(**inputs).logits, [model(**inputs).logits for model in references]
+        stop_rounding(aware)
+        torch.testing.assert_close(reference, aware(**inputs).logits)
+    assert not torch.allclose(rounded, reference)
 
 
 def test_what_cannot_be_scored(glue, tiny_tokenizer, tmp_path):

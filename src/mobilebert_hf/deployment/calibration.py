@@ -10,13 +10,16 @@ from .network import Batches
 TEXTS, ROWS = 128, 8
 
 
-def calibration_batches(corpus: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Batches:
-    """Batches of pairs of neighbouring texts from all over a corpus, so that both token types are there.
+def calibration_batches(
+    corpus: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: int
+) -> Batches:
+    """Batches of pairs of neighbouring texts from all over a corpus, so that all token types are there.
 
     Args:
         corpus: Files, folders, globs or Hub data sets (see `load_documents`).
         tokenizer: The model's.
         max_length: Tokens of a pair at most.
+        token_types: How many the model has; a student of a teacher without them has one.
 
     Returns:
         `TEXTS` texts at most, in batches of `ROWS`.
@@ -26,7 +29,7 @@ def calibration_batches(corpus: Sequence[str], tokenizer: PreTrainedTokenizerBas
     chosen = [documents[index * len(documents) // count]["text"] for index in range(count)]
     # Enough characters for any number of tokens, cut in the middle.
     halves = [(text[: 4 * max_length], text[4 * max_length : 8 * max_length]) for text in chosen]
-    return [
+    batches = [
         dict(
             tokenizer(
                 *map(list, zip(*halves[start : start + ROWS], strict=True)),
@@ -39,3 +42,6 @@ def calibration_batches(corpus: Sequence[str], tokenizer: PreTrainedTokenizerBas
         )
         for start in range(0, count, ROWS)
     ]
+    for batch in batches:
+        batch["token_type_ids"] = batch["token_type_ids"].clamp(max=token_types - 1)
+    return batches

@@ -70,7 +70,8 @@ def check(
         expected = model(**inputs)
         actual = run({name: value.numpy() for name, value in inputs.items()})
         for name in task.outputs:
-            errors[name] = max(errors[name], _error(name, actual, expected[name].numpy(), inputs["attention_mask"]))
+            error = _error(name, actual, expected[name].numpy(), inputs["attention_mask"])
+            errors[name] = float(np.maximum(errors[name], error))  # which keeps NaN, as Python's max does not
     wrong = {name: error for name, error in errors.items() if not error <= tolerance}
     if wrong:
         listed = ", ".join(f"{name} is off by {error:.2e}" for name, error in wrong.items())
@@ -95,4 +96,4 @@ def _error(name: str, actual: Mapping[str, np.ndarray], expected: np.ndarray, ma
     difference = np.abs(value - expected)
     if difference.shape[:2] == tuple(mask.shape):  # what is said of padding does not count
         difference = difference[mask.bool().numpy()]
-    return float(difference.max() / np.abs(expected).max())
+    return float(difference.max() / np.maximum(np.abs(expected).max(), np.finfo(np.float32).tiny))

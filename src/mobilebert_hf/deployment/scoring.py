@@ -21,6 +21,7 @@ from ..evaluation import score_glue
 from ..files import write_aside
 from ..finetuning.cross_encoder import best_classes
 from ..finetuning.squad import SquadArguments, make_features, score_logits
+from ..models.fake_quantization import stop_rounding
 from .check import Run, run_pytorch
 from .exporting import MANIFEST, find_format, read_manifest
 from .tasks import INPUTS, load_student
@@ -77,6 +78,7 @@ def score_export(
         raise FileNotFoundError(f"There is no folder {folder}: name one that `mobilebert-hf export` wrote.")
     manifest = read_manifest(folder)
     model, head = load_student(manifest["model"])
+    stop_rounding(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     make, length = (_squad, 384) if task == SQUAD else (_glue, 128)
     examination = make(task, data, tokenizer, min(max_length or length, model.config.max_position_embeddings))

@@ -102,6 +102,8 @@ def sample_inputs(model: Any, rows: int, length: int, seed: int = 0) -> dict[str
     mask = (torch.arange(length) < lengths).long()
     ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=generator)
     types = (torch.arange(length) > length // 3).long().expand(rows, -1)
+    # A student of a teacher without token types has one.
+    types = types.clamp(max=getattr(model.config, "type_vocab_size", 2) - 1)
     padding = model.config.pad_token_id or 0
     values = (torch.where(mask.bool(), ids, padding), mask, types * mask)
     return dict(zip(INPUTS, values, strict=True))

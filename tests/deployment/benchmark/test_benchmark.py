@@ -12,6 +12,7 @@ from mobilebert_hf.deployment.benchmark import networks, run_benchmark
 from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops, precisions_of
 from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, detail_cells, limit_cells, mixed_cells
 from mobilebert_hf.deployment.benchmark.run import keep_others, parse_shape
+from mobilebert_hf.deployment.formats import FORMATS
 
 from ...finetuning.test_squad import write as write_squad
 
@@ -206,6 +207,13 @@ def test_a_shape_that_is_none_is_refused(text):
 def test_a_text_that_is_too_long_is_refused(tmp_path):
     with pytest.raises(ValueError, match="shapes of 513 tokens: the networks take 512 at most"):
         run_benchmark(tmp_path / "out", shapes=[(1, 128), (1, 513)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(FORMATS["tflite"], "PACKAGES", ("nowhere_to_be_found",))
+    with pytest.raises(ImportError, match=r"tflite needs nowhere_to_be_found"):
+        run_benchmark(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ...files import write_aside, written_aside
 from ...machine import describe_machine, describe_version
+from ..exporting import find_format
 from ..formats import FORMATS
 from .mixed import sample_lengths
 from .networks import OURS, Setting, build_networks, count_flops, precisions_of, write_ours, write_stock
@@ -53,10 +54,14 @@ def run_benchmark(
         The results, as in `results.json`.
 
     Raises:
+        ImportError: A runtime's packages are not installed.
         ValueError: A runtime is unknown, a text is too long, or there are questions but no model.
     """
     if unknown := [name for name in runtimes if name not in RUNTIMES]:
         raise ValueError(f"runtimes={unknown}: expected some of {', '.join(RUNTIMES)}.")
+    for name in runtimes:
+        if name in FORMATS:
+            find_format(name)
     if questions is not None and model is None:
         raise ValueError("questions are cut into tokens by a model's tokenizer: name a model, too.")
     texts = [] if model is None or questions is None else sample_lengths(model, questions)

@@ -19,7 +19,9 @@ class MobileBertExportCommand(BaseOptimumCLICommand):
         parser.add_argument("-m", "--model", required=True, help="Hub id or folder of a student.")
         parser.add_argument("--format", default="onnx", help="onnx, openvino, executorch or tflite.")
         parser.add_argument("--quantize", help="int8 or int8-static; float32 by default.")
-        parser.add_argument("--calibration", nargs="+", default=[], help="For int8-static: files or folders of text.")
+        parser.add_argument(
+            "--calibration", action="append", default=[], help="For int8-static: files or folders of text; repeatable."
+        )
         parser.add_argument("--no-folded", dest="folded", action="store_false", help="Leave the norms in the graph.")
         parser.add_argument("output", type=Path, help="Folder for graph, tokenizer and configuration.")
 
