@@ -1,10 +1,11 @@
 """What a result says of the machine, and how calls are timed."""
 
 import time
+from importlib.metadata import version
 
 import pytest
 
-from mobilebert_hf.machine import CPUS, REST, describe_machine, time_in_turns
+from mobilebert_hf.machine import CPUS, REST, describe_machine, describe_version, time_in_turns
 
 
 def test_a_result_says_what_small_types_can_use():
@@ -13,6 +14,11 @@ def test_a_result_says_what_small_types_can_use():
         pytest.skip("Linux on x86 alone says so elsewhere")
     known = {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni"}
     assert known & set(describe_machine()["instructions"]) == known & set(flags[0].split())
+
+
+def test_a_clone_without_git_has_a_version(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe_version.__wrapped__() == f"mobilebert-hf {version('mobilebert-hf')}"
 
 
 def test_a_call_is_timed_when_what_came_before_has_come_to_rest():

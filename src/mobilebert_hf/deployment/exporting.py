@@ -70,9 +70,8 @@ def export(
     elif calibration:
         raise ValueError(f"{model} has learned its ranges: leave calibration out.")
     tokenizer = AutoTokenizer.from_pretrained(str(model))
-    length = min(128, source.config.max_position_embeddings)
-    types = source.config.type_vocab_size
-    batches = calibration_batches(calibration, tokenizer, length, types) if calibration else []
+    sizes = min(128, source.config.max_position_embeddings), source.config.type_vocab_size
+    batches = calibration_batches(calibration, tokenizer, *sizes) if calibration else []
     tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
 
     file = backend.FILES[quantize]

@@ -59,9 +59,8 @@ def run_benchmark(
     """
     if unknown := [name for name in runtimes if name not in RUNTIMES]:
         raise ValueError(f"runtimes={unknown}: expected some of {', '.join(RUNTIMES)}.")
-    for name in runtimes:
-        if name in FORMATS:
-            find_format(name)
+    for name in FORMATS.keys() & set(runtimes):  # PyTorch is here
+        find_format(name)
     if questions is not None and model is None:
         raise ValueError("questions are cut into tokens by a model's tokenizer: name a model, too.")
     texts = [] if model is None or questions is None else sample_lengths(model, questions)
