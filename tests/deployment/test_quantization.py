@@ -15,6 +15,7 @@ from mobilebert_hf.deployment.exporting import graph_files
 from mobilebert_hf.deployment.network import prepare
 from mobilebert_hf.deployment.quantization import Quantized, QuantizedLinear, quantize_static
 from mobilebert_hf.deployment.tasks import load_student, sample_inputs
+from mobilebert_hf.models.encoder import NoNorm
 
 from .test_exporting import TINY, save
 
@@ -104,6 +105,18 @@ def test_the_graph_says_what_the_rounded_network_says(tiny_tokenizer, calibratio
 def test_a_student_with_one_token_type_is_quantized(tiny_tokenizer, calibration, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer, type_vocab_size=1)
     assert max(export(model, tmp_path / "out", "onnx", "int8-static", calibration=calibration).values()) <= 0.3
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "tflite"])
+def test_rows_without_weights_keep_their_biases(format, tiny_tokenizer, calibration, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    source, _ = load_student(model)
+    with torch.no_grad():
+        for norm in (module for module in source.modules() if isinstance(module, NoNorm)):
+            norm.bias.normal_()
+            norm.weight[::4] = 0
+    source.save_pretrained(model)
+    export(model, tmp_path / "out", format, "int8-static", calibration=calibration, tolerance=0.05)
 
 
 def test_weights_are_rounded_row_by_row():

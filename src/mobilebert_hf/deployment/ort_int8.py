@@ -20,7 +20,7 @@ from ..models.modeling_folded import (
     FoldedResidual,
 )
 from .network import MASKED
-from .quantization import Quantized, QuantizedEmbedding, QuantizedLinear, ops
+from .quantization import LARGEST_BIAS, Quantized, QuantizedEmbedding, QuantizedLinear, ops
 
 FUSED = "mobilebert_onnxruntime"
 
@@ -165,11 +165,14 @@ class _Product(nn.Module):
     def __init__(self, linear: QuantizedLinear, read: _Place, written: _Place, rows: slice = slice(None)) -> None:
         super().__init__()
         self.read, self.written = read, written
-        self.weight = nn.Buffer(linear.weight[rows][:, :, None].contiguous())
-        self.scale = nn.Buffer(linear.scale[rows])
-        self.zero_point = nn.Buffer(torch.zeros(len(self.scale), dtype=torch.int8))
-        bias = linear.bias.detach()[rows].double() / (self.scale.double() * read.point.scale)
-        self.bias = nn.Buffer(bias.round().clamp(-(2**31), 2**31 - 1).to(torch.int32))
+        bias, found = linear.bias.detach()[rows].double(), linear.scale[rows].double()
+        # The bias has the row's scale: where weights are next to nothing beside it, the scale is the bias'.
+        scale = torch.maximum(found, bias.abs() / (LARGEST_BIAS * read.point.scale))
+        weight = linear.weight[rows] * (found / scale)[:, None]
+        self.weight = nn.Buffer(weight.round().to(torch.int8)[:, :, None].contiguous())
+        self.scale = nn.Buffer(scale.float())
+        self.zero_point = nn.Buffer(torch.zeros(len(scale), dtype=torch.int8))
+        self.bias = nn.Buffer((bias / (scale * read.point.scale)).round().to(torch.int32))
 
     def forward(self, states: Tensor) -> Tensor:
         """[batch, seq, in], uint8 -> [batch, seq, out], uint8."""

@@ -14,6 +14,7 @@ from ..check import Run, row_by_row
 from ..network import Batches
 from ..one_text import for_one_text
 from ..open_length import open_length
+from ..quantization import hold_biases
 from ..tasks import INPUTS, Task, sample_inputs
 
 PACKAGES = ("ai_edge_litert", "ai_edge_quantizer", "litert_torch")
@@ -55,6 +56,8 @@ def write(
 
     AI Edge Quantizer quantizes: activations when it runs, or by ranges that it measures.
     """
+    if quantize == "int8-static":
+        hold_biases(network, calibration)
     # A number that stands for nothing else in a shape.
     others = {size for parameter in network.parameters() for size in parameter.shape}
     longest = min(TRACED, network.config.max_position_embeddings)
