@@ -206,7 +206,19 @@ def test_a_stock_model_folds_too():
 
 
 def test_dtype_stays():
-    assert fold(build().bfloat16()).dtype == torch.bfloat16
+    for dtype in (torch.bfloat16, torch.float16):
+        folded = fold(build().to(dtype))
+        assert folded.dtype == dtype
+        assert torch.isfinite(run(folded, **make_batch()).last_hidden_state).all()
+
+
+def test_float16_without_room_for_the_factors_is_refused():
+    model = build()
+    for layer in model.encoder.layer:
+        layer.output.bottleneck.LayerNorm.weight.data.fill_(1e-5)
+    fold(model)
+    with pytest.raises(ValueError, match=r"layer\.1\.output\.dense\..* overflows float16: fold the model in float32"):
+        fold(model.half())
 
 
 @pytest.mark.parametrize(

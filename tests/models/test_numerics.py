@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mobilebert_hf import models
+from mobilebert_hf import fold, models
 
 from .helpers import (
     FAMILIES,
@@ -60,6 +60,12 @@ def test_float16_overflow_is_an_error_under_autocast(family):
     model = explode(build(family))
     with torch.autocast("cpu", dtype=torch.float16), pytest.raises(FloatingPointError, match="bfloat16"):
         run(model, **make_batch())
+
+
+def test_a_folded_model_tells_of_overflow_too():
+    folded = fold(explode(build("MobileBert"))).half()
+    with pytest.raises(FloatingPointError, match="bfloat16"):
+        run(folded, **make_batch())
 
 
 @families

@@ -47,7 +47,8 @@ def fold(model: PreTrainedModel, *, quantization_aware: bool = False) -> PreTrai
         other model; its `model_type` is `folded_mobilebert`.
 
     Raises:
-        ValueError: The model is not a student, or has norms that are not affine.
+        ValueError: The model is not a student, or has norms that are not affine, or its dtype, float16, has no room
+            for what it would be.
     """
     source = _as_ours(model)
     config = source.config
@@ -70,7 +71,19 @@ def fold(model: PreTrainedModel, *, quantization_aware: bool = False) -> PreTrai
         _write(cast(FoldedLayer, layer), weights)
     target.encoder.scales.copy_(torch.stack(folder.scales))
     _even_channels(target)
-    return folded.to(device=model.device, dtype=model.dtype)
+    folded.to(device=model.device, dtype=model.dtype)
+    if model.dtype == torch.float16:
+        _check_range(folded)
+    return folded
+
+
+def _check_range(folded: PreTrainedModel) -> None:
+    """Factors are far from the ends of float32 and bfloat16."""
+    if broken := [name for name, parameter in folded.named_parameters() if not parameter.isfinite().all()]:
+        raise ValueError(
+            f"Folded, {broken[0]} overflows float16: fold the model in float32 (model.float()), and run it in float32 "
+            "or bfloat16."
+        )
 
 
 def _as_ours(model: PreTrainedModel) -> MobileBertPreTrainedModel:

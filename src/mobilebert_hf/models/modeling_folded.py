@@ -31,6 +31,7 @@ from .modeling_mobilebert import (
     MobileBertForNextSentencePrediction,
     MobileBertForPreTraining,
     MobileBertPreTrainedModel,
+    check_finite,
 )
 from .modeling_mobilebert_tasks import (
     MobileBertForMultipleChoice,
@@ -213,6 +214,7 @@ class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
         """As `MobileBertModel.forward`, without what is for training: attentions, captured layers, runs of layers.
 
         Raises:
+            FloatingPointError: The result is not finite in float16 (not checked under `torch.compile`).
             ValueError: Both or none of `input_ids` and `inputs_embeds` are given, the sequence is too long, or
                 something is asked for that a folded model does not have.
         """
@@ -234,6 +236,7 @@ class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
         else:
             mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
             states = self.encoder(states, mask, recorded, **kwargs)
+        check_finite(states)
         return EncoderOutput(
             last_hidden_state=states,
             pooler_output=None if self.pooler is None else self.pooler(states),

@@ -140,8 +140,7 @@ class MobileBertModel(MobileBertPreTrainedModel):
             output_attentions=self.config.output_attentions if output_attentions is None else output_attentions,
             **kwargs,
         )
-        if not torch.compiler.is_compiling() and _computes_in_float16(hidden_states):
-            _check_finite(hidden_states)
+        check_finite(hidden_states)
         return EncoderOutput(
             last_hidden_state=hidden_states,
             pooler_output=self.pooler(hidden_states) if self.pooler is not None and stop_layer is None else None,
@@ -179,8 +178,15 @@ def _computes_in_float16(hidden_states: torch.Tensor) -> bool:
     return autocast or hidden_states.dtype == torch.float16
 
 
-def _check_finite(hidden_states: torch.Tensor) -> None:
-    """Overflow in float16 is this family's best-known trap: released activations reach 1e7, float16 ends at 65504."""
+def check_finite(hidden_states: torch.Tensor) -> None:
+    """Overflow in float16 is this family's best-known trap: released activations reach 1e7, float16 ends at 65504.
+
+    Raises:
+        FloatingPointError: The states are of float16, or under its autocast, and not finite (not checked under
+            `torch.compile`).
+    """
+    if torch.compiler.is_compiling() or not _computes_in_float16(hidden_states):
+        return
     if not torch.isfinite(hidden_states).all():
         raise FloatingPointError(
             "MobileBERT's activations overflowed float16 and the output is not finite. Load the model with "
