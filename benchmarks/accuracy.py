@@ -15,10 +15,10 @@ from rich.console import Console
 
 from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment import FORMATS, export
-from mobilebert_hf.deployment.exporting import graph_files, read_manifest
+from mobilebert_hf.deployment.manifest import graph_size, open_manifest, read_manifest
 from mobilebert_hf.deployment.scoring import score_export
 from mobilebert_hf.files import write_aside
-from mobilebert_hf.machine import describe_machine
+from mobilebert_hf.machine import describe_machine, describe_version
 from mobilebert_hf.tables import terminal_table
 
 RESULTS = Path(__file__).parent / "accuracy" / "results.json"
@@ -41,8 +41,7 @@ def main(
         export_all(model, output / task, str(data / "text"))
         score_export(output / task, task, str(data / examples), length)
         for name, graph in read_manifest(output / task)["graphs"].items():
-            size = sum(path.stat().st_size for path in graph_files(output / task, name))
-            graphs.setdefault(name, {})[task] = {"bytes": size, **graph}
+            graphs.setdefault(name, {})[task] = {"bytes": graph_size(output / task, name), **graph}
     RESULTS.parent.mkdir(exist_ok=True)
     questions = len(load_squad(str(data / TASKS["squad"][0]), "validation"))
     results = {"machine": describe_machine(), "questions": questions, "graphs": graphs}
@@ -51,10 +50,11 @@ def main(
 
 
 def export_all(model: Path, folder: Path, text: str) -> None:
-    """Exports a student in every way that is not there yet."""
+    """Exports a student in every way that this version has not written there yet."""
+    graphs = open_manifest(folder)["graphs"]
     for name, backend in FORMATS.items():
         for precision, file in backend.FILES.items():
-            if not (folder / file).exists():
+            if graphs.get(file, {}).get("version") != describe_version():
                 calibration = [text] if precision == "int8-static" else []
                 export(model, folder, name, precision, calibration=calibration)
 

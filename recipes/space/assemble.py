@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from mobilebert_hf.deployment.exporting import read_manifest
 from mobilebert_hf.deployment.formats import FORMATS
+from mobilebert_hf.deployment.manifest import read_manifest
 from mobilebert_hf.files import written_aside
 
 HERE = Path(__file__).parent

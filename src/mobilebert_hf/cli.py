@@ -210,11 +210,12 @@ def run_export(
     with Console(stderr=True).status(f"exporting {model}"):
         from .deployment import FORMATS
         from .deployment import export as export_student
+        from .deployment.manifest import graph_size
 
         errors = export_student(model, output, format, quantize, calibration=calibration, folded=folded)
     listed = ", ".join(f"{name} within {error:.1e} of the model's" for name, error in errors.items())
-    path = output / FORMATS[format].FILES[quantize]
-    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {listed}")
+    file = FORMATS[format].FILES[quantize]
+    typer.echo(f"{output / file}: {graph_size(output, file) / 1e6:.1f} MB, {listed}")
 
 
 def run() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
@@ -26,6 +28,18 @@ def written_aside(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         remove(aside)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time do something with a path, by a lock file beside it; others wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            lock.unlink()  # who waits for it finds out, and makes another
 
 
 def write_aside(path: Path, text: str) -> None:

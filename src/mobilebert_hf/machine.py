@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+DIRTY = "-dirty"
 CPUS, STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
 # Seconds after which threads that wait for more work no longer spin: until then they slow down whatever comes next.
 REST = 0.1
@@ -23,12 +24,12 @@ PRODUCTS = ("amx", "bf16", "dot", "i8mm", "sve", "vnni")
 
 @cache
 def describe_version() -> str:
-    """This package's version, and its commit where it runs from a clone."""
+    """This package's version; from a clone also its commit, and `DIRTY` if there are changes that are in none."""
     described = f"mobilebert-hf {version('mobilebert-hf')}"
     clone = Path(__file__).parents[2]
     if not (clone / ".git").exists() or shutil.which("git") is None:
         return described
-    command = ["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"]
+    command = ["git", "-C", str(clone), "describe", "--always", "--exclude=*", "--abbrev=12", f"--dirty={DIRTY}"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"{described}, commit {found.stdout.strip()}" if found.returncode == 0 else described
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,10 +14,11 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 import mobilebert_hf
-from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig
+from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig, fold
 from mobilebert_hf.deployment import export
-from mobilebert_hf.deployment.check import check
+from mobilebert_hf.deployment.check import SHAPES, check
 from mobilebert_hf.deployment.formats import FORMATS
+from mobilebert_hf.deployment.manifest import graph_size, read_manifest
 from mobilebert_hf.deployment.tasks import INPUTS, TASKS, find_task, load_student, sample_inputs
 
 SIZES = {
@@ -31,8 +33,8 @@ SIZES = {
 TINY = {"use_bottleneck_attention": True, "key_query_shared_bottleneck": False}
 
 
-def save(folder, tokenizer, head="ForQuestionAnswering", **fields):
-    torch.manual_seed(0)
+def save(folder, tokenizer, head="ForQuestionAnswering", seed=0, **fields):
+    torch.manual_seed(seed)
     config = MobileBertConfig(vocab_size=len(tokenizer), **{**SIZES, **fields})
     getattr(mobilebert_hf, f"MobileBert{head}")(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -149,9 +151,6 @@ def test_an_export_replaces_an_earlier_one_of_its_format_and_nothing_else(tiny_t
     for format in ("onnx", "onnx", "openvino"):
         export(model, tmp_path / "out", format)
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["onnx", "openvino"]
-    other = save(tmp_path / "other", tiny_tokenizer)
-    with pytest.raises(ValueError, match=r"out holds an export of .*model, not of .*other: name another folder"):
-        export(other, tmp_path / "out")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("words")
     with pytest.raises(ValueError, match="mine holds something that is no export"):
@@ -161,6 +160,53 @@ def test_an_export_replaces_an_earlier_one_of_its_format_and_nothing_else(tiny_t
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "words"
 
 
+def test_a_model_is_known_by_its_weights(tiny_tokenizer, tmp_path, monkeypatch):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    monkeypatch.chdir(tmp_path)
+    export("model", "out")
+    export("./model/", tmp_path / "out", "onnx", "int8")
+    shutil.copytree(model, tmp_path / "moved")
+    export("moved", "out")
+    assert read_manifest(tmp_path / "out")["model"] == str(tmp_path / "moved")
+    message = r"out holds exports of .*moved, with other weights or another configuration than .*model has"
+    for fields in ({"seed": 1}, {"mask_padding": False}):
+        save(tmp_path / "model", tiny_tokenizer, **fields)
+        with pytest.raises(ValueError, match=message):
+            export(model, tmp_path / "out")
+    assert list(read_manifest(tmp_path / "out")["graphs"]) == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
+
+
+def test_the_folder_may_be_the_one_that_one_is_in(tiny_tokenizer, tmp_path, monkeypatch):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    export(model, ".")
+    assert (tmp_path / "out" / "onnx" / "model.onnx").is_file()
+
+
+def test_exports_into_one_folder_at_once_are_all_there(tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    script = "import sys; from mobilebert_hf.deployment import export; export(*sys.argv[1:])"
+    kinds = (["onnx"], ["onnx", "int8"], ["openvino"])
+    command = [sys.executable, "-c", script, model, str(tmp_path / "out")]
+    processes = [subprocess.Popen([*command, *kind], stderr=subprocess.PIPE) for kind in kinds]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors[-2000:]
+    graphs = read_manifest(tmp_path / "out")["graphs"]
+    assert set(graphs) == {"onnx/model.onnx", "onnx/model_quantized.onnx", "openvino/openvino_model.xml"}
+    assert all((tmp_path / "out" / name).is_file() for name in graphs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
+def test_a_folded_student_needs_no_folding(tiny_tokenizer, tiny_corpus, tmp_path):
+    source, _ = load_student(save(tmp_path / "model", tiny_tokenizer))
+    fold(source).save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "out", quantize="int8-static", calibration=[str(tiny_corpus)], folded=False)
+    [graph] = read_manifest(tmp_path / "out")["graphs"].values()
+    assert graph["folded"] is True
+
+
 def test_nothing_is_written_where_the_graph_differs(tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     with pytest.raises(ValueError, match=r"start_logits is off by \d\.\d+e-\d+, .*1e-12 is allowed"):
@@ -168,10 +214,10 @@ def test_nothing_is_written_where_the_graph_differs(tiny_tokenizer, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("broken", [0, 1, 2])
+@pytest.mark.parametrize("broken", range(len(SHAPES) + 1))
 def test_a_graph_that_gives_nan_is_refused(broken, tiny_tokenizer, tmp_path):
     model, task = load_student(save(tmp_path / "model", tiny_tokenizer))
-    calls = iter(range(3))
+    calls = iter(range(len(SHAPES) + 1))
 
     def run(inputs):
         with torch.inference_mode():
@@ -187,7 +233,7 @@ def test_a_missing_output_and_a_wrong_shape_are_named(tiny_tokenizer, tmp_path):
     source, task = load_student(save(tmp_path / "model", tiny_tokenizer))
     with pytest.raises(ValueError, match="has no output start_logits: it has x"):
         check(source, task, lambda inputs: {"x": np.zeros(1)}, 1e-3)
-    with pytest.raises(ValueError, match=r"start_logits is \(1,\), the model's \(1, 7\)"):
+    with pytest.raises(ValueError, match=r"start_logits is \(1,\), the model's \(1, 2\)"):
         check(source, task, lambda inputs: dict.fromkeys(task.outputs, np.zeros(1)), 1e-3)
 
 
@@ -216,7 +262,8 @@ def test_the_command_says_how_near_the_graph_is(tiny_tokenizer, tmp_path):
     for options, file in (([], "onnx/model.onnx"), (["--format", "openvino"], "openvino/openvino_model.xml")):
         done = subprocess.run([*script, str(tmp_path / "out"), *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert re.search(rf"out/{file}: \d+\.\d MB, start_logits within", done.stdout.replace("\n", ""))
+        size = graph_size(tmp_path / "out", file) / 1e6
+        assert re.search(rf"out/{file}: {size:.1f} MB, start_logits within", done.stdout.replace("\n", ""))
     failed = subprocess.run([*script, str(tmp_path)], capture_output=True, text=True)
     assert failed.returncode == 1
     assert "holds something that is no export" in failed.stderr

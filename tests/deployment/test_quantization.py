@@ -11,7 +11,7 @@ from transformers import AutoModelForQuestionAnswering, BertTokenizer
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.calibration import calibration_batches
-from mobilebert_hf.deployment.exporting import graph_files
+from mobilebert_hf.deployment.manifest import graph_files
 from mobilebert_hf.deployment.network import prepare
 from mobilebert_hf.deployment.quantization import Quantized, QuantizedLinear, quantize_static
 from mobilebert_hf.deployment.tasks import load_student, sample_inputs
@@ -47,10 +47,10 @@ def test_every_format_runs_in_eight_bits(format, quantize, fields, tiny_tokenize
     assert json.loads((tmp_path / "out" / "export.json").read_text())["graphs"][file]["quantize"] == quantize
     source, task = load_student(model)
     run = FORMATS[format].load(tmp_path / "out" / file, task)
-    logits = [
-        run({name: value.numpy() for name, value in sample_inputs(source, 1, 40, seed).items()}) for seed in range(10)
-    ]
-    assert len(np.unique([output["start_logits"] for output in logits])) > 256, "what the head gives out is rounded"
+    inputs = [sample_inputs(source, 1, length, seed) for seed, length in enumerate([1, 2, 64, *[40] * 10])]
+    logits = [run({name: value.numpy() for name, value in row.items()})["start_logits"] for row in inputs]
+    assert [output.shape[1] for output in logits[:3]] == [1, 2, 64]
+    assert len(np.unique(np.concatenate(logits[3:]))) > 256, "what the head gives out is rounded"
 
 
 @pytest.mark.parametrize("fields", [{}, TINY])
@@ -142,6 +142,13 @@ def test_calibration_has_both_token_types_and_few_texts(tiny_tokenizer, calibrat
     assert sum(len(batch["input_ids"]) for batch in batches) == 40
     assert all(batch["input_ids"].shape[1] <= 24 for batch in batches)
     assert all({0, 1} == set(batch["token_type_ids"].unique().tolist()) for batch in batches)
+
+
+def test_short_texts_are_cut_in_the_middle(tiny_tokenizer, tmp_path):
+    (tmp_path / "short.txt").write_text("the river is long\n\n" * 8)
+    [batch] = calibration_batches([str(tmp_path / "short.txt")], tiny_tokenizer, 64, 2)
+    of_second = batch["token_type_ids"].sum(dim=1)
+    assert (of_second >= 3).all(), "words beside [SEP]"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
@@ -68,6 +69,19 @@ def test_squad_scores_are_those_of_the_recipe(impossible, tiny_tokenizer, tmp_pa
         assert found == pytest.approx({exact: expected[f"eval_{exact}"], "f1": expected["eval_f1"]})
 
 
+def test_labels_may_be_in_another_order(glue, tiny_tokenizer, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer, "ForSequenceClassification", **LABELS)
+    export(model, tmp_path / "out")
+    expected = score_export(tmp_path / "out", "sst2", str(glue[0]))
+    student = AutoModelForSequenceClassification.from_pretrained(model)
+    for parameter in student.classifier.parameters():
+        parameter.data = parameter.data.flip(0)
+    student.config.id2label, student.config.label2id = {0: "POSITIVE", 1: "NEGATIVE"}, {"POSITIVE": 0, "NEGATIVE": 1}
+    student.save_pretrained(model)
+    export(model, tmp_path / "flipped")
+    assert score_export(tmp_path / "flipped", "sst2", str(glue[0])) == expected
+
+
 def test_the_command_shows_what_each_graph_loses(glue, tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer, "ForSequenceClassification", **LABELS)
     export(model, tmp_path / "out")
@@ -99,6 +113,13 @@ def test_a_quantization_aware_student_is_scored_beside_float32(glue, tiny_tokeni
 
 def test_what_cannot_be_scored(glue, tiny_tokenizer, tmp_path):
     export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "out")
+    shutil.move(tmp_path / "model", tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=r"was exported from .*model, which is not there"):
+        score_export(tmp_path / "out", "sst2", str(glue[0]))
+    save(tmp_path / "model", tiny_tokenizer, seed=1)
+    with pytest.raises(ValueError, match=r"model has other weights, or another configuration, than when .*out was"):
+        score_export(tmp_path / "out", "sst2", str(glue[0]))
+    save(tmp_path / "model", tiny_tokenizer)
     with pytest.raises(ValueError, match=r"is for question-answering with 2 labels; sst2 needs text-classification"):
         score_export(tmp_path / "out", "sst2", str(glue[0]))
     with pytest.raises(ValueError, match=r"'sst3' is not a task of GLUE"):

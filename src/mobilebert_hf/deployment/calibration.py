@@ -13,7 +13,7 @@ TEXTS, ROWS = 128, 8
 def calibration_batches(
     corpus: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: int
 ) -> Batches:
-    """Batches of pairs of neighbouring texts from all over a corpus, so that all token types are there.
+    """Batches of texts from all over a corpus, cut in the middle into pairs, so that all token types are there.
 
     Args:
         corpus: Files, folders, globs or Hub data sets (see `load_documents`).
@@ -27,8 +27,9 @@ def calibration_batches(
     documents = load_documents(corpus)
     count = min(TEXTS, len(documents))
     chosen = [documents[index * len(documents) // count]["text"] for index in range(count)]
-    # Enough characters for any number of tokens, cut in the middle.
-    halves = [(text[: 4 * max_length], text[4 * max_length : 8 * max_length]) for text in chosen]
+    # Enough characters for any number of tokens.
+    texts = [text[: 8 * max_length] for text in chosen]
+    halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in texts]
     batches = [
         dict(
             tokenizer(

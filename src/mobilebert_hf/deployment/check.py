@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 from .network import Batches
 from .tasks import Task, sample_inputs
 
-# Rows and tokens of the batches that are compared: one row, padding, other lengths than the graph was traced with.
-SHAPES = ((1, 7), (3, 33), (2, 64))
+# Rows and tokens of the batches that are compared: a text of no words, one row, padding, other lengths than the graph
+# was traced with; the longest text comes on top.
+SHAPES = ((1, 2), (1, 7), (3, 33), (2, 64))
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -84,7 +85,8 @@ def check(
 
 def _random_batches(model: PreTrainedModel) -> Batches:
     longest = model.config.max_position_embeddings
-    return [sample_inputs(model, rows, min(length, longest), seed) for seed, (rows, length) in enumerate(SHAPES)]
+    shapes = [*((rows, length) for rows, length in SHAPES if length <= longest), (1, longest)]
+    return [sample_inputs(model, rows, length, seed) for seed, (rows, length) in enumerate(shapes)]
 
 
 def _error(name: str, actual: Mapping[str, np.ndarray], expected: np.ndarray, mask: torch.Tensor) -> float:

@@ -1,24 +1,22 @@
 """A student as a graph of a runtime, with tokenizer and configuration beside it."""
 
-import json
-import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel
 
-from ..files import move_files, write_aside
+from ..machine import describe_version
 from ..models.fake_quantization import stop_rounding
+from ..models.modeling_folded import FoldedMobileBertPreTrainedModel
 from .calibration import calibration_batches
 from .check import check
 from .formats import FORMATS
-from .network import prepare
+from .manifest import adding, fingerprint, open_manifest
+from .network import foldable, prepare
 from .tasks import load_student, unfolded_config
 
-MANIFEST = "export.json"
 # How far an output may be off, relative to the output's largest value: in float32, and in 8 bits, where it is to catch
 # what is broken: students with logits off by a sixth scored as before. What 8 bits cost, a task's score says.
 TOLERANCES = {None: 1e-4, "int8": 0.3, "int8-static": 0.3}
@@ -59,10 +57,11 @@ def export(
             that, the folder holds something else, or the graph differs; names what.
     """
     backend = find_format(format)
-    folder = Path(output)
-    manifest = _open_manifest(folder, str(model))
+    folder = Path(output).resolve()
+    open_manifest(folder)
     source, task = load_student(model)
-    folded = folded and source.config.normalization_type == "no_norm"
+    place, identity = str(Path(model).resolve() if Path(model).is_dir() else model), fingerprint(source)
+    folded = (folded and foldable(source)) or isinstance(source, FoldedMobileBertPreTrainedModel)
     learned = format == "onnx" and quantize == "int8-static" and getattr(source.config, "quantization_aware", False)
     if not learned:
         _check_quantization(source, quantize, calibration, folded)
@@ -75,25 +74,18 @@ def export(
     tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
 
     file = backend.FILES[quantize]
-    staging = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(staging, ignore_errors=True)
-    graph = staging / file
-    graph.parent.mkdir(parents=True)
-    try:
+    with adding(folder, place, identity) as (manifest, aside):
+        graph = aside / file
+        graph.parent.mkdir()
         backend.write(prepare(source, folded=folded and quantize not in backend.FOLDS), task, graph, quantize, batches)
         errors = check(source, task, backend.load(graph, task), tolerance, batches[:2])
-        unfolded_config(source.config).save_pretrained(staging)
+        manifest["task"] = task.name
+        found = {"folded": folded, "quantize": quantize, "relative_errors": errors, "version": describe_version()}
+        manifest["graphs"][file] = found
+        unfolded_config(source.config).save_pretrained(aside)
         # By it runtimes' pipelines know where to cut a text.
         tokenizer.model_max_length = min(tokenizer.model_max_length, source.config.max_position_embeddings)
-        tokenizer.save_pretrained(staging)
-        folder.mkdir(exist_ok=True)
-        manifest |= {"model": str(model), "task": task.name}
-        manifest["graphs"][file] = {"folded": folded, "quantize": quantize, "relative_errors": errors}
-        write_aside(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-        for part in (graph.parent, staging):
-            move_files(part, folder / part.relative_to(staging))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        tokenizer.save_pretrained(aside)
     return errors
 
 
@@ -110,36 +102,6 @@ def find_format(name: str) -> ModuleType:
     if missing := [package for package in backend.PACKAGES if find_spec(package) is None]:
         raise ImportError(f"export to {name} needs {', '.join(missing)}: {backend.INSTALL}")
     return backend
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What an export's folder holds.
-
-    Raises:
-        ValueError: It is not an export's.
-    """
-    if not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder} holds no export: there is no {MANIFEST} in it.")
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-
-
-def graph_files(folder: Path, name: str) -> list[Path]:
-    """A graph of an export, and what lies beside it under the same name, such as OpenVINO's weights."""
-    return sorted((folder / name).parent.glob(f"{Path(name).stem}.*"))
-
-
-def _open_manifest(folder: Path, model: str) -> dict[str, Any]:
-    """What the folder holds already of the same model."""
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file: name a folder.")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return {"graphs": {}}
-    if not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder} holds something that is no export: name a new folder, or empty it.")
-    manifest = read_manifest(folder)
-    if manifest["model"] != model:
-        raise ValueError(f"{folder} holds an export of {manifest['model']}, not of {model}: name another folder.")
-    return manifest
 
 
 def _check_quantization(

@@ -30,9 +30,13 @@ AttentionInterface.register(PLAIN, eager_attention_forward)
 AttentionMaskInterface.register(PLAIN, _plain_mask)
 
 
+def foldable(model: PreTrainedModel) -> bool:
+    """Whether a student has norms that can be folded."""
+    return model.config.normalization_type == "no_norm" and not isinstance(model, FoldedMobileBertPreTrainedModel)
+
+
 def prepare(model: PreTrainedModel, *, folded: bool = True) -> PreTrainedModel:
-    """A copy of a student with any head, its norms folded or not, to trace."""
-    folded = folded and not isinstance(model, FoldedMobileBertPreTrainedModel)
-    network = fold(model) if folded else deepcopy(model)
+    """A copy of a student with any head to trace, its norms folded if they can be, or not."""
+    network = fold(model) if folded and foldable(model) else deepcopy(model)
     network.set_attn_implementation(PLAIN)
     return network

@@ -23,6 +23,8 @@ from .network import MASKED
 from .quantization import LARGEST_BIAS, Quantized, QuantizedEmbedding, QuantizedLinear, ops
 
 FUSED = "mobilebert_onnxruntime"
+# What rounding to 8 bits does by itself: it cuts off what is below zero, and, as ranges do not go further, above 6.
+RELUS = ("relu", "relu6")
 
 
 def _fused_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
@@ -41,8 +43,7 @@ def lower_int8(network: PreTrainedModel) -> None:
     Raises:
         ValueError: Its activation function is not relu or relu6.
     """
-    # Rounding to 8 bits cuts off what is below zero, and, as ranges do not go further, what relu6 would.
-    if network.config.hidden_act not in ("relu", "relu6"):
+    if network.config.hidden_act not in RELUS:
         raise ValueError(
             f"hidden_act={network.config.hidden_act!r}: int8-static on ONNX Runtime goes with relu and relu6 alone."
         )

@@ -1,6 +1,5 @@
 """What an export costs on a real task: the scores of its graphs beside those of the PyTorch model in float32."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,20 +10,21 @@ import numpy as np
 from datasets import Dataset
 from rich.console import Console
 from rich.progress import Progress
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batching import example_lengths
 from ..data.glue import load_glue, tokenize_glue
 from ..data.glue_tasks import find_task
 from ..data.squad import load_squad
 from ..evaluation import score_glue
-from ..files import write_aside
+from ..files import locked
 from ..finetuning.cross_encoder import best_classes
 from ..finetuning.squad import SquadArguments, make_features, score_logits
 from ..models.fake_quantization import stop_rounding
 from .check import Run, run_pytorch
-from .exporting import MANIFEST, find_format, read_manifest
-from .tasks import INPUTS, load_student
+from .exporting import find_format
+from .manifest import fingerprint, read_manifest, write_manifest
+from .tasks import INPUTS, Task, load_student
 
 SQUAD = "squad"
 # Texts in a batch; their lengths are alike.
@@ -73,51 +73,72 @@ def score_export(
         FileNotFoundError: The folder is not there, or the data.
         ValueError: The folder holds no export, or the model has not the head that the task needs.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: name one that `mobilebert-hf export` wrote.")
-    manifest = read_manifest(folder)
-    model, head = load_student(manifest["model"])
-    stop_rounding(model)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    make, length = (_squad, 384) if task == SQUAD else (_glue, 128)
-    examination = make(task, data, tokenizer, min(max_length or length, model.config.max_position_embeddings))
-    if (head.name, model.config.num_labels) != (examination.task, examination.labels):
-        raise ValueError(
-            f"{manifest['model']} is for {head.name} with {model.config.num_labels} labels; {task} needs "
-            f"{examination.task} with {examination.labels}: fine-tune a student on {task}, and export that."
-        )
-    runs = {"pytorch": run_pytorch(model)}
-    for file in manifest["graphs"]:
-        runs[file] = find_format(Path(file).parts[0]).load(folder / file, head, threads)
-    scores = {}
-    with Progress(console=Console(stderr=True)) as progress:
-        for name, run in runs.items():
-            advance = partial(progress.advance, progress.add_task(name, total=len(examination.inputs)))
-            outputs = run_all(run, examination.inputs, tokenizer, head.outputs, advance)
-            scores[name] = examination.score(outputs)
-    for file, graph in manifest["graphs"].items():
-        graph.setdefault("scores", {})[task] = {"pytorch": scores["pytorch"], "graph": scores[file]}
-    write_aside(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    with locked(folder):
+        manifest = read_manifest(folder)
+        model, head = _load_exported(folder, manifest)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        make, length = (_squad, 384) if task == SQUAD else (_glue, 128)
+        length = min(max_length or length, model.config.max_position_embeddings)
+        examination = make(task, data, tokenizer, length, model.config)
+        if (head.name, model.config.num_labels) != (examination.task, examination.labels):
+            raise ValueError(
+                f"{manifest['model']} is for {head.name} with {model.config.num_labels} labels; {task} needs "
+                f"{examination.task} with {examination.labels}: fine-tune a student on {task}, and export that."
+            )
+        runs = {"pytorch": run_pytorch(model)}
+        for file in manifest["graphs"]:
+            runs[file] = find_format(Path(file).parts[0]).load(folder / file, head, threads)
+        scores = {}
+        with Progress(console=Console(stderr=True)) as progress:
+            for name, run in runs.items():
+                advance = partial(progress.advance, progress.add_task(name, total=len(examination.inputs)))
+                outputs = run_all(run, examination.inputs, tokenizer, head.outputs, advance)
+                scores[name] = examination.score(outputs)
+        for file, graph in manifest["graphs"].items():
+            graph.setdefault("scores", {})[task] = {"pytorch": scores["pytorch"], "graph": scores[file]}
+        write_manifest(folder, manifest)
     return scores
 
 
-def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examination:
+def _load_exported(folder: Path, manifest: dict[str, Any]) -> tuple[PreTrainedModel, Task]:
+    """The student that an export was made of, in float32."""
+    place = manifest["model"]
+    if Path(place).is_absolute() and not Path(place).is_dir():
+        raise FileNotFoundError(
+            f"{folder} was exported from {place}, which is not there: export anything from where it is now."
+        )
+    model, head = load_student(place)
+    if fingerprint(model) != manifest.get("fingerprint"):
+        raise ValueError(
+            f"{place} has other weights, or another configuration, than when {folder} was exported: export it anew, "
+            "into another folder."
+        )
+    stop_rounding(model)
+    return model, head
+
+
+def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Examination:
     task = find_task(name)
     splits = load_glue(task, data)
     split = task.validation_splits[0]
     if split not in splits:
         raise ValueError(f"{data} has no {split} split of {task.name}, but {', '.join(splits)}.")
     examples = tokenize_glue(splits, tokenizer, max_length)[split]
+    # Students may have the classes in another order; where they have no names, it is the task's.
+    names = [config.id2label[index].lower() for index in range(config.num_labels)]
+    order = [names.index(label) for label in task.labels] if set(names) == set(task.labels) else slice(None)
 
     def score(outputs: Mapping[str, list[np.ndarray]]) -> dict[str, float]:
-        found = score_glue(task, best_classes(task, np.stack(outputs["logits"])), examples["label"])
+        found = score_glue(task, best_classes(task, np.stack(outputs["logits"])[:, order]), examples["label"])
         return {metric: 100 * (found[metric] or 0.0) for metric in task.metrics}
 
     return Examination(examples, score, "text-classification", len(task.labels) or 1)
 
 
-def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examination:
+def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Examination:
     arguments = SquadArguments(
         max_seq_length=max_length, doc_stride=max_length // 3, max_question_length=min(64, max_length // 4)
     )

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from ..models import IBBertConfig, MobileBertConfig
 
-# A text of no words is [CLS] [SEP]; with its neighbours in the trigram, that takes three places.
+# `torch.export` will not vouch for sizes of 1, which the trigram makes of two tokens. Graphs take such texts, too.
 MIN_LENGTH = 3
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

@@ -14,7 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import httpx, validate_repo_id
 from transformers import AutoTokenizer
 
-from ..deployment.exporting import MANIFEST, graph_files, read_manifest
+from ..deployment.manifest import MANIFEST, fingerprint, graph_files, graph_size, read_manifest, write_manifest
+from ..deployment.tasks import load_student
 from ..reporting.page import PICTURE
 from ..training.run_folder import RECIPE, Recipe
 from .card import CARD, eval_results, render_card
@@ -78,7 +79,7 @@ def prepared(
 
     Raises:
         FileNotFoundError: The folder has no configuration, or no weights in safetensors.
-        ValueError: The name is none, the folder of exports holds none, or one of another network.
+        ValueError: The name is none, the folder of exports holds none, or those of another model.
     """
     source = Path(folder)
     validate_repo_id(repo)
@@ -92,7 +93,7 @@ def prepared(
     if (recipe := find_recipe(source)) is not None:
         found[RECIPE] = recipe
     if exports is not None:
-        found |= _exported(Path(exports), found["config.json"])
+        found |= _exported(Path(exports), source)
         fields["exports"] = export_rows(Path(exports))
     facts = describe(run or read_run(source), repo, files=found, **fields)
     with tempfile.TemporaryDirectory() as name:
@@ -121,8 +122,7 @@ def _make_public(folder: Path, repo: str) -> None:
         recipe = Recipe.read(path)
         recipe._replace(values=without_places(recipe.values)).write(path)
     if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder) | {"model": repo}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        write_manifest(folder, read_manifest(folder) | {"model": repo})
     if (path := folder / "tokenizer_config.json").is_file():
         tokenizer = json.loads(path.read_text(encoding="utf-8"))
         # Without it transformers 5.2 leaves token types out.
@@ -132,15 +132,13 @@ def _make_public(folder: Path, repo: str) -> None:
         path.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _exported(folder: Path, config: Path) -> dict[str, Path]:
-    """The graphs of an export, by their paths, with what lies beside them."""
+def _exported(folder: Path, model: Path) -> dict[str, Path]:
+    """The graphs of an export of this model, by their paths, with what lies beside them."""
     manifest = read_manifest(folder)
-    theirs, ours = (json.loads(path.read_text(encoding="utf-8")) for path in (folder / "config.json", config))
-    same = ("hidden_size", "num_hidden_layers", "vocab_size", "architectures")
-    if wrong := [name for name in same if theirs[name] != ours[name]]:
-        name = wrong[0]
+    if manifest.get("fingerprint") != fingerprint(load_student(model)[0]):
         raise ValueError(
-            f"{folder} holds an export of another network: its {name} is {theirs[name]!r}, not {ours[name]!r}."
+            f"{folder} holds exports of {manifest['model']}, with other weights or another configuration than {model} "
+            "has: export this one, into another folder."
         )
     found = {MANIFEST: folder / MANIFEST}
     for graph in manifest["graphs"]:
@@ -155,7 +153,6 @@ def export_rows(folder: Path) -> list[list[str]]:
     tasks = list(dict.fromkeys(task for graph in graphs.values() for task in graph.get("scores", {})))
     rows = [["", "size", *(f"{task}, percent (against PyTorch)" for task in tasks)]]
     for name, graph in graphs.items():
-        size = sum(path.stat().st_size for path in graph_files(folder, name))
         cells = []
         for task in tasks:
             scores = graph.get("scores", {}).get(task, {"graph": {}})
@@ -165,7 +162,7 @@ def export_rows(folder: Path) -> list[list[str]]:
                     for metric, value in scores["graph"].items()
                 )
             )
-        rows.append([f"`{name}`", f"{size / 1e6:.1f} MB", *cells])
+        rows.append([f"`{name}`", f"{graph_size(folder, name) / 1e6:.1f} MB", *cells])
     return rows
 
 

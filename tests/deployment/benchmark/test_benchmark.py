@@ -1,20 +1,31 @@
 """The benchmark's parts, on small networks."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 import transformers
 
-from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering
+from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from mobilebert_hf.data.squad import load_squad
-from mobilebert_hf.deployment.benchmark import networks, run_benchmark
-from mobilebert_hf.deployment.benchmark.networks import BERT, OURS, STOCK, count_flops, precisions_of
+from mobilebert_hf.deployment.benchmark import networks, parts, run, run_benchmark, worker
+from mobilebert_hf.deployment.benchmark.networks import (
+    BERT,
+    OURS,
+    STOCK,
+    Setting,
+    build_network,
+    count_flops,
+    precisions_of,
+)
 from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, detail_cells, limit_cells, mixed_cells
-from mobilebert_hf.deployment.benchmark.run import keep_others, parse_shape
+from mobilebert_hf.deployment.benchmark.run import keep_others, parse_shape, write_graphs
 from mobilebert_hf.deployment.formats import FORMATS
 
 from ...finetuning.test_squad import write as write_squad
+from ..test_exporting import TINY
 
 SIZES = {"vocab_size": 200, "num_hidden_layers": 2, "max_position_embeddings": 384}
 
@@ -113,7 +124,7 @@ def results_of(*runtimes, threads=1):
         "machine": {"processor": "one", "version": "2"},
         "threads": threads,
         "networks": {OURS: {"parameters": 1}},
-        "rows": [{"runtime": runtime} for runtime in runtimes],
+        "rows": [{"runtime": runtime, "rows": 1, "tokens": 8} for runtime in runtimes],
         "mixed": {"lengths": [3, 4], "rows": [{"runtime": runtime} for runtime in runtimes]},
         "details": {runtime: {"int8": {}} for runtime in runtimes},
     }
@@ -122,16 +133,81 @@ def results_of(*runtimes, threads=1):
 def test_other_runtimes_keep_their_results(tmp_path):
     path = tmp_path / "results.json"
     empty = results_of()
-    keep_others(path, empty, ["ONNX Runtime"])
+    keep_others(path, empty, ["ONNX Runtime"], [(1, 8)])
     assert empty == results_of(), "there is nothing yet"
     path.write_text(json.dumps(results_of("PyTorch", "ONNX Runtime")))
     found = results_of()
     found["machine"]["version"] = "3"
-    keep_others(path, found, ["ONNX Runtime"])
+    keep_others(path, found, ["ONNX Runtime"], [(1, 8)])
     assert found == {**results_of("PyTorch"), "machine": found["machine"]}
     other = results_of(threads=2)
-    keep_others(path, other, ["ONNX Runtime"])
+    keep_others(path, other, ["ONNX Runtime"], [(1, 8)])
     assert other == results_of(threads=2), "the threads are others"
+    found = results_of()
+    keep_others(path, found, ["ONNX Runtime"], [(1, 8), (2, 8)])
+    assert found == results_of(), "the shapes are others"
+
+
+def test_graphs_are_used_again_if_they_are_of_the_same_network_and_version(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(run, "write_ours", lambda network, path, setting: written.append(path) or path.write_text(""))
+    monkeypatch.setattr(run, "write_stock", lambda network, path, setting: written.append(path) or path.write_text(""))
+    built, other = small_networks(None), small_networks(None)
+    other[OURS].config.mask_padding = False
+
+    def write(networks, version):
+        monkeypatch.setattr(run, "describe_version", lambda: version)
+        written.clear()
+        write_graphs(networks, tmp_path, Setting("onnx", "float32", (16,)))
+        return len(written)
+
+    assert [write(built, "1"), write(built, "1"), write(other, "1"), write(other, "2")] == [4, 0, 1, 4]
+    assert [write(other, "2-dirty"), write(other, "2-dirty")] == [4, 4]
+
+
+STUDENTS = {
+    "layer_norm": lambda student: type(student)(with_fields(student.config, normalization_type="layer_norm")),
+    "gelu": lambda student: type(student)(with_fields(student.config, hidden_act="gelu")),
+    "tiny": lambda student: type(student)(with_fields(student.config, **TINY)),
+    "folded": fold,
+    "quantization-aware": lambda student: fold(student, quantization_aware=True),
+}
+
+
+def with_fields(config, **fields):
+    return MobileBertConfig.from_dict({**config.to_dict(), **fields})
+
+
+@pytest.mark.parametrize("kind", STUDENTS)
+@pytest.mark.parametrize(
+    "runtime", ["pytorch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("onnx", "openvino", "tflite"))]
+)
+def test_students_of_every_kind_are_timed(kind, runtime, tmp_path):
+    model = str(tmp_path / "model")
+    STUDENTS[kind](small_networks(None)[OURS]).save_pretrained(model)
+    built = {name: build_network(name, model) for name in (OURS, STOCK)}
+    job = {"format": runtime, "model": model, "shapes": [(1, 16)], "seconds": 0.0, "lengths": [3, 5]}
+    for precision in set(precisions_of(runtime)) - {"bfloat16"}:
+        setting = Setting(runtime, precision, (16,))
+        graphs = {name: str(path) for name, path in write_graphs(built, tmp_path / "graphs", setting).items()}
+        job |= {"precision": precision, "graphs": graphs, "threads": torch.get_num_threads()}
+        measured = worker.measure(job)
+        assert set(measured["times"]["1x16"]) == {OURS, STOCK}
+        assert len(measured["mixed"]) == 6
+        if runtime == "tflite":
+            assert run._has_details(built[OURS], setting) is (kind != "layer_norm")
+            if kind != "layer_norm":
+                assert parts.measure(job)["peak_gflops"] > 0
+
+
+def test_a_runtime_that_fails_is_told_of_in_a_line(tmp_path):
+    script = "from mobilebert_hf.deployment.benchmark import run; from mobilebert_hf import cli\n"
+    script += "from functools import partial; run._work = partial(run._work, module='nowhere'); cli.run()"
+    command = [sys.executable, "-c", script, "benchmark", str(tmp_path), "--runtime", "pytorch", "--shape", "1x8"]
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "mobilebert-hf: Timing pytorch failed: " in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_a_product_may_take_less_than_the_clock_tells():

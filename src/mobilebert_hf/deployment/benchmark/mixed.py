@@ -40,7 +40,7 @@ def ways(runs: Mapping[str, Run], packed: Run | None, lengths: Sequence[int]) ->
 
     Args:
         runs: The networks, by name.
-        packed: The student that packs, if the runtime is PyTorch.
+        packed: The student that packs, if the runtime is PyTorch and the student can be folded.
         lengths: Tokens of each text.
     """
     batches = _batches(lengths, BATCH)

@@ -14,10 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from ...models import MobileBertConfig, MobileBertForQuestionAnswering, fold
+from ...models.fake_quantization import stop_rounding
 from ..check import network_inputs
 from ..formats import FORMATS, openvino, tflite
-from ..network import Batches, prepare
-from ..tasks import INPUTS, Task, dynamic_shapes, load_student, sample_inputs
+from ..network import Batches, foldable, prepare
+from ..ort_int8 import RELUS
+from ..tasks import INPUTS, Task, dynamic_shapes, load_student, sample_inputs, unfolded_config
 
 OURS = "MobileBERT, this package"
 STOCK = "MobileBERT, transformers"
@@ -41,8 +43,9 @@ def build_network(name: str, model: str | None) -> PreTrainedModel:
     if name == DISTILBERT:
         return transformers.DistilBertForQuestionAnswering(transformers.DistilBertConfig()).eval()
     ours = MobileBertForQuestionAnswering(MobileBertConfig()) if model is None else load_student(model)[0]
+    stop_rounding(ours)
     if name == STOCK:
-        config = transformers.MobileBertConfig(**{**ours.config.to_dict(), "architectures": None})
+        config = transformers.MobileBertConfig(**{**unfolded_config(ours.config).to_dict(), "architectures": None})
         return transformers.MobileBertForQuestionAnswering(config).eval()
     return ours.eval()
 
@@ -65,7 +68,7 @@ def count_flops(network: PreTrainedModel, length: int) -> int:
 
 def prepare_pytorch(name: str, network: PreTrainedModel) -> PreTrainedModel:
     """A network as it is fast in PyTorch: the student folded."""
-    return fold(network) if name == OURS else network
+    return fold(network) if name == OURS and foldable(network) else network
 
 
 def precisions_of(runtime: str) -> list[str]:
@@ -94,9 +97,10 @@ class Setting:
 
 
 def write_ours(network: PreTrainedModel, path: Path, setting: Setting) -> None:
-    """The student by this package; in 8 bits statically quantized but for LiteRT, which is faster dynamically."""
+    """The student by this package; in 8 bits statically quantized if it can be, but for LiteRT, which is slower so."""
     task = Task("any", "AutoModel", tuple(network(**sample_inputs(network, 1, 8)).keys()))
-    int8 = "int8" if setting.runtime == "tflite" else "int8-static"
+    static = network.config.normalization_type == "no_norm" and network.config.hidden_act in RELUS
+    int8 = "int8-static" if static and setting.runtime != "tflite" else "int8"
     quantize, backend = int8 if setting.int8 else None, FORMATS[setting.runtime]
     calibration = setting.batches(network) if quantize == "int8-static" else ()
     backend.write(prepare(network, folded=quantize not in backend.FOLDS), task, path, quantize, calibration)

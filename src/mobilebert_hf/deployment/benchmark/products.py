@@ -23,7 +23,7 @@ def main() -> None:
     """Reads a job from standard input and writes its products to standard output."""
     job = json.load(sys.stdin)
     tracer, threads = TRACERS[job["format"]], job["threads"]
-    events = tracer.trace(Path(job["graphs"][OURS]), text_inputs(1, job["shapes"][0][1]), threads)
+    events = tracer.trace(Path(job["graphs"][OURS]), text_inputs(*job["shapes"][0]), threads)
     with TemporaryDirectory() as folder:
         peak = tracer.trace(*tracer.write_peak(Path(folder), job["precision"] == "int8"), threads)
     fastest = min(event.milliseconds for event in peak if event.widths)

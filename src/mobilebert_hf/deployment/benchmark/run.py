@@ -15,9 +15,10 @@ from rich.progress import Progress
 from transformers import PreTrainedModel
 
 from ...files import write_aside, written_aside
-from ...machine import describe_machine, describe_version
+from ...machine import DIRTY, describe_machine, describe_version
 from ..exporting import find_format
 from ..formats import FORMATS
+from ..manifest import fingerprint, graph_size
 from .mixed import sample_lengths
 from .networks import OURS, Setting, build_networks, count_flops, precisions_of, write_ours, write_stock
 from .report import plot, tables
@@ -25,6 +26,8 @@ from .report import plot, tables
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "tflite": "LiteRT"}
 # Which module of this package says where the student's time goes.
 DETAILS = {"onnx": "products", "openvino": "products", "tflite": "parts"}
+# Beside a graph: of which network it is, and by which version.
+MADE = "made.json"
 SHAPES = ((1, 128), (1, 384), (16, 128), (16, 384))
 
 
@@ -41,7 +44,7 @@ def run_benchmark(
 
     Args:
         output: Folder for `results.json`, `results.png` and the graphs; graphs that are there are used again, and so
-            are results on other runtimes, of the same networks, texts, threads and machine.
+            are results on other runtimes, of the same networks, shapes, texts, threads and machine.
         model: Hub id or folder of a student; by default random weights of MobileBERT's size, which are as fast.
         runtimes: Of `RUNTIMES`.
         threads: For each runtime.
@@ -54,6 +57,7 @@ def run_benchmark(
         The results, as in `results.json`.
 
     Raises:
+        ChildProcessError: A runtime failed.
         ImportError: A runtime's packages are not installed.
         ValueError: A runtime is unknown, a text is too long, or there are questions but no model.
     """
@@ -79,7 +83,7 @@ def run_benchmark(
     mixed: dict[str, Any] = {"lengths": texts, "rows": []}
     results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes}
     results |= {"rows": [], "mixed": mixed, "details": {}}
-    keep_others(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes])
+    keep_others(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes], shapes)
     longest_text = max(texts, default=0)
     traced = lengths if longest_text <= lengths[-1] else (*lengths, longest_text)
     settings = [Setting(runtime, precision, traced) for runtime in runtimes for precision in precisions_of(runtime)]
@@ -107,7 +111,7 @@ def run_benchmark(
             mixed["rows"] += [
                 {**labels, "way": way, "median_ms": median(times)} for way, times in measured["mixed"].items()
             ]
-            if setting.runtime in DETAILS and setting.precision != "bfloat16":
+            if _has_details(networks[OURS], setting):
                 found = results["details"].setdefault(RUNTIMES[setting.runtime], {})
                 found[setting.precision] = _work(job, DETAILS[setting.runtime])
             order = list(RUNTIMES.values()).index
@@ -123,11 +127,15 @@ def run_benchmark(
     return results
 
 
-def keep_others(path: Path, results: dict[str, Any], measured: Sequence[str]) -> None:
-    """Puts into new results what an earlier benchmark found on runtimes that are not measured now."""
+def keep_others(
+    path: Path, results: dict[str, Any], measured: Sequence[str], shapes: Sequence[tuple[int, int]]
+) -> None:
+    """Puts into new results what an earlier benchmark found on runtimes that are not measured now, of these shapes."""
     if not path.exists():
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
+    if {(row["rows"], row["tokens"]) for row in earlier["rows"]} != set(shapes):
+        return
 
     def setting(found: dict[str, Any]) -> Any:
         machine = {**found["machine"], "version": None}
@@ -153,7 +161,7 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 
 def write_graphs(networks: dict[str, PreTrainedModel], folder: Path, setting: Setting) -> dict[str, Path]:
-    """The graph of each network, as far as it is not there."""
+    """The graph of each network, written if there is none yet of this network by this version."""
     if setting.runtime == "pytorch":
         return dict.fromkeys(networks, Path())
     suffix = Path(FORMATS[setting.runtime].FILES[None]).suffix
@@ -163,13 +171,28 @@ def write_graphs(networks: dict[str, PreTrainedModel], folder: Path, setting: Se
         if setting.runtime == "tflite":  # where graphs of others have their lengths inside
             stem += "".join(f"-{length}" for length in setting.lengths)
         paths[name] = folder / setting.runtime / stem / f"graph{suffix}"
-        if not paths[name].exists():
+        made = {"fingerprint": fingerprint(network), "version": describe_version()}
+        if not _is_made(paths[name].parent, made):
             paths[name].parent.parent.mkdir(parents=True, exist_ok=True)
             with written_aside(paths[name].parent) as aside:
                 aside.mkdir()
                 write = write_ours if name == OURS else write_stock
                 write(network, aside / paths[name].name, setting)
+                (aside / MADE).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     return paths
+
+
+def _is_made(folder: Path, made: dict[str, str]) -> bool:
+    """Whether a graph was made like that; a version does not tell which changes there are that are in no commit."""
+    if not (folder / MADE).exists() or made["version"].endswith(DIRTY):
+        return False
+    return json.loads((folder / MADE).read_text(encoding="utf-8")) == made
+
+
+def _has_details(network: PreTrainedModel, setting: Setting) -> bool:
+    """Whether it can be told where the student's time goes; parts are those of a folded one."""
+    module = DETAILS.get(setting.runtime) if setting.precision != "bfloat16" else None
+    return module == "products" or (module == "parts" and network.config.normalization_type == "no_norm")
 
 
 def _rows(job: dict[str, Any], times: dict[str, Any], labels: dict[str, str]) -> list[dict[str, Any]]:
@@ -189,15 +212,11 @@ def _rows(job: dict[str, Any], times: dict[str, Any], labels: dict[str, str]) ->
                     "median_ms": middle,
                     "p90_ms": float(np.percentile(by_name[name], 90)),
                     "texts_per_second": 1e3 * batch / middle,
-                    "bytes": _size(Path(path)) if job["format"] != "pytorch" else None,
+                    "bytes": None if job["format"] == "pytorch" else graph_size(Path(path).parent, Path(path).name),
                     "peak_memory": alone["peak_memory"],
                 }
             )
     return rows
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.parent.iterdir())
 
 
 def _work(job: dict[str, Any], module: str = "worker") -> dict[str, Any]:
@@ -205,5 +224,5 @@ def _work(job: dict[str, Any], module: str = "worker") -> dict[str, Any]:
     command = [sys.executable, "-m", f"{__package__}.{module}"]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"Timing {job['format']} failed: {done.stderr[-2000:]}")
+        raise ChildProcessError(f"Timing {job['format']} failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

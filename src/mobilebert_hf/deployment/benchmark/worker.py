@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...machine import peak_memory, time_in_turns
-from ...models import fold
+from ...models.modeling_folded import FoldedMobileBertPreTrainedModel
 from ...models.packing import PACKED
 from ..check import Run, run_pytorch
 from ..formats import FORMATS, openvino
@@ -67,8 +67,10 @@ def _load(job: dict[str, Any]) -> dict[str, Run]:
     return {name: run_pytorch(prepare_pytorch(name, build_network(name, job["model"]))) for name in job["graphs"]}
 
 
-def _load_packed(job: dict[str, Any]) -> Run:
-    network = fold(build_network(OURS, job["model"]))
+def _load_packed(job: dict[str, Any]) -> Run | None:
+    network = prepare_pytorch(OURS, build_network(OURS, job["model"]))
+    if not isinstance(network, FoldedMobileBertPreTrainedModel):  # which alone can pack
+        return None
     network.set_attn_implementation(PACKED)
     return run_pytorch(network)
 

@@ -1,0 +1,101 @@
+"""What a folder of exports holds, by its `export.json`: graphs of one model, and what is known of each."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..files import locked, move_files, remove, write_aside
+
+MANIFEST = "export.json"
+# What a configuration says of where and how it was loaded.
+PASSING = ("_name_or_path", "dtype", "transformers_version")
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """A digest of a model's weights and configuration, by which it is known wherever it lies: SHA-256."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in PASSING}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def open_manifest(folder: Path) -> dict[str, Any]:
+    """What a folder holds already that an export is to be written to.
+
+    Raises:
+        ValueError: It holds something else, or is a file.
+    """
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: name a folder.")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return {"graphs": {}}
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder} holds something that is no export: name a new folder, or empty it.")
+    return read_manifest(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What an export's folder holds.
+
+    Raises:
+        ValueError: It is not an export's.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder} holds no export: there is no {MANIFEST} in it.")
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def adding(folder: Path, place: str, identity: str) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Lends what a folder's `export.json` says and a folder aside, which go into it afterwards, or not at all.
+
+    Args:
+        folder: Of exports; new, empty, or of the same model. One process at a time adds to it, others wait.
+        place: Where the model is: its Hub id, or its folder.
+        identity: Its `fingerprint`.
+
+    Raises:
+        ValueError: The folder holds something else, or exports of another model, or of what this one was before it was
+            trained on.
+    """
+    aside = folder.with_name(f".{folder.name}.part")
+    with locked(folder):
+        manifest = open_manifest(folder)
+        if manifest["graphs"] and manifest.get("fingerprint") != identity:
+            raise ValueError(
+                f"{folder} holds exports of {manifest['model']}, with other weights or another configuration than "
+                f"{place} has: name another folder, or empty it."
+            )
+        remove(aside)  # of a process that was killed
+        aside.mkdir()
+        try:
+            yield manifest, aside
+            folder.mkdir(exist_ok=True)
+            write_manifest(folder, manifest | {"model": place, "fingerprint": identity})
+            for part in (*(path for path in aside.iterdir() if path.is_dir()), aside):
+                move_files(part, folder / part.relative_to(aside))
+        finally:
+            remove(aside)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replaces what `export.json` says."""
+    write_aside(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def graph_files(folder: Path, name: str) -> list[Path]:
+    """A graph of an export, and what lies beside it under the same name, such as OpenVINO's weights."""
+    return sorted((folder / name).parent.glob(f"{Path(name).stem}.*"))
+
+
+def graph_size(folder: Path, name: str) -> int:
+    """Of a graph of an export, with what lies beside it, in bytes."""
+    return sum(path.stat().st_size for path in graph_files(folder, name))
