@@ -4,22 +4,28 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files import locked, move_files, remove, write_aside
 
 MANIFEST = "export.json"
-# What a configuration says of where and how it was loaded.
-PASSING = ("_name_or_path", "dtype", "transformers_version")
+# Of what all configurations of the library have, what a graph depends on.
+COMMON = ("architectures", "id2label")
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A digest of a model's weights and configuration, by which it is known wherever it lies: SHA-256."""
-    config = {name: value for name, value in model.config.to_dict().items() if name not in PASSING}
+    """A digest of a model's weights and configuration, by which it is known wherever it lies: SHA-256.
+
+    The same in every version of transformers that knows the same fields of such a model.
+    """
+    kinds = type(model.config).__mro__
+    own = {name for kind in kinds[: kinds.index(PreTrainedConfig)] for name in get_annotations(kind)}
+    config = {name: value for name, value in model.config.to_dict().items() if name in own.union(COMMON)}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
