@@ -18,7 +18,7 @@ from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.manifest import graph_size, open_manifest, read_manifest
 from mobilebert_hf.deployment.scoring import score_export
 from mobilebert_hf.files import write_aside
-from mobilebert_hf.machine import describe_machine, describe_version
+from mobilebert_hf.machine import DIRTY, describe_machine, describe_version
 from mobilebert_hf.tables import terminal_table
 
 RESULTS = Path(__file__).parent / "accuracy" / "results.json"
@@ -51,10 +51,11 @@ def main(
 
 def export_all(model: Path, folder: Path, text: str) -> None:
     """Exports a student in every way that this version has not written there yet."""
-    graphs = open_manifest(folder)["graphs"]
+    graphs, version = open_manifest(folder)["graphs"], describe_version()
     for name, backend in FORMATS.items():
         for precision, file in backend.FILES.items():
-            if graphs.get(file, {}).get("version") != describe_version():
+            there = graphs.get(file, {}).get("version") == version and (folder / file).is_file()
+            if not there or version.endswith(DIRTY):
                 calibration = [text] if precision == "int8-static" else []
                 export(model, folder, name, precision, calibration=calibration)
 

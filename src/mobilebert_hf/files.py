@@ -31,10 +31,10 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time do something with a path, by a lock file beside it; others wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time do something with a folder, by a lock file in it; others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / ".lock"
     with FileLock(lock):
         try:
             yield

@@ -5,16 +5,18 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
 import mobilebert_hf
-from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig, fold
+from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig, MobileBertModel, fold
 from mobilebert_hf.deployment import export
 from mobilebert_hf.deployment.check import SHAPES, check
 from mobilebert_hf.deployment.formats import FORMATS
@@ -211,7 +213,7 @@ def test_nothing_is_written_where_the_graph_differs(tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     with pytest.raises(ValueError, match=r"start_logits is off by \d\.\d+e-\d+, .*1e-12 is allowed"):
         export(model, tmp_path / "out", tolerance=1e-12)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("broken", range(len(SHAPES) + 1))
@@ -246,6 +248,24 @@ def test_what_is_no_student_is_refused(tiny_tokenizer, tmp_path):
             export(tmp_path / name, tmp_path / "out")
     with pytest.raises(ValueError, match="MobileBertForMultipleChoice has no head to export"):
         find_task("MobileBertForMultipleChoice")
+
+
+def test_a_head_that_was_not_saved_is_not_made_up(tiny_tokenizer, tmp_path):
+    model = Path(save(tmp_path / "model", tiny_tokenizer))
+    weights = load_file(model / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if "qa_" not in name}, model / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model has no qa_outputs.bias, qa_outputs.weight: save it with all weights"):
+        export(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_an_encoder_needs_no_pooler(folded, tiny_tokenizer, tmp_path):
+    sizes = load_student(save(tmp_path / "model", tiny_tokenizer))[0].config
+    encoder = MobileBertModel(sizes, add_pooling_layer=False)
+    (fold(encoder) if folded else encoder).save_pretrained(tmp_path / "model")
+    for quantize in (None, "int8"):  # twice the same model
+        export(tmp_path / "model", tmp_path / "out", quantize=quantize)
+    assert len(read_manifest(tmp_path / "out")["graphs"]) == 2
 
 
 def test_a_missing_package_and_an_unknown_format_are_named(monkeypatch, tmp_path):

@@ -1,13 +1,15 @@
 """By what an export knows its model."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
 from transformers import MobileBertForQuestionAnswering
 
 from mobilebert_hf import fold
-from mobilebert_hf.deployment.manifest import fingerprint
+from mobilebert_hf.deployment import manifest as manifest_module
+from mobilebert_hf.deployment.manifest import adding, fingerprint, read_manifest
 from mobilebert_hf.deployment.tasks import load_student
 
 from .test_exporting import save
@@ -49,3 +51,27 @@ def test_another_model_is_another(change, tiny_tokenizer, tmp_path):
     with torch.no_grad():
         change(model)
     assert fingerprint(model) != before
+
+
+def test_whoever_is_cut_off_leaves_no_graph_under_anothers_name(tmp_path, monkeypatch):
+    def put(text):
+        with adding(tmp_path / "out", "place", "identity") as (manifest, aside):
+            (aside / "onnx").mkdir()
+            for name in ("onnx/a", "onnx/b") if text == "first" else ("onnx/a",):
+                (aside / name).write_text(text)
+                manifest["graphs"][name] = {"is": text}
+
+    put("first")
+    monkeypatch.setattr(manifest_module, "move_files", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        put("second")
+    assert read_manifest(tmp_path / "out")["graphs"] == {"onnx/b": {"is": "first"}}
+    monkeypatch.undo()
+    put("third")
+    assert read_manifest(tmp_path / "out")["graphs"] == {"onnx/a": {"is": "third"}, "onnx/b": {"is": "first"}}
+    assert {path.name: path.read_text() for path in (tmp_path / "out" / "onnx").iterdir()} == {
+        "a": "third",
+        "b": "first",
+    }
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["export.json", "onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # which may be a disk of its own

@@ -302,6 +302,9 @@ def test_what_is_no_model_is_refused(folder, tiny_tokenizer, tmp_path):
         folder,
         exports=tmp_path / "exported",
     )
+    (tmp_path / "exported" / "onnx" / "model.onnx").unlink()
+    lacks = "exported has no onnx/model.onnx any more: export it again"
+    refuse(FileNotFoundError, lacks, tmp_path / "other", exports=tmp_path / "exported")
 
 
 PUSH = """

@@ -205,6 +205,18 @@ def test_a_stock_model_folds_too():
     assert worst(run(folded, **make_batch()), run(stock, **make_batch())) <= 1e-5
 
 
+def test_what_has_no_pooler_gets_none():
+    config = student_config()
+    for model in (
+        models.MobileBertModel(config, add_pooling_layer=False),
+        transformers.MobileBertModel(config, add_pooling_layer=False),
+    ):
+        folded = fold(model.eval())
+        assert not [name for name in folded.state_dict() if "pooler" in name]
+        batch = make_batch()
+        assert relative_error(run(folded, **batch)[0], run(model, **batch)[0]) <= 1e-5
+
+
 def test_dtype_stays():
     for dtype in (torch.bfloat16, torch.float16):
         folded = fold(build().to(dtype))

@@ -41,7 +41,7 @@ def open_manifest(folder: Path) -> dict[str, Any]:
     """
     if folder.is_file():
         raise ValueError(f"{folder} is a file: name a folder.")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
         return {"graphs": {}}
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} holds something that is no export: name a new folder, or empty it.")
@@ -72,7 +72,7 @@ def adding(folder: Path, place: str, identity: str) -> Iterator[tuple[dict[str, 
         ValueError: The folder holds something else, or exports of another model, or of what this one was before it was
             trained on.
     """
-    aside = folder.with_name(f".{folder.name}.part")
+    aside = folder / ".part"  # the folder may be a disk of its own, with nothing beside it
     with locked(folder):
         manifest = open_manifest(folder)
         if manifest["graphs"] and manifest.get("fingerprint") != identity:
@@ -84,10 +84,13 @@ def adding(folder: Path, place: str, identity: str) -> Iterator[tuple[dict[str, 
         aside.mkdir()
         try:
             yield manifest, aside
-            folder.mkdir(exist_ok=True)
-            write_manifest(folder, manifest | {"model": place, "fingerprint": identity})
+            manifest |= {"model": place, "fingerprint": identity}
+            # What is being replaced is not listed in between: whoever is cut off leaves no graph under another's name.
+            staying = {name: graph for name, graph in manifest["graphs"].items() if not (aside / name).exists()}
+            write_manifest(folder, manifest | {"graphs": staying})
             for part in (*(path for path in aside.iterdir() if path.is_dir()), aside):
                 move_files(part, folder / part.relative_to(aside))
+            write_manifest(folder, manifest)
         finally:
             remove(aside)
 

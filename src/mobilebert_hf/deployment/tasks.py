@@ -60,13 +60,19 @@ def load_student(model: str | Path) -> tuple[PreTrainedModel, Task]:
     """A student with the head that it was saved with, in float32 and evaluation mode.
 
     Raises:
-        ValueError: It is not of this family, or has no head to export.
+        ValueError: It is not of this family, has no head to export, or was saved without its head's weights.
     """
     config = AutoConfig.from_pretrained(str(model))
     if not isinstance(config, transformers.MobileBertConfig) or isinstance(config, IBBertConfig):
         raise ValueError(f"{model} is a {config.model_type}: expected a student, mobilebert.")
     task = find_task((config.architectures or ["Model"])[0])
-    loaded = getattr(transformers, task.auto_class).from_pretrained(str(model), dtype=torch.float32)
+    # Features are without the pooler, which not every encoder was saved with.
+    options = {"add_pooling_layer": False} if task.auto_class == "AutoModel" else {}
+    loaded, found = getattr(transformers, task.auto_class).from_pretrained(
+        str(model), dtype=torch.float32, output_loading_info=True, **options
+    )
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"{model} has no {', '.join(missing)}: save it with all weights of {type(loaded).__name__}.")
     return loaded.eval(), task
 
 

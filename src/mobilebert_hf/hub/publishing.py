@@ -78,7 +78,8 @@ def prepared(
         fields: Of the card's `Facts`, such as `license`.
 
     Raises:
-        FileNotFoundError: The folder has no configuration, or no weights in safetensors.
+        FileNotFoundError: The folder has no configuration, or no weights in safetensors, or that of exports lacks a
+            graph.
         ValueError: The name is none, the folder of exports holds none, or those of another model.
     """
     source = Path(folder)
@@ -142,6 +143,8 @@ def _exported(folder: Path, model: Path) -> dict[str, Path]:
         )
     found = {MANIFEST: folder / MANIFEST}
     for graph in manifest["graphs"]:
+        if not (folder / graph).is_file():
+            raise FileNotFoundError(f"{folder} has no {graph} any more: export it again.")
         for path in graph_files(folder, graph):
             found[path.relative_to(folder).as_posix()] = path
     return found

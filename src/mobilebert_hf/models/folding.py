@@ -63,6 +63,8 @@ def fold(model: PreTrainedModel, *, quantization_aware: bool = False) -> PreTrai
     fields |= {"kept": folder.kept or None, "quantization_aware": quantization_aware}
     folded = folded_class(FoldedMobileBertConfig(**fields)).double().eval()
     target = cast(FoldedMobileBertModel, folded.base_model)
+    if encoder.pooler is None:
+        target.pooler = None
     # Heads and the word table stay as they are.
     outside = {name: value for name, value in source.state_dict().items() if "encoder.layer." not in name}
     folded.load_state_dict(outside, strict=False)
@@ -92,6 +94,8 @@ def _as_ours(model: PreTrainedModel) -> MobileBertPreTrainedModel:
         name = type(model).__name__
         ours = getattr(modeling_mobilebert, name, None) or getattr(modeling_mobilebert_tasks, name)
         stock, model = model, ours(MobileBertConfig.from_dict(model.config.to_dict()))
+        if stock.base_model.pooler is None:
+            model.base_model.pooler = None
         model.load_state_dict(stock.state_dict())
     if not isinstance(model, MobileBertPreTrainedModel) or isinstance(
         model.config, IBBertConfig | FoldedMobileBertConfig
