@@ -119,6 +119,16 @@ def test_rows_without_weights_keep_their_biases(format, tiny_tokenizer, calibrat
     export(model, tmp_path / "out", format, "int8-static", calibration=calibration, tolerance=0.05)
 
 
+@pytest.mark.parametrize("format", ["onnx", "openvino", "tflite"])
+def test_units_that_no_text_wakes_are_quantized(format, tiny_tokenizer, calibration, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    source, _ = load_student(model)
+    with torch.no_grad():
+        source.base_model.encoder.layer[0].intermediate.dense.bias.fill_(-1e3)
+    source.save_pretrained(model)
+    export(model, tmp_path / "out", format, "int8-static", calibration=calibration, tolerance=0.05)
+
+
 def test_weights_are_rounded_row_by_row():
     torch.manual_seed(0)
     linear = torch.nn.Linear(16, 4)
@@ -175,7 +185,7 @@ def test_what_cannot_be_quantized_is_said(fields, arguments, message, tiny_token
         arguments = {**arguments, "calibration": calibration}
     with pytest.raises(ValueError, match=message):
         export(model, tmp_path / "out", **arguments)
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.mark.slow

@@ -114,8 +114,8 @@ def hold_biases(network: PreTrainedModel, calibration: Batches) -> None:
     for hook in hooks:
         hook.remove()
     for linear, span in ranges.items():
-        # What is always 0 has a range, too: the least that AI Edge Quantizer has.
-        least = linear.bias.abs() * (127 * 255 / LARGEST_BIAS) / span.clamp(min=1e-9)
+        # What is 0 in all texts may not be in another one: its range is 1.
+        least = linear.bias.abs() * (127 * 255 / LARGEST_BIAS) / torch.where(span > 0, span, 1.0)
         sizes, places = linear.weight.abs().max(dim=1)
         rows = (sizes < least).nonzero().flatten()
         linear.weight[rows, places[rows]] = least[rows]

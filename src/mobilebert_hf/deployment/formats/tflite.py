@@ -89,6 +89,9 @@ def quantize_file(path: Path, quantize: str, texts: Mapping[str, list[dict[str, 
         tool = quantizer.Quantizer(str(path))
         tool.load_quantization_recipe(recipe.dynamic_wi8_afp32() if quantize == "int8" else _static_recipe())
         ranges = tool.calibrate(dict(texts)) if tool.need_calibration else None
+        for found in (ranges or {}).values():
+            if not found["min"].any() and not found["max"].any():  # XNNPACK cannot scale to a range of 0
+                found["max"] = found["max"] + 1
         tool.quantize(ranges).export_model(str(path), overwrite=True)
 
 
