@@ -137,6 +137,11 @@ def test_a_file_that_is_no_mapping_is_refused(parse, text, kind):
         parse(text)
 
 
+def test_a_file_that_is_not_yaml_is_refused(parse):
+    with pytest.raises(ValueError, match=r"recipe\.yaml is not YAML: (.|\n)*line 2, column 10"):
+        parse("corpus: [a.txt\nmax_steps: 7\n")
+
+
 def test_a_value_that_is_no_number_is_named(parse, capsys):
     with pytest.raises(SystemExit):
         parse("corpus: [a.txt]\nlearning_rate: fast\n")

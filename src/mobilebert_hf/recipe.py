@@ -40,7 +40,8 @@ def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = 
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not a mapping, or has a key that is no field; names file, key and the nearest field.
+        ValueError: The file is not YAML, not a mapping, or has a key that is no field; names file, key and the
+            nearest field.
         SystemExit: An option is unknown or misses a value, or help was asked for, as argparse does it.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -84,7 +85,10 @@ def parse_mapping(name: str, value: str | dict[str, Any] | None) -> dict[str, An
 def _read(path: Path, names: list[str]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {path}: give --config the path of a YAML file.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not hold `name: value` lines, but {type(values).__name__}.")
     for key in values:
