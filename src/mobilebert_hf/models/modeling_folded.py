@@ -87,7 +87,7 @@ class FoldedFeedForward(nn.Module):
         self.up = nn.Linear(config.intra_bottleneck_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
         if isinstance(self.activation, nn.ReLU):
-            # Nothing else reads what it is given; new memory for the result takes 8 % of the time of long inputs.
+            # Nothing else reads what it is given, and new memory for the result takes time where inputs are long.
             self.activation.inplace = True
         self.inner = QuantizationPoint()
         self.down = FoldedResidual(config.intermediate_size, config.intra_bottleneck_size)

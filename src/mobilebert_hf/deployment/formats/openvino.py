@@ -14,7 +14,6 @@ from ..tasks import Task, dynamic_shapes, example_inputs
 
 PACKAGES = ("nncf", "openvino")
 INSTALL = 'pip install "mobilebert-hf[openvino]"'
-# The runtime folds norms by itself. It leaves shared what folding composes, which is 4 % less arithmetic.
 FOLDS = (None,)
 # Bytes of a constant that is not worth one of its own.
 SMALL = 64

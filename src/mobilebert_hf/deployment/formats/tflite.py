@@ -25,8 +25,7 @@ FILES = {
     "int8-static": "tflite/model_int8_static.tflite",
 }
 
-# The converter folds norms by itself. It leaves shared what folding composes, which is 4 % less arithmetic; in 8 bits,
-# where each product rounds its input first, fewer and wider products are faster.
+# In 8 bits, where each product rounds its input first, fewer and wider products are faster.
 FOLDS = (None,)
 
 # The converter takes no shapes that are open: it is given a text of about this many tokens.
