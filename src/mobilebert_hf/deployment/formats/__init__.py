@@ -2,8 +2,9 @@
 
 Each has `write(network, task, path, quantize, calibration)`, which may change the network, and `load(path, task,
 threads)`. It says which packages it needs (`PACKAGES`), how to get them (`INSTALL`), where the graphs lie in an
-export's folder (`FILES`, by the quantization), and for which quantizations it folds norms better by itself (`FOLDS`): it
-leaves shared what folding composes, which is 4 % less arithmetic. The packages are imported where they are needed.
+export's folder (`FILES`, by the quantization), and for which quantizations it folds norms better by itself (`FOLDS`),
+as it leaves shared what folding composes, which is 4 % less arithmetic. The packages are imported where they are
+needed.
 """
 
 from types import ModuleType
