@@ -1,7 +1,7 @@
 """What a training step of distillation costs, against the plain way, on the full-size pair with random weights.
 
     python benchmarks/distillation.py              # time and memory on this machine's CPU, about 15 minutes
-    python benchmarks/distillation.py gpu          # tokens/s and FLOPs utilisation on a CUDA device
+    python benchmarks/distillation.py gpu          # time, memory and FLOPs utilisation on a CUDA device
 
 The plain way runs both networks in full with `output_hidden_states` and eager attention, computes all layers' losses
 and multiplies each by whether it counts in the stage, computes masked-LM logits at all positions, and gives everything
@@ -11,11 +11,13 @@ All ways take turns in one process, so a noisy machine slows all: `hard` and `so
 and a float32 teacher, `bfloat16` is soft freezing with a bfloat16 teacher. Memory is the high-water mark of a process
 of its own. That both ways compute the same is measured with gelu in float32 and with relu in float64: in float32,
 rounding moves a few of the millions of inputs of a relu across zero, where its gradient jumps.
-Results go to benchmarks/distillation/results.json.
+On a GPU the plain way has a bfloat16 teacher, too, and both run under autocast. Results go to
+benchmarks/distillation/results.json and gpu.json.
 """
 
 import copy
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -47,6 +49,8 @@ RESULTS = Path(__file__).parent / "distillation" / "results.json"
 GPU_RESULTS = RESULTS.with_name("gpu.json")
 SHAPES = {"8 x 128": (8, 128), "2 x 512": (2, 512)}
 MASKED_SHARE = 0.15
+# Transfer of the first layer, of a middle one and of the last, and distillation.
+GPU_STAGES = (0, 11, 23, 24)
 # Dense bfloat16 FLOP/s by the makers' data sheets.
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "4090": 165e12}
 
@@ -56,14 +60,21 @@ app = typer.Typer(add_completion=False, invoke_without_command=True)
 class Pair:
     """Student and teacher with random weights, a batch of full-length rows, and the two ways to take a step."""
 
-    def __init__(self, shape: tuple[int, int], freezing: str = "hard", teacher_dtype: str = "float32", **sizes: Any):
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        freezing: str = "hard",
+        teacher_dtype: str = "float32",
+        compiled: bool = False,
+        **sizes: Any,
+    ):
         torch.manual_seed(0)
         teacher = IBBertForPreTraining(IBBertConfig.from_preset("ib-bert-large", **sizes))
         student = MobileBertForPreTraining(
             MobileBertConfig.from_preset("mobilebert", attention_probs_dropout_prob=0.0, **sizes)
         )
         self.student, self.teacher = student, teacher
-        self.teacher_dtype = teacher_dtype
+        self.teacher_dtype, self.compiled = teacher_dtype, compiled
         self.folder = tempfile.TemporaryDirectory()
         self.trainer = self.build_trainer(freezing)
         self.batch = self._make_batch(*shape)
@@ -76,6 +87,7 @@ class Pair:
             distillation_steps=1,
             freezing=freezing,
             teacher_dtype=self.teacher_dtype,
+            torch_compile=self.compiled,
         )
         return DistillationTrainer(self.student, self.teacher, arguments)
 
@@ -319,50 +331,61 @@ def cells(results: dict[str, Any]) -> list[list[str]]:
 def gpu(
     rows: Annotated[int, typer.Option(help="Sequences in a batch.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 512,
-    repeats: Annotated[int, typer.Option(help="Steps of each kind.")] = 20,
+    repeats: Annotated[int, typer.Option(help="Steps of each way in each stage.")] = 20,
     output: Annotated[Path, typer.Option(help="JSON file for the results.")] = GPU_RESULTS,
 ) -> None:
-    """Tokens/s and model FLOPs utilisation of each kind of stage, in bfloat16, with torch.compile and without."""
+    """Times some stages' steps on a CUDA device, in bfloat16: the plain way, the engine, and the engine compiled."""
     name = torch.cuda.get_device_name()
     peak = next((flops for key, flops in PEAKS.items() if key in name), None)
-    measured = []
+    stages: list[dict[str, Any]] = []
     for compiled in (False, True):
-        pair = Pair((rows, length), "soft", "bfloat16")
-        if compiled:
-            for network in (pair.student, pair.teacher):
-                network.compile()
-        for index in (0, 11, 23, 24):
-            with torch.autocast("cuda", torch.bfloat16):
-                taken = _cuda_seconds(pair, index, repeats)
+        pair = Pair((rows, length), "soft", "bfloat16", compiled=compiled)
+        tokens, predictions = rows * length, int((pair.batch["labels"] != -100).sum())
+        for place, index in enumerate(GPU_STAGES):
             stage = pair.stages[index]
-            masked = int((pair.batch["labels"] != -100).sum())
-            flops = sum(step_flops(stage, pair.student, pair.teacher, rows * length, length, masked))
-            measured.append(
-                {
-                    "stage": stage.name,
-                    "compiled": compiled,
-                    "tokens_per_second": rows * length / taken,
-                    "flops_utilization": flops / taken / peak if peak else None,
-                }
-            )
+            if compiled:
+                stages[place]["compiled"] = cuda_cost(pair, "ours", index, repeats)
+                continue
+            flops = step_flops(stage, pair.student, pair.teacher, tokens, length, predictions)
+            ways = {way: cuda_cost(pair, way, index, repeats) for way in ("plain", "ours")}
+            stages.append({"stage": stage.name, "flops": sum(flops), **ways})
+        del pair
+    machine = {**describe_machine(), "gpu": name, "peak_flops": peak}
+    results = {"machine": machine, "batch": [rows, length], "stages": stages}
     output.parent.mkdir(parents=True, exist_ok=True)
-    results = {"gpu": name, "torch": torch.__version__, "batch": [rows, length], "stages": measured}
     write_aside(output, json.dumps(results, indent=1) + "\n")
-    Console().print_json(data=results)
+    Console().print(terminal_table(gpu_cells(results), f"Training steps on {name}"))
 
 
-def _cuda_seconds(pair: Pair, index: int, repeats: int) -> float:
-    """The median time of a step, after a few that warm up and compile."""
+def cuda_cost(pair: Pair, way: str, index: int, repeats: int) -> dict[str, float]:
+    """The median seconds of a step, after a few that warm up and compile, and the most memory in use, in bytes."""
     times = []
     for repeat in range(repeats + 3):
         torch.cuda.synchronize()
+        if repeat == 3:
+            torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()
-        pair.ours(index)
+        with torch.autocast("cuda", torch.bfloat16):
+            getattr(pair, way)(index)
         torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
         pair.gradients()
-        if repeat >= 3:
-            times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    return {"seconds": statistics.median(times[3:]), "bytes": torch.cuda.max_memory_allocated()}
+
+
+def gpu_cells(results: dict[str, Any]) -> list[list[str]]:
+    """The results as rows of text, the first one the heading."""
+    tokens, peak = math.prod(results["batch"]), results["machine"]["peak_flops"]
+    rows = [["stage", "", "tokens/s", "time, ours / plain", "peak memory", "share of the arithmetic peak"]]
+    for stage in results["stages"]:
+        for way, what in (("plain", "the plain way"), ("ours", "ours"), ("compiled", "ours, `torch_compile`")):
+            cost = stage[way]
+            ratio = f"{cost['seconds'] / stage['plain']['seconds']:.2f}" if way != "plain" else ""
+            # The plain way's surplus arithmetic is no use to anyone: its share is of what counts, too.
+            share = f"{stage['flops'] / cost['seconds'] / peak:.0%}" if peak else ""
+            speed = f"{tokens / cost['seconds']:,.0f}"
+            rows.append([stage["stage"], what, speed, ratio, f"{cost['bytes'] / 2**30:.1f} GiB", share])
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,17 +1,29 @@
 """What only an accelerator shows; run with `-m gpu`."""
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import BertConfig, BertForMaskedLM, pipeline
 
+from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from mobilebert_hf.data import PretrainingCollator
 from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer
+from mobilebert_hf.models.packing import PACKED
 
+from .data.conftest import write_corpus
+from .distillation.any_teacher.helpers import distil, save_teacher
 from .helpers import pretraining_model, training_arguments, training_logs
+from .invariant import test_invariant
+from .workshop import RECIPES, Workshop
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
+ANSWERER = str(Path(__file__).parent / "fixtures" / "question_answering" / "model")
 
 
 @pytest.mark.parametrize("family", ["IBBert", "MobileBert"])
@@ -29,19 +41,124 @@ def test_kernels_agree_and_compile_without_graph_breaks(family, tiny_tokenizer, 
         torch.testing.assert_close(compiled(**inputs).prediction_logits, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_distillation_in_bfloat16_with_a_bfloat16_teacher(tiny_tokenizer, tiny_examples, tmp_path):
-    trainer = DistillationTrainer(
-        pretraining_model("MobileBert", tiny_tokenizer),
-        pretraining_model("IBBert", tiny_tokenizer),
-        training_arguments(
-            DistillationArguments, tmp_path, transfer_steps=60, distillation_steps=20, bf16=True, use_cpu=False
-        ),
-        train_dataset=tiny_examples["train"],
-        eval_dataset=tiny_examples["validation"],
-        data_collator=PretrainingCollator(tiny_tokenizer),
-    )
+@pytest.fixture
+def make_trainer(tiny_tokenizer, tiny_examples, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # which torch_compile=True sets for good
+
+    def make(**arguments):
+        return DistillationTrainer(
+            pretraining_model("MobileBert", tiny_tokenizer),
+            pretraining_model("IBBert", tiny_tokenizer),
+            training_arguments(DistillationArguments, tmp_path, use_cpu=False, **arguments),
+            train_dataset=tiny_examples["train"],
+            eval_dataset=tiny_examples["validation"],
+            data_collator=PretrainingCollator(tiny_tokenizer),
+        )
+
+    return make
+
+
+def test_distillation_in_bfloat16_with_a_bfloat16_teacher(make_trainer):
+    trainer = make_trainer(transfer_steps=60, distillation_steps=20, bf16=True)
     assert trainer.teacher.dtype == torch.bfloat16
     trainer.train()
     logs = [line for line in training_logs(trainer) if "layer_0/feature_map" in line]
     assert logs[-1]["layer_0/feature_map"] < logs[0]["layer_0/feature_map"]
     assert trainer.evaluate()["eval_masked_lm_loss"] > 0
+
+
+def test_compiled_layers_learn_what_others_do(make_trainer):
+    losses = []
+    for options in ({}, {"torch_compile": True}):
+        trainer = make_trainer(transfer_steps=9, distillation_steps=4, teacher_dtype="float32", **options)
+        trainer.train()
+        losses.append([line["loss"] for line in training_logs(trainer)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["distil_student", "pretrain_teacher"])
+def test_every_step_is_as_on_the_cpu(recipe, tmp_path):
+    workshop = test_invariant.make_workshop(tmp_path)
+    lines = test_invariant.launch(workshop, recipe, "one", use_cpu=False)
+    test_invariant.compare(recipe, lines, 1e-3)
+
+
+def test_the_recipes_for_a_gpu(tmp_path, tiny_tokenizer):
+    """As they are, but for steps, text and vocabulary; the student's second run goes on from a checkpoint."""
+    workshop = Workshop(tmp_path, write_corpus(tmp_path / "corpus.txt", documents=1200))
+    tokenizer = tmp_path / "tokenizer"
+    tiny_tokenizer.save_pretrained(tokenizer)
+
+    def run(recipe, config, **options):
+        common = {"corpus": workshop.corpus, "logging_steps": 2}
+        words = [word for name, value in {**common, **options}.items() for word in (f"--{name}", str(value))]
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
+        finished = workshop.run(
+            *launcher, str(RECIPES / f"{recipe}.py"), "--config", str(RECIPES / f"{config}.yaml"), *words
+        )
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        return json.loads((Path(options["output_dir"]) / "eval_results.json").read_text())
+
+    steps = {"save_steps": 5}
+    run("pretrain_teacher", "pretrain_teacher_gpu", tokenizer=tokenizer, output_dir=workshop.teacher, max_steps=10)
+    steps |= {"teacher": workshop.teacher, "transfer_steps": 12, "distillation_steps": 8}
+    whole = run("distil_student", "distil_student_gpu", **steps, output_dir=workshop.student)
+    assert {f"eval_layer_{layer}/attention" for layer in range(12)} <= whole.keys()
+    (Path(workshop.student) / "checkpoint-20").rename(tmp_path / "lost")
+    again = run("distil_student", "distil_student_gpu", **steps, output_dir=workshop.student)
+    assert again["eval_masked_lm_loss"] == pytest.approx(whole["eval_masked_lm_loss"], rel=1e-2)
+
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=512,
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    tiny_tokenizer.save_pretrained(tmp_path / "bert")
+    options = {"teacher": tmp_path / "bert", "distillation_steps": 20, "output_dir": tmp_path / "any"}
+    assert run("distil_any", "distil_any_gpu", **options)["eval_layer_0/similarity"] > 0.5
+
+
+def test_fsdp2s_configuration_trains_on_one_gpu(tmp_path, tiny_corpus):
+    workshop = Workshop(tmp_path, tiny_corpus)
+    config = workshop.write("pretrain_teacher", **workshop.pretraining(use_cpu=False, max_steps=4))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
+    launcher += ["--config_file", str(RECIPES / "accelerate" / "fsdp2.yaml")]
+    finished = workshop.run(*launcher, str(RECIPES / "pretrain_teacher.py"), "--config", str(config))
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert 0 < json.loads((Path(workshop.teacher) / "eval_results.json").read_text())["eval_masked_lm_loss"] < 12
+
+
+def test_the_steps_are_planned_to_the_minutes(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
+    distil(teacher, tiny_corpus, tmp_path, minutes=0.5, logging_steps=100, use_cpu=False)
+    assert 0.25 < json.loads((tmp_path / "student" / "results.json").read_text())["minutes"] < 0.6
+
+
+def test_folded_and_packed_models_agree():
+    torch.manual_seed(0)
+    model = MobileBertForQuestionAnswering(MobileBertConfig(num_hidden_layers=3)).cuda().eval()
+    mask = (torch.arange(40) < torch.tensor([[40], [7], [23]])).long().cuda()
+    inputs = {"input_ids": torch.randint(5, 1000, (3, 40)).cuda() * mask, "attention_mask": mask}
+    with torch.no_grad():
+        expected = model(**inputs).start_logits[mask.bool()]
+        folded = fold(model)
+        for kernel in ("sdpa", PACKED):
+            folded.set_attn_implementation(kernel)
+            torch.testing.assert_close(folded(**inputs).start_logits[mask.bool()], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_overflow_of_float16_is_an_error():
+    model = MobileBertForQuestionAnswering(MobileBertConfig(num_hidden_layers=2)).cuda().eval()
+    torch.nn.init.constant_(model.mobilebert.encoder.layer[0].output.bottleneck.LayerNorm.weight, 1e7)
+    with pytest.raises(FloatingPointError, match="overflowed float16"), torch.autocast("cuda", torch.float16):
+        model(torch.full((1, 8), 5, device="cuda"))
+
+
+def test_the_pipeline_answers_as_on_the_cpu():
+    question = {"question": "Where?", "context": "The river begins in the mountain, and the engine is in the city."}
+    gpu, cpu = (pipeline("question-answering", model=ANSWERER, device=device)(**question) for device in (0, "cpu"))
+    assert gpu.pop("score") == pytest.approx(cpu.pop("score"), rel=1e-3)
+    assert gpu == cpu

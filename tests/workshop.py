@@ -34,7 +34,7 @@ FORKS.set_forkserver_preload(["mobilebert_hf.pretraining.run", "mobilebert_hf.di
 
 
 class Workshop:
-    """A folder with a corpus, in which recipes run on the CPU without network."""
+    """A folder with a corpus, in which recipes run without network, and on the CPU unless told otherwise."""
 
     def __init__(self, folder, corpus):
         self.folder, self.corpus = folder, str(corpus)
@@ -58,7 +58,7 @@ class Workshop:
         if processes > 1:
             # `--cpu` would start one process alone; this one is only called so.
             launcher += ["--multi_gpu", "--main_process_port", str(free_port())]
-        else:
+        elif values.get("use_cpu", True):
             launcher += ["--cpu"]
         return [*launcher, str(RECIPES / f"{recipe}.py"), "--config", str(self.write(recipe, **values))]
 

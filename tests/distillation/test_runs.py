@@ -245,3 +245,17 @@ def test_the_time_left_goes_by_the_cost_of_the_stages(make_trainer):
     assert trainer.work(0) == 0
     assert len(set(costs)) == len(trainer.strategy.stages)
     assert costs == sorted(costs)
+
+
+def test_compiled_layers_take_the_same_steps(make_trainer, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # which torch_compile=True sets for good
+    losses, names = [], []
+    for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
+        trainer = make_trainer(transfer_steps=9, distillation_steps=3, **options)
+        compiled = [hasattr(layer.forward, "get_compiler_config") for layer in trainer.model.mobilebert.encoder.layer]
+        assert all(compiled) if options else not any(compiled)
+        trainer.train()
+        losses.append([line["loss"] for line in training_logs(trainer)])
+        names.append([*trainer.model.state_dict()])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert names[1] == names[0]

@@ -213,3 +213,16 @@ def test_every_head_compiles_in_one_graph(head):
     model, batch = build(head=head, num_hidden_layers=1), make_batch(head=head)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert_same_outputs(run(compiled, **batch), run(model, **batch))
+
+
+def test_compiled_it_captures_whatever_layers_a_call_names():
+    model = build("MobileBert")
+    compiled = torch.compile(model, backend="eager")
+    for depth in (1, 2, 3, 1):  # numbers that change become symbols
+        arguments = {
+            **make_batch(),
+            "stop_layer": depth,
+            "capture_layers": (depth - 1,),
+            "capture_scores": (depth - 1,),
+        }
+        assert_same_outputs(run(compiled, **arguments), run(model, **arguments))

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -148,13 +149,14 @@ class EncoderTeacher(nn.Module):
             handle.remove()
 
 
-def find_layers(model: PreTrainedModel) -> nn.ModuleList:
+def find_layers(model: nn.Module) -> nn.ModuleList:
     """The list of a model's layers.
 
     Raises:
         ValueError: There is none with as many modules as the configuration has layers.
     """
-    count = model.config.num_hidden_layers
+    config: Any = model.config
+    count = config.num_hidden_layers
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     found = [module for module in lists.values() if len(module) == count]
     if not found:
@@ -201,6 +203,7 @@ def recording(model: PreTrainedModel, layers: Collection[int]) -> Iterator[list[
         )
 
 
+@torch.compiler.disable  # the count would be compiled in, for each layer anew
 def _record(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:

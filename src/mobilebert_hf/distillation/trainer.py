@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.masking import IGNORED
+from ..pretraining.compilation import compile_layers
 from ..pretraining.optimizer import parameter_groups
 from ..pretraining.trainer import (
     Columns,
@@ -35,6 +36,7 @@ from .objectives import (
     next_sentence,
 )
 from .strategies import Freezing, Stage, Strategy, StrategyName, auxiliary, build_strategy
+from .teachers import find_layers
 
 # A layer's terms in the log, as `TransferWeights` calls them.
 TERMS = tuple(field.name for field in fields(TransferWeights))
@@ -163,6 +165,8 @@ class DistillationTrainer(PreTrainer):
         self._step_costs = [sum(self.step_flops(stage, model, teacher)) for stage in self.strategy.stages]
         super().__init__(model=model, args=args, **kwargs)
         self.teacher = teacher.eval().requires_grad_(False).to(args.device, _teacher_dtype(args))
+        if self.compilation is not None:
+            compile_layers(find_layers(self.teacher), self.compilation)
         self.add_callback(_StageCallback(self.strategy))
 
     def step_flops(self, stage: Stage, model: Any, teacher: Any) -> StepFlops:

@@ -345,16 +345,21 @@ class Encoder(nn.Module):
             The last layer's output; the outputs of `capture_layers`, where -1 is the embeddings'; the raw scores of
             `capture_scores` ([batch, heads, seq, seq] each), both in order of the layers.
         """
-        layer_outputs = [hidden_states] if -1 in capture_layers else []
+        layer_outputs = [hidden_states] if _among(-1, capture_layers) else []
         attention_scores = []
         for index, layer in enumerate(self.layer[start:stop], start):
             if layer_inputs is not None:
                 hidden_states = layer_inputs[index]
-            materialize = output_attentions or index in capture_scores
+            materialize = output_attentions or _among(index, capture_scores)
             mask = tensor_mask if materialize else kernel_mask
             hidden_states, _, scores = layer(hidden_states, mask, materialize=materialize, **kwargs)
-            if index in capture_layers:
+            if _among(index, capture_layers):
                 layer_outputs.append(hidden_states)
-            if index in capture_scores:
+            if _among(index, capture_scores):
                 attention_scores.append(scores)
         return hidden_states, tuple(layer_outputs), tuple(attention_scores)
+
+
+def _among(index: int, layers: Collection[int]) -> bool:
+    """Whether a layer is one of some; under `torch.compile`, `in` denies it once the numbers have changed."""
+    return any(index == layer for layer in layers)

@@ -25,6 +25,7 @@ from ..data.masking import IGNORED
 from ..models.heads import PreTrainingOutput
 from ..training.durable import DurableTrainer, hold_signals
 from ..training.run_folder import find_checkpoint
+from .compilation import compile_layers, take_over_compilation
 from .meter import Meter
 from .optimizer import lamb, parameter_groups
 
@@ -72,7 +73,8 @@ class PreTrainer(DurableTrainer):
     processes) and `hours_left`. Evaluation reports the two losses, their sum `loss`, and `masked_lm_accuracy` and
     `next_sentence_accuracy` (shares of 1).
 
-    Training batches are grouped by length; an `ExampleStream` comes in its own order.
+    Training batches are grouped by length; an `ExampleStream` comes in its own order. With `torch_compile=True` the
+    layers are compiled, not the whole network (see `compilation.py`).
     """
 
     args: PreTrainingArguments
@@ -87,6 +89,10 @@ class PreTrainer(DurableTrainer):
                 "dataloader_persistent_workers=True would repeat the first epoch's masks in every epoch: set it to "
                 "False."
             )
+        self.compilation = take_over_compilation(self.accelerator)
+        if self.compilation is not None:
+            model: Any = self.model
+            compile_layers(model.base_model.encoder.layer, self.compilation)
         self.loss_is_scaled_for_ga = True  # by `Counts`
         self.compute_metrics = self._average_columns
         self.meter = Meter()

@@ -11,9 +11,9 @@ from torch import nn
 from ...data import example_lengths
 from .trainer import AnyTeacherTrainer
 
-TIMED_BATCHES, TIMED_UPDATES = 20, 5
-# The first ones allocate memory and choose kernels.
-WARM_UP = 2
+TIMED_BATCHES, TIMED_UPDATES = 25, 5
+# The first ones allocate memory, choose kernels, and compile where that was asked for.
+WARM_UP = 5
 # Logging, checkpoints, what else the machine does, and that it is slower when it is hot.
 OVERHEAD = 1.2
 # Of training's time per token, what the two networks' forward passes take.
@@ -69,7 +69,7 @@ def time_token(trainer: AnyTeacherTrainer, model: nn.Module) -> float:
             loss = trainer.compute_loss(model, inputs)
         trainer.accelerator.backward(loss)
         model.zero_grad()
-        trainer.accelerator.wait_for_everyone()  # as a step does
+        _wait(trainer)
         if index >= WARM_UP:
             spent += time.monotonic() - began
             tokens += int(inputs["attention_mask"].sum())
@@ -90,8 +90,16 @@ def time_update(trainer: AnyTeacherTrainer, model: nn.Module) -> float:
         trainer.accelerator.reduce(flat)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        _wait(trainer)
         times.append(time.monotonic() - began)
     return _mean_over_processes(trainer, median(times))
+
+
+def _wait(trainer: AnyTeacherTrainer) -> None:
+    """Until the device has done what it was given, and for the other processes, as a step does."""
+    if trainer.args.device.type != "cpu":
+        torch.accelerator.synchronize()
+    trainer.accelerator.wait_for_everyone()
 
 
 def _mean_over_processes(trainer: AnyTeacherTrainer, seconds: float) -> float:

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,12 +78,18 @@ def write_results(
         The rows of the table.
     """
     student = trainer.accelerator.unwrap_model(trainer.model).eval()
-    # In training it may have been in bfloat16, in which its latency is another.
+    # In training it may have been in bfloat16, in which its scores and its latency are others.
     teacher, tokenizer = trainer.teacher.model.float(), trainer.processing_class
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     length = min(128, student.config.max_position_embeddings)
     networks: dict[str, Any] = {"teacher": teacher.base_model, "student": student.base_model}
-    latency = _latency({"teacher": teacher.base_model, "student": _deployed(student)}, length)
+    scores = {
+        name: {"task": score_similarity(network, tokenizer, task.pairs, length)}
+        for name, network in networks.items()
+        if task is not None
+    }
+    # Whatever trained it, a student is for small machines.
+    latency = _latency({"teacher": teacher.base_model.cpu(), "student": _deployed(student.cpu())}, length)
     results: dict[str, Any] = {
         # A local path is nobody else's business.
         "teacher_name": Path(teacher_name).name if Path(teacher_name).exists() else teacher_name,
@@ -96,6 +102,7 @@ def write_results(
             name: {
                 "parameters": count_parameters(network),
                 "milliseconds": latency[name],
+                **scores.get(name, {}),
             }
             for name, network in networks.items()
         },
@@ -103,8 +110,6 @@ def write_results(
     }
     if task is not None:
         results["task"] = {"name": task.name, "split": task.split}
-        for name, network in networks.items():
-            results[name]["task"] = score_similarity(network, tokenizer, task.pairs, length)
     write_aside(folder / RESULTS, json.dumps(results, indent=2))
     return result_rows(results)
 
@@ -139,24 +144,16 @@ def result_rows(results: dict[str, Any]) -> list[list[str]]:
 @torch.inference_mode()
 def _latency(networks: dict[str, Any], length: int) -> dict[str, float]:
     """Median milliseconds of a forward pass on one text of `length` tokens."""
-
-    def call(network: Any) -> Callable[[], None]:
-        ids = torch.full((1, length), 5, device=network.device)
-
-        def run() -> None:
-            network(input_ids=ids, attention_mask=torch.ones_like(ids))
-            if network.device.type == "cuda":
-                torch.cuda.synchronize()
-
-        return run
-
-    times = time_in_turns({name: call(network) for name, network in networks.items()}, TIMED_SECONDS)
+    ids = torch.full((1, length), 5)
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    calls = {name: partial(network, **text) for name, network in networks.items()}
+    times = time_in_turns(calls, TIMED_SECONDS)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def _deployed(student: PreTrainedModel) -> Any:
     """The encoder as it is deployed."""
     foldable = student.config.normalization_type == "no_norm"
-    deployed: Any = (fold(student).eval() if foldable else student).base_model.to(student.device)
+    deployed: Any = (fold(student).eval() if foldable else student).base_model
     deployed.set_attn_implementation("sdpa")  # whatever training used
     return deployed
