@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,10 +70,11 @@ class Pair:
         **sizes: Any,
     ):
         torch.manual_seed(0)
-        teacher = IBBertForPreTraining(IBBertConfig.from_preset("ib-bert-large", **sizes))
-        student = MobileBertForPreTraining(
-            MobileBertConfig.from_preset("mobilebert", attention_probs_dropout_prob=0.0, **sizes)
-        )
+        with torch.device(torch.accelerator.current_accelerator() or "cpu"):
+            teacher = IBBertForPreTraining(IBBertConfig.from_preset("ib-bert-large", **sizes))
+            student = MobileBertForPreTraining(
+                MobileBertConfig.from_preset("mobilebert", attention_probs_dropout_prob=0.0, **sizes)
+            )
         self.student, self.teacher = student, teacher
         self.teacher_dtype, self.compiled = teacher_dtype, compiled
         self.folder = tempfile.TemporaryDirectory()
@@ -114,32 +116,35 @@ class Pair:
         groups = parameter_groups(self.student, weight_decay=0.0, trust_ratio=False)
         return [names[id(p)] for group in groups if stage.rates[group["name"]] > 0 for p in group["params"]]
 
-    def ours(self, index: int) -> Tensor:
-        """The engine's step of a stage: the loss, and gradients of what learns."""
+    def ours(self, index: int) -> Callable[[], Tensor]:
+        """The engine's step of a stage, ready to be taken: the loss, and gradients of what learns."""
         self.student.set_attn_implementation("sdpa")
         self.teacher.set_attn_implementation("sdpa")
         self.trainer.state.global_step = index
         learning = set(self.learning(self.stages[index]))
         for name, parameter in self.student.named_parameters():
             parameter.requires_grad_(name in learning)
-        loss = self.trainer.compute_loss(self.student, self.batch)
-        loss.backward()
-        return loss.detach()
+        return partial(take_step, partial(self.trainer.compute_loss, self.student, self.batch))
 
-    def plain(self, index: int) -> Tensor:
+    def plain(self, index: int) -> Callable[[], Tensor]:
         """The plain way's step of the same stage: the same loss, and gradients of everything."""
         self.student.set_attn_implementation("eager")
         self.teacher.set_attn_implementation("eager")
         self.student.requires_grad_(True)
-        loss = plain_loss(self.student, self.teacher, self.batch, self.stages[index])
-        loss.backward()
-        return loss.detach()
+        return partial(take_step, partial(plain_loss, self.student, self.teacher, self.batch, self.stages[index]))
 
     def gradients(self) -> dict[str, Tensor]:
         """The gradients of the last step, which are taken off the student."""
         gradients = {name: p.grad for name, p in self.student.named_parameters() if p.grad is not None}
         self.student.zero_grad(set_to_none=True)
         return gradients
+
+
+def take_step(compute_loss: Callable[[], Tensor]) -> Tensor:
+    """Forward and backward."""
+    loss = compute_loss()
+    loss.backward()
+    return loss.detach()
 
 
 def plain_loss(
@@ -175,10 +180,10 @@ def plain_loss(
     return loss + float(stage.pretraining) * (0.5 * hard + 0.5 * soft + sentences)
 
 
-def seconds(step: Callable[[int], Tensor], index: int) -> float:
+def seconds(step: Callable[[], Tensor]) -> float:
     """How long a step takes."""
     begin = time.perf_counter()
-    step(index)
+    step()
     return time.perf_counter() - begin
 
 
@@ -202,17 +207,17 @@ def time_stages(shape: tuple[int, int], stages: Sequence[int], repeats: int, **s
     trainers["bfloat16"] = pair.build_trainer("soft")
     pair.teacher = trainers["hard"].teacher
     for way in ("plain", "ours"):  # the first steps allocate memory
-        getattr(pair, way)(len(pair.stages) - 1)
+        getattr(pair, way)(len(pair.stages) - 1)()
         pair.gradients()
     rows = []
     for index in track(stages, description=f"steps of {shape[0]} x {shape[1]}"):
         times: dict[str, list[float]] = {"plain": [], **{way: [] for way in trainers}}
         for _ in range(repeats):
-            times["plain"].append(seconds(pair.plain, index))
+            times["plain"].append(seconds(pair.plain(index)))
             pair.gradients()
             for way, trainer in trainers.items():
                 pair.trainer = trainer
-                times[way].append(seconds(pair.ours, index))
+                times[way].append(seconds(pair.ours(index)))
                 pair.gradients()
         medians = {f"{way}_seconds": statistics.median(values) for way, values in times.items()}
         rows.append({"stage": pair.stages[index].name, **medians})
@@ -227,8 +232,8 @@ def compare(**sizes: Any) -> list[dict[str, Any]]:
         pair.student.to(getattr(torch, dtype))
         last = len(pair.stages) - 1
         for index in track((0, last // 2, last - 1, last), description=f"{dtype} {activation}"):
-            plain_value, plain_gradients = pair.plain(index), pair.gradients()
-            value, gradients = pair.ours(index), pair.gradients()
+            plain_value, plain_gradients = pair.plain(index)(), pair.gradients()
+            value, gradients = pair.ours(index)(), pair.gradients()
             rows.append(
                 {
                     "dtype": dtype,
@@ -256,7 +261,7 @@ def memory(shape: str, way: str, index: int, teacher_dtype: str) -> None:
     pair = Pair(SHAPES[shape], teacher_dtype=teacher_dtype)
     before = process_memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
-    getattr(pair, way)(index)
+    getattr(pair, way)(index)()
     peak = process_memory("VmHWM")
     print(json.dumps({"above_weights": peak - before, "total": peak}))
 
@@ -341,7 +346,7 @@ def gpu(
     for compiled in (False, True):
         pair = Pair((rows, length), "soft", "bfloat16", compiled=compiled)
         tokens, predictions = rows * length, int((pair.batch["labels"] != -100).sum())
-        for place, index in enumerate(GPU_STAGES):
+        for place, index in enumerate(track(GPU_STAGES, description="compiled" if compiled else "as it is")):
             stage = pair.stages[index]
             if compiled:
                 stages[place]["compiled"] = cuda_cost(pair, "ours", index, repeats)
@@ -360,13 +365,14 @@ def gpu(
 def cuda_cost(pair: Pair, way: str, index: int, repeats: int) -> dict[str, float]:
     """The median seconds of a step, after a few that warm up and compile, and the most memory in use, in bytes."""
     times = []
+    step = getattr(pair, way)(index)
     for repeat in range(repeats + 3):
         torch.cuda.synchronize()
         if repeat == 3:
             torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()
         with torch.autocast("cuda", torch.bfloat16):
-            getattr(pair, way)(index)
+            step()
         torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
         pair.gradients()
@@ -376,15 +382,17 @@ def cuda_cost(pair: Pair, way: str, index: int, repeats: int) -> dict[str, float
 def gpu_cells(results: dict[str, Any]) -> list[list[str]]:
     """The results as rows of text, the first one the heading."""
     tokens, peak = math.prod(results["batch"]), results["machine"]["peak_flops"]
-    rows = [["stage", "", "tokens/s", "time, ours / plain", "peak memory", "share of the arithmetic peak"]]
+    rows = [
+        ["tokens/s", "the plain way", "ours", "ours, `torch_compile`", "memory, ours / plain", "share of the peak"]
+    ]
     for stage in results["stages"]:
-        for way, what in (("plain", "the plain way"), ("ours", "ours"), ("compiled", "ours, `torch_compile`")):
-            cost = stage[way]
-            ratio = f"{cost['seconds'] / stage['plain']['seconds']:.2f}" if way != "plain" else ""
-            # The plain way's surplus arithmetic is no use to anyone: its share is of what counts, too.
-            share = f"{stage['flops'] / cost['seconds'] / peak:.0%}" if peak else ""
-            speed = f"{tokens / cost['seconds']:,.0f}"
-            rows.append([stage["stage"], what, speed, ratio, f"{cost['bytes'] / 2**30:.1f} GiB", share])
+        plain, ours, compiled = (stage[way] for way in ("plain", "ours", "compiled"))
+        speeds = [
+            f"{tokens / cost['seconds']:,.0f} ({plain['seconds'] / cost['seconds']:.1f}x)" for cost in (ours, compiled)
+        ]
+        memory = f"{compiled['bytes'] / plain['bytes']:.2f}"
+        share = f"{stage['flops'] / compiled['seconds'] / peak:.0%}" if peak else ""
+        rows.append([stage["stage"], f"{tokens / plain['seconds']:,.0f}", *speeds, memory, share])
     return rows
 
 

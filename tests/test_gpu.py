@@ -11,7 +11,11 @@ from transformers import BertConfig, BertForMaskedLM, pipeline
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from mobilebert_hf.data import PretrainingCollator
 from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer
+from mobilebert_hf.distillation import run as distillation
+from mobilebert_hf.distillation.any_teacher import run as any_teacher
 from mobilebert_hf.models.packing import PACKED
+from mobilebert_hf.pretraining import run as pretraining
+from mobilebert_hf.recipe import parse_recipe
 
 from .data.conftest import write_corpus
 from .distillation.any_teacher.helpers import distil, save_teacher
@@ -30,7 +34,8 @@ ANSWERER = str(Path(__file__).parent / "fixtures" / "question_answering" / "mode
 def test_kernels_agree_and_compile_without_graph_breaks(family, tiny_tokenizer, tiny_examples):
     batch = PretrainingCollator(tiny_tokenizer)([tiny_examples["train"][index] for index in range(8)])
     inputs = {name: batch[name].cuda() for name in ("input_ids", "attention_mask", "token_type_ids")}
-    model = pretraining_model(family, tiny_tokenizer).cuda().eval()
+    # Flex attention takes heads of 16 and more there.
+    model = pretraining_model(family, tiny_tokenizer, intra_bottleneck_size=128).cuda().eval()
     with torch.no_grad():
         expected = model(**inputs).prediction_logits
         for kernel in ("eager", "flex_attention"):
@@ -85,40 +90,30 @@ def test_every_step_is_as_on_the_cpu(recipe, tmp_path):
 
 def test_the_recipes_for_a_gpu(tmp_path, tiny_tokenizer):
     """As they are, but for steps, text and vocabulary; the student's second run goes on from a checkpoint."""
-    workshop = Workshop(tmp_path, write_corpus(tmp_path / "corpus.txt", documents=1200))
-    tokenizer = tmp_path / "tokenizer"
-    tiny_tokenizer.save_pretrained(tokenizer)
+    corpus = write_corpus(tmp_path / "corpus.txt", documents=1200)
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
 
-    def run(recipe, config, **options):
-        common = {"corpus": workshop.corpus, "logging_steps": 2}
-        words = [word for name, value in {**common, **options}.items() for word in (f"--{name}", str(value))]
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
-        finished = workshop.run(
-            *launcher, str(RECIPES / f"{recipe}.py"), "--config", str(RECIPES / f"{config}.yaml"), *words
-        )
-        assert finished.returncode == 0, finished.stderr[-3000:]
-        return json.loads((Path(options["output_dir"]) / "eval_results.json").read_text())
+    def run(recipe, module, name, **options):
+        common = {"corpus": corpus, "logging_steps": 2, "output_dir": tmp_path / name, "report_to": "none"}
+        words = [str(word) for name, value in {**common, **options}.items() for word in (f"--{name}", value)]
+        config = RECIPES / f"{name}_gpu.yaml"
+        recipe(*parse_recipe(module.RECIPE_ARGUMENTS, ["--config", str(config), *words]))
+        return json.loads((tmp_path / name / "eval_results.json").read_text())
 
-    steps = {"save_steps": 5}
-    run("pretrain_teacher", "pretrain_teacher_gpu", tokenizer=tokenizer, output_dir=workshop.teacher, max_steps=10)
-    steps |= {"teacher": workshop.teacher, "transfer_steps": 12, "distillation_steps": 8}
-    whole = run("distil_student", "distil_student_gpu", **steps, output_dir=workshop.student)
+    run(pretraining.pretrain, pretraining, "pretrain_teacher", tokenizer=tmp_path / "tokenizer", max_steps=10)
+    steps = {"transfer_steps": 12, "distillation_steps": 8, "save_steps": 5, "teacher": tmp_path / "pretrain_teacher"}
+    whole = run(distillation.distill, distillation, "distil_student", **steps)
     assert {f"eval_layer_{layer}/attention" for layer in range(12)} <= whole.keys()
-    (Path(workshop.student) / "checkpoint-20").rename(tmp_path / "lost")
-    again = run("distil_student", "distil_student_gpu", **steps, output_dir=workshop.student)
+    (tmp_path / "distil_student" / "checkpoint-20").rename(tmp_path / "lost")
+    again = run(distillation.distill, distillation, "distil_student", **steps)
     assert again["eval_masked_lm_loss"] == pytest.approx(whole["eval_masked_lm_loss"], rel=1e-2)
 
-    config = BertConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=512,
-    )
-    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    sizes = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
+    BertForMaskedLM(BertConfig(vocab_size=len(tiny_tokenizer), **sizes)).save_pretrained(tmp_path / "bert")
     tiny_tokenizer.save_pretrained(tmp_path / "bert")
-    options = {"teacher": tmp_path / "bert", "distillation_steps": 20, "output_dir": tmp_path / "any"}
-    assert run("distil_any", "distil_any_gpu", **options)["eval_layer_0/similarity"] > 0.5
+    options = {"teacher": tmp_path / "bert", "distillation_steps": 20}
+    similar = run(any_teacher.distil_any, any_teacher, "distil_any", **options)
+    assert similar["eval_layer_0/similarity"] > 0.5
 
 
 def test_fsdp2s_configuration_trains_on_one_gpu(tmp_path, tiny_corpus):
@@ -134,7 +129,7 @@ def test_fsdp2s_configuration_trains_on_one_gpu(tmp_path, tiny_corpus):
 def test_the_steps_are_planned_to_the_minutes(tmp_path, tiny_corpus, tiny_tokenizer):
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
     distil(teacher, tiny_corpus, tmp_path, minutes=0.5, logging_steps=100, use_cpu=False)
-    assert 0.25 < json.loads((tmp_path / "student" / "results.json").read_text())["minutes"] < 0.6
+    assert 0.3 < json.loads((tmp_path / "student" / "results.json").read_text())["minutes"] < 0.8
 
 
 def test_folded_and_packed_models_agree():

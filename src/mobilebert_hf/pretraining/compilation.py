@@ -1,4 +1,4 @@
-"""`torch_compile=True`, layer by layer.
+"""`torch_compile=True`, layer by layer and objective by objective.
 
 A network that is compiled in one piece is compiled again for every depth that a stage of transfer runs to. Layers are
 all alike: what is compiled for one serves the others, at any depth.

@@ -12,8 +12,9 @@ from .run import RECIPE_ARGUMENTS, distil_any
 
 # One thread each, as small products gain little from more; more processes take more memory than they save time.
 MAX_PROCESSES = 8
-# Examples of a step, of all processes together.
-BATCH = 64
+# Examples of a step, of all processes together. An accelerator takes as long for a few as for many.
+BATCH, ACCELERATED_BATCH = 64, 512
+WORKERS = 4
 
 
 def distil_command(
@@ -39,7 +40,8 @@ def distil_command(
         "teacher": teacher,
         "output_dir": output,
         "minutes": minutes,
-        "per_device_train_batch_size": max(1, BATCH // processes),
+        "per_device_train_batch_size": max(1, (BATCH if on_cpu else ACCELERATED_BATCH) // processes),
+        "dataloader_num_workers": 0 if on_cpu else WORKERS,
         "use_cpu": on_cpu,
         "bf16": _multiplies_bfloat16(on_cpu),
         "logging_steps": 20,

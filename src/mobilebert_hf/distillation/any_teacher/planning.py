@@ -11,9 +11,11 @@ from torch import nn
 from ...data import example_lengths
 from .trainer import AnyTeacherTrainer
 
-TIMED_BATCHES, TIMED_UPDATES = 25, 5
-# The first ones allocate memory, choose kernels, and compile where that was asked for.
-WARM_UP = 5
+# Batches are timed until both are over: on a fast device, workers that load data take a while to be in their stride.
+TIMED_BATCHES, TIMED_SECONDS = 18, 4.0
+TIMED_UPDATES = 5
+# The first ones allocate memory and choose kernels.
+WARM_UP = 2
 # Logging, checkpoints, what else the machine does, and that it is slower when it is hot.
 OVERHEAD = 1.2
 # Of training's time per token, what the two networks' forward passes take.
@@ -62,7 +64,8 @@ def time_token(trainer: AnyTeacherTrainer, model: nn.Module) -> float:
     """Seconds that a token takes, forward through both networks and backward; the mean over all processes."""
     batches = chain.from_iterable(repeat(trainer.get_train_dataloader()))  # again, if they are few
     spent = tokens = 0.0
-    for index in range(TIMED_BATCHES):
+    timed = -WARM_UP
+    while timed < TIMED_BATCHES or spent < TIMED_SECONDS:
         began = time.monotonic()
         inputs: dict[str, Any] = trainer._prepare_inputs(next(batches))
         with trainer.compute_loss_context_manager():
@@ -70,8 +73,9 @@ def time_token(trainer: AnyTeacherTrainer, model: nn.Module) -> float:
         trainer.accelerator.backward(loss)
         model.zero_grad()
         _wait(trainer)
-        if index >= WARM_UP:
-            spent += time.monotonic() - began
+        timed += 1
+        if timed > 0:
+            spent += _mean_over_processes(trainer, time.monotonic() - began)  # so that all stop at the same batch
             tokens += int(inputs["attention_mask"].sum())
     return _mean_over_processes(trainer, spent / tokens)
 
