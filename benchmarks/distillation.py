@@ -342,23 +342,20 @@ def gpu(
     """Times some stages' steps on a CUDA device, in bfloat16: the plain way, the engine, and the engine compiled."""
     name = torch.cuda.get_device_name()
     peak = next((flops for key, flops in PEAKS.items() if key in name), None)
-    stages: list[dict[str, Any]] = []
-    for compiled in (False, True):
-        pair = Pair((rows, length), "soft", "bfloat16", compiled=compiled)
-        tokens, predictions = rows * length, int((pair.batch["labels"] != -100).sum())
-        for place, index in enumerate(track(GPU_STAGES, description="compiled" if compiled else "as it is")):
-            stage = pair.stages[index]
-            if compiled:
-                stages[place]["compiled"] = cuda_cost(pair, "ours", index, repeats)
-                continue
-            flops = step_flops(stage, pair.student, pair.teacher, tokens, length, predictions)
-            ways = {way: cuda_cost(pair, way, index, repeats) for way in ("plain", "ours")}
-            stages.append({"stage": stage.name, "flops": sum(flops), **ways})
-        del pair
     machine = {**describe_machine(), "gpu": name, "peak_flops": peak}
-    results = {"machine": machine, "batch": [rows, length], "stages": stages}
+    results: dict[str, Any] = {"machine": machine, "batch": [rows, length], "stages": {}}
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(output, json.dumps(results, indent=1) + "\n")
+    for compiled, ways in ((False, ("plain", "ours")), (True, ("ours",))):
+        pair = Pair((rows, length), "soft", "bfloat16", compiled=compiled)
+        predictions = int((pair.batch["labels"] != -100).sum())
+        for index in track(GPU_STAGES, description="compiled" if compiled else "not compiled"):
+            stage = pair.stages[index]
+            flops = step_flops(stage, pair.student, pair.teacher, rows * length, length, predictions)
+            costs = results["stages"].setdefault(stage.name, {"flops": sum(flops)})
+            for way in ways:
+                costs["compiled" if compiled else way] = cuda_cost(pair, way, index, repeats)
+            write_aside(output, json.dumps(results, indent=1) + "\n")
+        del pair
     Console().print(terminal_table(gpu_cells(results), f"Training steps on {name}"))
 
 
@@ -385,14 +382,14 @@ def gpu_cells(results: dict[str, Any]) -> list[list[str]]:
     rows = [
         ["tokens/s", "the plain way", "ours", "ours, `torch_compile`", "memory, ours / plain", "share of the peak"]
     ]
-    for stage in results["stages"]:
+    for name, stage in results["stages"].items():
         plain, ours, compiled = (stage[way] for way in ("plain", "ours", "compiled"))
         speeds = [
             f"{tokens / cost['seconds']:,.0f} ({plain['seconds'] / cost['seconds']:.1f}x)" for cost in (ours, compiled)
         ]
         memory = f"{compiled['bytes'] / plain['bytes']:.2f}"
         share = f"{stage['flops'] / compiled['seconds'] / peak:.0%}" if peak else ""
-        rows.append([stage["stage"], f"{tokens / plain['seconds']:,.0f}", *speeds, memory, share])
+        rows.append([name, f"{tokens / plain['seconds']:,.0f}", *speeds, memory, share])
     return rows
 
 

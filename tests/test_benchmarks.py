@@ -35,6 +35,13 @@ def test_every_stage_is_timed_in_every_way():
     assert all(row[f"{way}_seconds"] > 0 for row in rows for way in ("plain", "hard", "soft", "bfloat16"))
 
 
+def test_a_gpus_costs_are_shown_beside_the_plain_ways():
+    costs = {"plain": 0.4, "ours": 0.2, "compiled": 0.1}
+    stage = {way: {"seconds": seconds, "bytes": 1000 * seconds} for way, seconds in costs.items()}
+    results = {"batch": [4, 100], "machine": {"peak_flops": 1e6}, "stages": {"layer 0": {"flops": 3e4, **stage}}}
+    assert distillation.gpu_cells(results)[1] == ["layer 0", "1,000", "2,000 (2.0x)", "4,000 (4.0x)", "0.25", "30%"]
+
+
 def test_padding_is_counted():
     lengths = np.tile([10, 20], 32)
     shares = data.padding_shares(lengths)

@@ -269,7 +269,9 @@ class DistillationTrainer(PreTrainer):
         """Student and teacher as deep as the stage goes, with heads where they count."""
         layers, stop = self.compared(stage), None if stage.pretraining else stage.depth
         below = range(-1, stage.depth - 1) if stage.parallel else ()
-        with torch.inference_mode():
+        # What is compiled may save its inputs for the backward pass, and tensors of inference mode cannot be saved.
+        without_gradients = torch.inference_mode if self.compilation is None else torch.no_grad
+        with without_gradients():
             teacher = self.ask_teacher(inputs, stop, {*layers, *below}, stage.transfer_layers)
         # Cloned, because autograd does not take tensors of inference mode as inputs.
         layer_inputs = {layer + 1: teacher.features[layer].float().clone() for layer in below} or None
