@@ -13,6 +13,12 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(monkeypatch):
+    """Unless a test asks for it: `torch_compile=True` sets this variable for good."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
+
+
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
     """A text file of 40 short documents."""

@@ -47,9 +47,7 @@ def test_kernels_agree_and_compile_without_graph_breaks(family, tiny_tokenizer, 
 
 
 @pytest.fixture
-def make_trainer(tiny_tokenizer, tiny_examples, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # which torch_compile=True sets for good
-
+def make_trainer(tiny_tokenizer, tiny_examples, tmp_path):
     def make(**arguments):
         return DistillationTrainer(
             pretraining_model("MobileBert", tiny_tokenizer),

@@ -248,8 +248,7 @@ def test_the_time_left_goes_by_the_cost_of_the_stages(make_trainer):
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_layers_take_the_same_steps(make_trainer, monkeypatch, backend):
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # which torch_compile=True sets for good
+def test_compiled_layers_take_the_same_steps(make_trainer, backend):
     losses, names = [], []
     for options in ({}, {"torch_compile": True, "torch_compile_backend": backend}):
         trainer = make_trainer(transfer_steps=3, distillation_steps=3, **options)

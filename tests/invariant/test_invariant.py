@@ -79,6 +79,12 @@ def test_every_step_is_as_recorded(workshop, recipe, layout):
     compare(recipe, lines, TOLERANCE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["distil_student", "pretrain_teacher"])
+def test_compiled_layers_take_the_recorded_steps(workshop, recipe):
+    compare(recipe, launch(workshop, recipe, "two", torch_compile_backend="eager"), TOLERANCE)
+
+
 def compare(recipe, lines, tolerance):
     recorded = json.loads((Path(__file__).parent / f"{recipe}.json").read_text())
     for step, (line, expected) in enumerate(zip(lines, recorded, strict=True), 1):
