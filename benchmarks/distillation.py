@@ -41,7 +41,7 @@ from mobilebert_hf.distillation import DistillationArguments, DistillationTraine
 from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.objectives import LAYER_NORM_EPSILON
 from mobilebert_hf.files import write_aside
-from mobilebert_hf.machine import describe_machine, process_memory
+from mobilebert_hf.machine import describe_device, describe_machine, process_memory
 from mobilebert_hf.pretraining import parameter_groups
 from mobilebert_hf.pretraining.trainer import encoder_inputs
 from mobilebert_hf.tables import terminal_table
@@ -340,7 +340,7 @@ def gpu(
     output: Annotated[Path, typer.Option(help="JSON file for the results.")] = GPU_RESULTS,
 ) -> None:
     """Times some stages' steps on a CUDA device, in bfloat16: the plain way, the engine, and the engine compiled."""
-    name = torch.cuda.get_device_name()
+    name = describe_device(torch.device("cuda"))
     peak = next((flops for key, flops in PEAKS.items() if key in name), None)
     machine = {**describe_machine(), "gpu": name, "peak_flops": peak}
     results: dict[str, Any] = {"machine": machine, "batch": [rows, length], "stages": {}}

@@ -34,13 +34,21 @@ def describe_version() -> str:
     return f"{described}, commit {found.stdout.strip()}" if found.returncode == 0 else described
 
 
+def describe_device(device: torch.device) -> str:
+    """What computes: the name of a CUDA device or of the processor, the kind of any other device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    lines = CPUS.read_text().splitlines() if CPUS.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+
+
 def describe_machine() -> dict[str, Any]:
     """The processor, its instructions for small types, its cores, PyTorch and its threads, this package's version."""
-    lines = CPUS.read_text().splitlines() if CPUS.exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
     has = [name for name, found in torch.cpu.get_capabilities().items() if found is True]
     return {
-        "cpu": cpu,
+        "cpu": describe_device(torch.device("cpu")),
         "instructions": sorted(name for name in has if any(part in name for part in PRODUCTS)),
         "cores": os.cpu_count(),
         "torch": torch.__version__,

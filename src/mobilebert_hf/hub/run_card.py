@@ -188,13 +188,15 @@ def _distilled_from_any(run: Run) -> Made:
     results = run.results()
     if not results:
         return Made(f"A MobileBERT student of {name}, in training.", base_model=base_model, recipe="distil_any")
+    device = f" on {results['device']}" if "device" in results else ""  # earlier runs did not say
     summary = (
-        f"A MobileBERT student of {name}, made by layer-wise knowledge transfer in {results['minutes']:.0f} minutes."
+        f"A MobileBERT student of {name}, made by layer-wise knowledge transfer in {results['minutes']:.0f} minutes"
+        f"{device}."
     )
     note = (
         "Features, pooled outputs and masked-LM scores are those of held-out text of the corpus; latency is that of "
-        f"one text of {results['length']} tokens in PyTorch on the machine that made the student, both networks in "
-        "turns, the student folded."
+        f"one text of {results['length']} tokens in PyTorch on the processor of the machine that made the student, "
+        "both networks in turns, the student folded."
     )
     scores: tuple[Score, ...] = ()
     if "task" in results:

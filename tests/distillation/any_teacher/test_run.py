@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer, pipeline
 
 from mobilebert_hf.distillation.any_teacher.run import RECIPE_ARGUMENTS
 from mobilebert_hf.distillation.any_teacher.sentence_encoder import embed
+from mobilebert_hf.machine import describe_machine
 from mobilebert_hf.recipe import parse_recipe
 
 from .helpers import distil, save_teacher
@@ -83,6 +84,7 @@ def test_table_and_card_tell_what_was_made(sentence_encoder):
     assert card.data.library_name == "sentence-transformers"
     measured = results(sentence_encoder[0])
     assert f"{measured['evaluation']['eval_pooled_similarity']:.3f}" in card.text
+    assert f"minutes on {describe_machine()['cpu']}." in card.text
     model = AutoModel.from_pretrained(folder)
     assert measured["student"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert measured["student"]["parameters"] < measured["teacher"]["parameters"]

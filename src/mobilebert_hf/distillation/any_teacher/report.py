@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.glue import load_glue
 from ...data.glue_tasks import TASKS
 from ...files import write_aside
-from ...machine import time_in_turns
+from ...machine import describe_device, time_in_turns
 from ...models import fold
 from ...tables import Rows
 from .sentence_encoder import score_similarity
@@ -96,6 +96,7 @@ def write_results(
         "minutes": minutes,
         "steps": trainer.strategy.steps,
         "processes": trainer.args.world_size,
+        "device": describe_device(trainer.args.device),
         "start": start,
         "length": length,
         **{
