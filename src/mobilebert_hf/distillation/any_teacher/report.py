@@ -83,11 +83,10 @@ def write_results(
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     length = min(128, student.config.max_position_embeddings)
     networks: dict[str, Any] = {"teacher": teacher.base_model, "student": student.base_model}
-    scores = {
-        name: {"task": score_similarity(network, tokenizer, task.pairs, length)}
-        for name, network in networks.items()
-        if task is not None
-    }
+    scores: dict[str, dict[str, float]] = {name: {} for name in networks}
+    if task is not None:
+        for name, network in networks.items():
+            scores[name]["task"] = score_similarity(network, tokenizer, task.pairs, length)
     # Whatever trained it, a student is for small machines.
     latency = _latency({"teacher": teacher.base_model.cpu(), "student": _deployed(student.cpu())}, length)
     results: dict[str, Any] = {
@@ -103,7 +102,7 @@ def write_results(
             name: {
                 "parameters": count_parameters(network),
                 "milliseconds": latency[name],
-                **scores.get(name, {}),
+                **scores[name],
             }
             for name, network in networks.items()
         },
