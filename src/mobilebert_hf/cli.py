@@ -155,7 +155,7 @@ def convert(
     from rich.console import Console
 
     with Console(stderr=True).status(f"converting {source}"):
-        from .hub import convert as convert_checkpoint
+        from .conversion import convert as convert_checkpoint
 
         errors = convert_checkpoint(source, output, to)
     typer.echo(f"{output}: {', '.join(f'{name} within {error:.1e}' for name, error in errors.items())} of the source")

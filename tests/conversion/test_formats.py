@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
 from mobilebert_hf import MobileBertForSequenceClassification
-from mobilebert_hf.hub import convert
+from mobilebert_hf.conversion import convert
 
 from ..models.helpers import Original, assert_close, build, run
 

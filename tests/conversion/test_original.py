@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mobilebert_hf import IBBertConfig, MobileBertConfig
-from mobilebert_hf.hub import original
+from mobilebert_hf.conversion import original
 
 from ..models.helpers import Original
 
