@@ -36,8 +36,8 @@ from mobilebert_hf.files import write_aside
 from mobilebert_hf.hub.run_card import without_places
 from mobilebert_hf.machine import describe_machine, time_in_turns
 from mobilebert_hf.reporting.page import PICTURE
+from mobilebert_hf.runs.run_folder import RECIPE, Recipe
 from mobilebert_hf.tables import terminal_table
-from mobilebert_hf.training.run_folder import RECIPE, Recipe
 
 RESULTS = Path(__file__).parent / "any_teacher" / "results.json"
 LENGTH = 128

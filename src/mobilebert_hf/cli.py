@@ -210,7 +210,7 @@ def run_export(
     with Console(stderr=True).status(f"exporting {model}"):
         from .deployment import FORMATS
         from .deployment import export as export_student
-        from .deployment.manifest import graph_size
+        from .runs.exports import graph_size
 
         errors = export_student(model, output, format, quantize, calibration=calibration, folded=folded)
     listed = ", ".join(f"{name} within {error:.1e} of the model's" for name, error in errors.items())

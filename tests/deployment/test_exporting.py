@@ -20,8 +20,8 @@ from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig, MobileBer
 from mobilebert_hf.deployment import export
 from mobilebert_hf.deployment.check import SHAPES, check
 from mobilebert_hf.deployment.formats import FORMATS
-from mobilebert_hf.deployment.manifest import graph_size, read_manifest
 from mobilebert_hf.deployment.tasks import INPUTS, TASKS, find_task, load_student, sample_inputs
+from mobilebert_hf.runs.exports import graph_size, read_manifest
 
 SIZES = {
     "hidden_size": 32,

@@ -9,7 +9,7 @@ import torch
 from mobilebert_hf.data import PretrainingCollator
 from mobilebert_hf.distillation.trainer import DistillationArguments, DistillationTrainer
 from mobilebert_hf.pretraining.trainer import PreTrainer, PreTrainingArguments
-from mobilebert_hf.training.checkpoints import find_damage, last_good_checkpoint
+from mobilebert_hf.runs.checkpoints import find_damage, last_good_checkpoint
 from mobilebert_hf.training.durable import EndAt, TrainingInterrupted
 
 from ..helpers import AtEachStep, moved, pretraining_model, snapshot, training_arguments

@@ -10,10 +10,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ..machine import describe_version
 from ..models.fake_quantization import stop_rounding
 from ..models.modeling_folded import FoldedMobileBertPreTrainedModel
+from ..runs.exports import adding, fingerprint, open_manifest
 from .calibration import calibration_batches
 from .check import check
 from .formats import FORMATS
-from .manifest import adding, fingerprint, open_manifest
 from .network import foldable, prepare
 from .tasks import load_student, unfolded_config
 

@@ -21,9 +21,9 @@ from ..files import locked
 from ..finetuning.cross_encoder import best_classes
 from ..finetuning.squad import SquadArguments, make_features, score_logits
 from ..models.fake_quantization import stop_rounding
+from ..runs.exports import fingerprint, read_manifest, write_manifest
 from .check import Run, run_pytorch
 from .exporting import find_format
-from .manifest import fingerprint, read_manifest, write_manifest
 from .tasks import INPUTS, Task, load_student
 
 SQUAD = "squad"

@@ -7,7 +7,7 @@ from transformers import AutoModelForPreTraining, set_seed
 from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer
 from ..pretraining.run import ModelArguments, Phase, plan_phases, run
 from ..progress import show_progress
-from ..training.run_folder import open_run_folder
+from ..runs.run_folder import open_run_folder
 from .initialization import MATCHED_FIELDS, initialize_from_teacher
 from .trainer import DistillationArguments, DistillationTrainer
 

@@ -19,7 +19,7 @@ from ..evaluation import score_glue
 from ..evaluation.scores import task_score
 from ..evaluation.submission import write_predictions, write_submission
 from ..progress import show_progress
-from ..training import find_checkpoint, open_run_folder
+from ..runs.run_folder import find_checkpoint, open_run_folder
 from . import glue_report
 from .bi_encoder import BiEncoder
 from .cross_encoder import CrossEncoder

@@ -25,7 +25,7 @@ from ..evaluation.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..evaluation.squad_scores import squad_scores, squad_v2_scores
 from ..files import write_aside
 from ..progress import show_progress
-from ..training import find_checkpoint, open_run_folder
+from ..runs.run_folder import find_checkpoint, open_run_folder
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder
 from .trainer import FineTuner, planned_steps
 

@@ -14,10 +14,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import httpx, validate_repo_id
 from transformers import AutoTokenizer
 
-from ..deployment.manifest import MANIFEST, fingerprint, graph_files, graph_size, read_manifest, write_manifest
 from ..deployment.tasks import load_student
 from ..reporting.page import PICTURE
-from ..training.run_folder import RECIPE, Recipe
+from ..runs.exports import MANIFEST, fingerprint, graph_files, graph_size, read_manifest, write_manifest
+from ..runs.run_folder import RECIPE, Recipe
 from .card import CARD, eval_results, render_card
 from .remote_code import add_remote_code
 from .run_card import Run, describe, find_recipe, is_own_card, read_run, without_places

@@ -17,8 +17,8 @@ from ..finetuning.glue_report import percent
 from ..machine import describe_version
 from ..reporting.page import HELD_OUT, PICTURE, draw_report
 from ..reporting.run_log import STATE
+from ..runs.run_folder import RECIPE, Recipe
 from ..tables import Rows
-from ..training.run_folder import RECIPE, Recipe
 from .card import CARD, MARKER, Facts, Score, render_card
 from .remote_code import MODULES
 from .uses import uses_of

@@ -21,9 +21,9 @@ from ..files import written_aside
 from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
 from ..progress import show_progress
 from ..recipe import parse_mapping
-from ..training.checkpoints import step_of
+from ..runs.checkpoints import step_of
+from ..runs.run_folder import find_checkpoint, open_run_folder
 from ..training.durable import EndAt
-from ..training.run_folder import find_checkpoint, open_run_folder
 from .trainer import PreTrainer, PreTrainingArguments
 
 

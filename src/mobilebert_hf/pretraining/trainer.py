@@ -23,8 +23,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..data import ExampleStream, LengthGroupedBatches, PretrainingCollator, example_lengths
 from ..data.masking import IGNORED
 from ..models.heads import PreTrainingOutput
+from ..runs.run_folder import find_checkpoint
 from ..training.durable import DurableTrainer, hold_signals
-from ..training.run_folder import find_checkpoint
 from .compilation import compile_layers, take_over_compilation
 from .meter import Meter
 from .optimizer import lamb, parameter_groups

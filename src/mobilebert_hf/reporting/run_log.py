@@ -18,7 +18,7 @@ from ..distillation.run import RECIPE_ARGUMENTS
 from ..distillation.stages import Strategy
 from ..distillation.trainer import DistillationArguments
 from ..recipe import parse_recipe
-from ..training.run_folder import RECIPE
+from ..runs.run_folder import RECIPE
 
 Line = dict[str, float]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
-from .checkpoints import STAGING
-from .checkpoints import publish as publish_checkpoint
+from ..runs.checkpoints import STAGING
+from ..runs.checkpoints import publish as publish_checkpoint
 from .hub_trainer import HubTrainer
 
 

@@ -12,8 +12,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..files import move_files
-from .checkpoints import STAGING
-from .run_folder import resolve
+from ..runs.checkpoints import STAGING
+from ..runs.run_folder import resolve
 
 logger = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from ...models.configuration import MobileBertConfig
 from ...pretraining.run import Phase, plan_phases, run
 from ...progress import show_progress
 from ...recipe import parse_mapping
+from ...runs.run_folder import open_run_folder
 from ...tables import terminal_table
-from ...training.run_folder import open_run_folder
 from ..teachers import EncoderTeacher
 from .planning import plan_steps
 from .report import ScoredTask, write_results

@@ -8,11 +8,11 @@ import torch
 from transformers import MobileBertForQuestionAnswering
 
 from mobilebert_hf import fold
-from mobilebert_hf.deployment import manifest as manifest_module
-from mobilebert_hf.deployment.manifest import adding, fingerprint, read_manifest
 from mobilebert_hf.deployment.tasks import load_student
+from mobilebert_hf.runs import exports as manifest_module
+from mobilebert_hf.runs.exports import adding, fingerprint, read_manifest
 
-from .test_exporting import save
+from ..deployment.test_exporting import save
 
 
 @pytest.mark.parametrize("kind", ["student", "folded", "quantization-aware"])

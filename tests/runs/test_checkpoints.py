@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilebert_hf.training.checkpoints import STAGING, find_damage, last_good_checkpoint, publish
+from mobilebert_hf.runs.checkpoints import STAGING, find_damage, last_good_checkpoint, publish
 
 from ..workshop import FORKS, Death
 

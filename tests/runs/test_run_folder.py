@@ -6,7 +6,7 @@ import yaml
 
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS
 from mobilebert_hf.recipe import parse_recipe
-from mobilebert_hf.training.run_folder import Recipe, open_run_folder
+from mobilebert_hf.runs.run_folder import Recipe, open_run_folder
 
 
 def parse(tmp_path, *options):
