@@ -23,13 +23,10 @@ import typer
 from rich.console import Console
 from transformers import AutoModel, AutoTokenizer
 
-from mobilebert_hf.data.glue import load_glue
-from mobilebert_hf.data.glue_tasks import TASKS
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.benchmark.networks import Setting, write_stock
 from mobilebert_hf.deployment.check import Run
-from mobilebert_hf.deployment.tasks import INPUTS
-from mobilebert_hf.deployment.tasks import TASKS as HEADS
+from mobilebert_hf.deployment.student import INPUTS
 from mobilebert_hf.distillation.any_teacher.report import result_rows
 from mobilebert_hf.distillation.any_teacher.sentence_encoder import score_similarity
 from mobilebert_hf.files import write_aside
@@ -38,6 +35,9 @@ from mobilebert_hf.machine import describe_machine, time_in_turns
 from mobilebert_hf.reporting.page import PICTURE
 from mobilebert_hf.runs.run_folder import RECIPE, Recipe
 from mobilebert_hf.tables import terminal_table
+from mobilebert_hf.tasks.glue_data import load_glue
+from mobilebert_hf.tasks.glue_tasks import TASKS
+from mobilebert_hf.tasks.heads import TASKS as HEADS
 
 RESULTS = Path(__file__).parent / "any_teacher" / "results.json"
 LENGTH = 128

@@ -16,7 +16,6 @@ import yaml
 from mobilebert_hf import models
 from mobilebert_hf.deployment.benchmark.report import summary_cells
 from mobilebert_hf.deployment.formats import FORMATS
-from mobilebert_hf.deployment.tasks import find_task
 from mobilebert_hf.distillation.any_teacher.shapes import count_parameters
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.hub.card import Facts, render_card
@@ -24,6 +23,7 @@ from mobilebert_hf.hub.remote_code import MODULES
 from mobilebert_hf.hub.run_card import describe, describe_shape, read_run
 from mobilebert_hf.hub.uses import uses_of
 from mobilebert_hf.reporting.page import PICTURE
+from mobilebert_hf.tasks.heads import find_task
 
 HERE = Path(__file__).parent
 SPEED = HERE.parent / "benchmarks" / "deployment" / "results.json"
@@ -42,7 +42,7 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
     """What the card of a member says, or that of its export in 8 bits."""
     teacher = member["preset"].startswith("ib-bert")
     config = (models.IBBertConfig if teacher else models.MobileBertConfig).from_preset(member["preset"])
-    task = find_task(member["head"]).name
+    task = find_task(member["head"])
     repo = f"{organization}/{name}"
     base = name.removesuffix("-int8") if int8 else member.get("base_model")
     files = {FORMATS["onnx"].FILES[kind] for kind in ((None, "int8", "int8-static") if int8 else (None, "int8"))}
@@ -56,7 +56,7 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
         training=f"Exported from `{organization}/{base}`, weights and products in 8 bits."
         if int8
         else member["training"],
-        pipeline_tag=task,
+        pipeline_tag=task.name,
         license="apache-2.0",
         language="en",
         base_model=f"{organization}/{base}" if base else None,

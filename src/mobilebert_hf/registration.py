@@ -8,17 +8,7 @@ from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 from . import models
 from .pipelines.question_answering import DEFAULT_MODEL, TASK, QuestionAnsweringPipeline
-
-# AutoModelForX is registered for ...ForX of all families.
-HEADS = (
-    "PreTraining",
-    "MaskedLM",
-    "NextSentencePrediction",
-    "SequenceClassification",
-    "QuestionAnswering",
-    "TokenClassification",
-    "MultipleChoice",
-)
+from .tasks.heads import HEADS
 
 
 def register() -> None:
@@ -39,8 +29,8 @@ def register() -> None:
         AutoTokenizer.register(config, tokenizer_class=BertTokenizer, exist_ok=True)
         transformers.AutoModel.register(config, getattr(models, f"{prefix}Model"), exist_ok=True)
         for head in HEADS:
-            auto_class = getattr(transformers, f"AutoModelFor{head}")
-            auto_class.register(config, getattr(models, f"{prefix}For{head}"), exist_ok=True)
+            auto_class = getattr(transformers, f"AutoModel{head}")
+            auto_class.register(config, getattr(models, f"{prefix}{head}"), exist_ok=True)
     _register_pipeline()
     if find_spec("peft") is not None:
         _register_adapters()

@@ -20,8 +20,9 @@ from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig, MobileBer
 from mobilebert_hf.deployment import export
 from mobilebert_hf.deployment.check import SHAPES, check
 from mobilebert_hf.deployment.formats import FORMATS
-from mobilebert_hf.deployment.tasks import INPUTS, TASKS, find_task, load_student, sample_inputs
+from mobilebert_hf.deployment.student import INPUTS, load_student, sample_inputs
 from mobilebert_hf.runs.exports import graph_size, read_manifest
+from mobilebert_hf.tasks.heads import EXPORTED, TASKS, find_task
 
 SIZES = {
     "hidden_size": 32,
@@ -44,7 +45,7 @@ def save(folder, tokenizer, head="ForQuestionAnswering", seed=0, **fields):
 
 
 CASES = [
-    *((head, {}, True) for head in TASKS),
+    *((head, {}, True) for head in EXPORTED),
     ("ForQuestionAnswering", TINY, True),
     ("ForSequenceClassification", {"normalization_type": "layer_norm"}, False),
     ("ForSequenceClassification", {"mask_padding": False}, True),

@@ -14,7 +14,7 @@ from mobilebert_hf.cli import app
 from mobilebert_hf.deployment import export, scoring
 from mobilebert_hf.deployment.check import run_pytorch
 from mobilebert_hf.deployment.scoring import score_export
-from mobilebert_hf.deployment.tasks import sample_inputs
+from mobilebert_hf.deployment.student import sample_inputs
 from mobilebert_hf.finetuning.encoder import EncoderArguments
 from mobilebert_hf.finetuning.squad import SquadArguments, finetune_squad
 from mobilebert_hf.models.fake_quantization import stop_rounding

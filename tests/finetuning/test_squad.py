@@ -11,7 +11,6 @@ from datasets import load_dataset
 from transformers import AutoModelForQuestionAnswering, TrainingArguments, pipeline
 
 from mobilebert_hf.data.squad import load_squad
-from mobilebert_hf.evaluation.squad_scores import squad_scores, squad_v2_scores
 from mobilebert_hf.finetuning.encoder import EncoderArguments
 from mobilebert_hf.finetuning.squad import (
     RECIPE_ARGUMENTS,
@@ -20,6 +19,7 @@ from mobilebert_hf.finetuning.squad import (
     finetune_squad,
 )
 from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf.tasks.squad_scores import squad_scores, squad_v2_scores
 
 from ..data.conftest import WORDS
 from ..workshop import RECIPES, Workshop

@@ -8,7 +8,7 @@ import pytest
 from transformers import BertTokenizer
 
 from mobilebert_hf import models
-from mobilebert_hf.registration import HEADS
+from mobilebert_hf.tasks.heads import HEADS
 
 from .helpers import FAMILIES, build
 
@@ -66,7 +66,7 @@ def found(tmp_path_factory):
     vocabulary.write_text("\n".join(WORDS))
     tokenizer = BertTokenizer(str(vocabulary))
     for family in FAMILIES:
-        for head in ("Model", *(f"For{head}" for head in HEADS)):
+        for head in ("Model", *HEADS):
             folder = parent / f"{family}-{head}"
             build(family, head, vocab_size=len(WORDS), num_hidden_layers=1).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
@@ -74,7 +74,7 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("head", ["Model", *(f"For{head}" for head in HEADS)])
+@pytest.mark.parametrize("head", ["Model", *HEADS])
 def test_auto_classes_resolve(found, family, head):
     resolved = found[f"{family}-{head}"]
     model_class = getattr(models, f"{family}{head}")

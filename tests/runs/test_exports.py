@@ -8,7 +8,7 @@ import torch
 from transformers import MobileBertForQuestionAnswering
 
 from mobilebert_hf import fold
-from mobilebert_hf.deployment.tasks import load_student
+from mobilebert_hf.deployment.student import load_student
 from mobilebert_hf.runs import exports as manifest_module
 from mobilebert_hf.runs.exports import adding, fingerprint, read_manifest
 

@@ -8,7 +8,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedModel
 
 from .. import models
-from ..deployment.tasks import sample_inputs
+from ..deployment.student import sample_inputs
 from ..files import write_aside, written_aside
 from ..models.configuration import MobileBertConfig
 from .original import (

@@ -15,7 +15,7 @@ from .calibration import calibration_batches
 from .check import check
 from .formats import FORMATS
 from .network import foldable, prepare
-from .tasks import load_student, unfolded_config
+from .student import load_student, unfolded_config
 
 # How far an output may be off, relative to the output's largest value: in float32, and in 8 bits, where it is to catch
 # what is broken: students with logits off by a sixth scored as before. What 8 bits cost, a task's score says.

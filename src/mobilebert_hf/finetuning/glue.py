@@ -13,13 +13,13 @@ from datasets import DatasetDict
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from ..data.glue import HUB_DATASET, load_glue
-from ..data.glue_tasks import TASKS, GlueTask, find_task
-from ..evaluation import score_glue
-from ..evaluation.scores import task_score
-from ..evaluation.submission import write_predictions, write_submission
 from ..progress import show_progress
 from ..runs.run_folder import find_checkpoint, open_run_folder
+from ..tasks.glue_data import HUB_DATASET, load_glue
+from ..tasks.glue_scores import task_score
+from ..tasks.glue_tasks import TASKS, GlueTask, find_task
+from ..tasks.metrics import score_glue
+from ..tasks.submission import write_predictions, write_submission
 from . import glue_report
 from .bi_encoder import BiEncoder
 from .cross_encoder import CrossEncoder

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import httpx, validate_repo_id
 from transformers import AutoTokenizer
 
-from ..deployment.tasks import load_student
+from ..deployment.student import load_student
 from ..reporting.page import PICTURE
 from ..runs.exports import MANIFEST, fingerprint, graph_files, graph_size, read_manifest, write_manifest
 from ..runs.run_folder import RECIPE, Recipe

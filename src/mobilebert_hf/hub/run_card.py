@@ -9,8 +9,6 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..data.glue_tasks import TASKS
-from ..deployment.tasks import find_task
 from ..distillation.any_teacher.report import result_rows
 from ..files import write_aside
 from ..finetuning.glue_report import percent
@@ -19,6 +17,8 @@ from ..reporting.page import HELD_OUT, PICTURE, draw_report
 from ..reporting.run_log import STATE
 from ..runs.run_folder import RECIPE, Recipe
 from ..tables import Rows
+from ..tasks.glue_tasks import TASKS
+from ..tasks.heads import find_task
 from .card import CARD, MARKER, Facts, Score, render_card
 from .remote_code import MODULES
 from .uses import uses_of
@@ -105,7 +105,7 @@ def describe(run: Run, repo: str | None = None, files: Collection[str] | None = 
         fields: Of `Facts`, that win over what the run says, unless they are None.
     """
     made = KINDS.get(run.kind, _unknown)(run)
-    task = find_task((run.config.get("architectures") or ["Model"])[0]).name
+    task = find_task((run.config.get("architectures") or ["Model"])[0])
     if files is None:
         files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*")}
     sentences = "modules.json" in files
@@ -114,7 +114,7 @@ def describe(run: Run, repo: str | None = None, files: Collection[str] | None = 
         "name": name.split("/")[-1],
         "summary": f"{made.summary}\n\n{describe_shape(run.config)}",
         "training": _training(run),
-        "pipeline_tag": "sentence-similarity" if sentences else task,
+        "pipeline_tag": "sentence-similarity" if sentences else task.name,
         "library_name": "sentence-transformers" if sentences else "transformers",
         "base_model": made.base_model,
         "tags": [run.config["model_type"]],

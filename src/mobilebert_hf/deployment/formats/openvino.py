@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
+from ...tasks.heads import Task
 from ..check import Run
 from ..network import Batches
-from ..tasks import Task, dynamic_shapes, example_inputs
+from ..student import dynamic_shapes, example_inputs
 
 PACKAGES = ("nncf", "openvino")
 INSTALL = 'pip install "mobilebert-hf[openvino]"'

@@ -10,12 +10,12 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.glue import load_glue
-from ...data.glue_tasks import TASKS
 from ...files import write_aside
 from ...machine import describe_device, time_in_turns
 from ...models import fold
 from ...tables import Rows
+from ...tasks.glue_data import load_glue
+from ...tasks.glue_tasks import TASKS
 from .sentence_encoder import score_similarity
 from .shapes import count_parameters
 from .trainer import AnyTeacherTrainer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from mobilebert_hf.evaluation.squad_answers import NOTHING_FOUND, Answers, best_spans, find_answers
+from mobilebert_hf.tasks.squad_answers import NOTHING_FOUND, Answers, best_spans, find_answers
 
 CONTEXT = "one two three four five six"
 BOUNDS = [(0, 3), (4, 7), (8, 13), (14, 18), (19, 23), (24, 27)]

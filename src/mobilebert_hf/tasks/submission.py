@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.glue_tasks import TASKS, GlueTask
 from ..files import write_aside, written_aside
+from .glue_tasks import TASKS, GlueTask
 
 
 def write_predictions(task: GlueTask, name: str, predictions: Sequence[float] | np.ndarray, folder: Path) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from mobilebert_hf.evaluation.squad_scores import PREDICTION, REFERENCE, squad_scores
+from mobilebert_hf.tasks.squad_scores import PREDICTION, REFERENCE, squad_scores
 
 
 class Squad(evaluate.Metric):

@@ -5,8 +5,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from mobilebert_hf.data.glue_tasks import TASKS, find_task
-from mobilebert_hf.evaluation.scores import glue_scores
+from mobilebert_hf.tasks.glue_scores import glue_scores
+from mobilebert_hf.tasks.glue_tasks import TASKS, find_task
 
 DESCRIPTION = """Scores of the GLUE benchmark, a configuration a task: Matthews correlation for CoLA and AX, Pearson
 and Spearman correlation for STS-B, accuracy and F1 for MRPC and QQP, accuracy for the others."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilebert_hf.evaluation import load_metric
-from mobilebert_hf.evaluation.squad_scores import (
+from mobilebert_hf.tasks.metrics import load_metric
+from mobilebert_hf.tasks.squad_scores import (
     best_null_threshold,
     exact_match,
     f1,

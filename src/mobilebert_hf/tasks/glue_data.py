@@ -13,7 +13,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
 
-from .corpus import open_text
+from ..data.corpus import open_text
 from .glue_tasks import GlueTask
 
 HUB_DATASET = "nyu-mll/glue"

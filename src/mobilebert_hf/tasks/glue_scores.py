@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ..data.glue_tasks import TASKS, GlueTask
+from .glue_tasks import TASKS, GlueTask
 
 # What the server averages: every task but the diagnostic set.
 AVERAGED = tuple(key for key in TASKS if key != "ax")

@@ -7,7 +7,7 @@ from typing import Any
 import evaluate
 from numpy.typing import ArrayLike
 
-from ..data.glue_tasks import GlueTask
+from ..glue_tasks import GlueTask
 
 
 def load_metric(name: str, config_name: str | None = None, **options: Any) -> evaluate.Metric:

@@ -1,6 +1,5 @@
-"""What of a model is exported: its head's inputs and outputs, and the task that pipelines call it by."""
+"""What is exported: a student with its head, its inputs, and texts to trace it with."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,51 +8,11 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel
 
 from ..models import IBBertConfig, MobileBertConfig
+from ..tasks.heads import Task, find_task
 
 # `torch.export` will not vouch for sizes of 1, which the trigram makes of two tokens. Graphs take such texts, too.
 MIN_LENGTH = 3
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One head.
-
-    Args:
-        name: The pipeline's name.
-        auto_class: The name of the Auto class that loads it.
-        outputs: The names of the graph's outputs.
-    """
-
-    name: str
-    auto_class: str
-    outputs: tuple[str, ...]
-
-
-# By what the name of the model's class ends with; the first that fits.
-TASKS = {
-    "ForQuestionAnswering": Task(
-        "question-answering", "AutoModelForQuestionAnswering", ("start_logits", "end_logits")
-    ),
-    "ForSequenceClassification": Task("text-classification", "AutoModelForSequenceClassification", ("logits",)),
-    "ForTokenClassification": Task("token-classification", "AutoModelForTokenClassification", ("logits",)),
-    "ForMaskedLM": Task("fill-mask", "AutoModelForMaskedLM", ("logits",)),
-    # What is left after pre-training fills masks; its next-sentence head is for training.
-    "ForPreTraining": Task("fill-mask", "AutoModelForMaskedLM", ("logits",)),
-    "Model": Task("feature-extraction", "AutoModel", ("last_hidden_state",)),
-}
-
-
-def find_task(architecture: str) -> Task:
-    """The task of a model class.
-
-    Raises:
-        ValueError: Its head is not one that is exported.
-    """
-    for ending, task in TASKS.items():
-        if architecture.endswith(ending):
-            return task
-    raise ValueError(f"{architecture} has no head to export: expected a class ending in {', '.join(TASKS)}.")
 
 
 def load_student(model: str | Path) -> tuple[PreTrainedModel, Task]:

@@ -3,8 +3,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from mobilebert_hf.data.glue_tasks import TASKS, find_task
-from mobilebert_hf.evaluation.submission import write_predictions, write_submission
+from mobilebert_hf.tasks.glue_tasks import TASKS, find_task
+from mobilebert_hf.tasks.submission import write_predictions, write_submission
 
 
 @pytest.mark.parametrize(

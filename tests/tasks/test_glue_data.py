@@ -5,8 +5,8 @@ import gzip
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from mobilebert_hf.data.glue import load_glue, tokenize_glue
-from mobilebert_hf.data.glue_tasks import TASKS
+from mobilebert_hf.tasks.glue_data import load_glue, tokenize_glue
+from mobilebert_hf.tasks.glue_tasks import TASKS
 
 # The first lines of files as the benchmark hands them out.
 OFFICIAL = {

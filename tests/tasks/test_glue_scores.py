@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from mobilebert_hf.data.glue_tasks import TASKS
-from mobilebert_hf.evaluation import load_metric
-from mobilebert_hf.evaluation.scores import glue_average, glue_scores, task_score
+from mobilebert_hf.tasks.glue_scores import glue_average, glue_scores, task_score
+from mobilebert_hf.tasks.glue_tasks import TASKS
+from mobilebert_hf.tasks.metrics import load_metric
 
 
 def counts(predicted, expected):
