@@ -32,7 +32,7 @@ from mobilebert_hf.distillation.any_teacher.sentence_encoder import score_simila
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.hub.run_card import without_places
 from mobilebert_hf.machine import describe_machine, time_in_turns
-from mobilebert_hf.reporting.page import PICTURE
+from mobilebert_hf.runs.facts import FACTS, PICTURE
 from mobilebert_hf.runs.run_folder import RECIPE, Recipe
 from mobilebert_hf.tables import terminal_table
 from mobilebert_hf.tasks.glue_data import load_glue
@@ -96,7 +96,7 @@ def main(
     }
     RESULTS.parent.mkdir(exist_ok=True)
     write_aside(RESULTS, json.dumps(results, indent=2))
-    for name in ("config.json", PICTURE):
+    for name in ("config.json", FACTS, PICTURE):
         shutil.copyfile(student / name, RESULTS.parent / name)
     recipe = Recipe.read(student / RECIPE)
     recipe._replace(values=without_places(recipe.values)).write(RESULTS.parent / RECIPE)

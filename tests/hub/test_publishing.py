@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import AutoTokenizer
 
 from mobilebert_hf.deployment import export
+from mobilebert_hf.finetuning.facts import describe_squad_model
 from mobilebert_hf.hub import prepared, publish
 
 from ..data.conftest import write_corpus
@@ -59,7 +60,9 @@ def folder(tiny_tokenizer, tmp_path_factory):
         "# EncoderArguments, SquadArguments, TrainingArguments\n# mobilebert-hf 0.1.0, commit abc\n"
         "model: org/mobilebert\nvalidation: dev-v1.1.json\n"
     )
-    (folder / "eval_results.json").write_text(json.dumps({"eval_exact_match": 61.5, "eval_f1": 72.25}))
+    measured = {"eval_exact_match": 61.5, "eval_f1": 72.25}
+    (folder / "eval_results.json").write_text(json.dumps(measured))
+    describe_squad_model("org/mobilebert", "train-v1.1.json", "dev-v1.1.json", measured).write(folder)
     return folder
 
 
@@ -107,6 +110,7 @@ def test_a_student_loads_with_transformers_alone(hub, folder, tmp_path):
         "config.json",
         "eval_results.json",
         "export.json",
+        "facts.json",
         "model.safetensors",
         "onnx/model_quantized.onnx",
         "question_answering.py",

@@ -188,6 +188,8 @@ def recording(model: PreTrainedModel, layers: Collection[int]) -> Iterator[list[
         yield projections
         return
     before = model.config._attn_implementation
+    AttentionInterface.register(RECORDING, _record)
+    AttentionMaskInterface.register(RECORDING, sdpa_mask)
     model.set_attn_implementation(RECORDING)
     counter = [0]
     _recorded.append((layers, projections, counter))
@@ -213,7 +215,3 @@ def _record(
         projections.append(Projections(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling))
     counter[0] += 1
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-
-AttentionInterface.register(RECORDING, _record)
-AttentionMaskInterface.register(RECORDING, sdpa_mask)

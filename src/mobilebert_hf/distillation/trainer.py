@@ -26,6 +26,7 @@ from ..pretraining.trainer import (
     pretraining_columns,
 )
 from .costs import StepFlops, step_flops
+from .facts import describe_distilled, describe_stages
 from .initialization import check_match
 from .objectives import (
     TransferWeights,
@@ -164,6 +165,8 @@ class DistillationTrainer(PreTrainer):
         args.max_steps = self.strategy.steps
         self._step_costs = [sum(self.step_flops(stage, model, teacher)) for stage in self.strategy.stages]
         super().__init__(model=model, args=args, **kwargs)
+        self.facts = describe_distilled(teacher, args.strategy)
+        self.stages = describe_stages(self.strategy, self.weights)
         self.teacher = teacher.eval().requires_grad_(False).to(args.device, _teacher_dtype(args))
         if self.compilation is not None:
             compile_layers(find_layers(self.teacher), self.compilation)

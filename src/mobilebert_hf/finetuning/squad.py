@@ -28,6 +28,7 @@ from ..tasks.heads import QUESTION_ANSWERING
 from ..tasks.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..tasks.squad_scores import squad_scores, squad_v2_scores
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder
+from .facts import describe_squad_model
 from .trainer import FineTuner, planned_steps
 
 logger = logging.getLogger(__name__)
@@ -116,9 +117,12 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
         )
+        sources = encoder.model, squad.train, squad.validation
+        trainer.facts = describe_squad_model(*sources, measured={})
         show_progress(trainer, "SQuAD")
         trainer.train(resume_from_checkpoint=find_checkpoint(training))
         scores = trainer.evaluate()
+        trainer.facts = describe_squad_model(*sources, scores)
         if training.process_index == 0:
             trainer.answers.save(folder, trainer.null_threshold)
             results = {**scores, "parameters": total, "trained_parameters": learning, "train_windows": len(train)}

@@ -31,6 +31,10 @@ def add_remote_code(folder: Path) -> None:
         main = str(module.__file__)
         for source in (main, *get_relative_import_files(main)):
             shutil.copyfile(source, folder / Path(source).name)
+        if register := getattr(module, "register_kernels", None):
+            # There is no registration.py: loading the code registers.
+            with (folder / Path(main).name).open("a", encoding="utf-8") as code:
+                code.write(f"\n\n{register.__name__}()\n")
         name = module.__name__.rpartition(".")[2]
         config_module = getattr(module, f"{prefix}Config").__module__.rpartition(".")[2]
         config["auto_map"] = {

@@ -22,6 +22,7 @@ from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
 from ..progress import show_progress
 from ..recipe import parse_mapping
 from ..runs.checkpoints import step_of
+from ..runs.facts import hub_ids
 from ..runs.run_folder import find_checkpoint, open_run_folder
 from ..training.durable import EndAt
 from .trainer import PreTrainer, PreTrainingArguments
@@ -211,6 +212,7 @@ def run(make_trainer: Callable[[Phase], AnyTrainer], phases: Sequence[Phase]) ->
         if phase.end is not None and checkpoint is not None and step_of(checkpoint) >= phase.end:
             continue
         trainer = make_trainer(phase)
+        trainer.facts = replace(trainer.facts, datasets=hub_ids(phase.data.corpus))
         if phase.end is not None:
             trainer.add_callback(EndAt(phase.end))
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -26,6 +26,7 @@ from ..models.heads import PreTrainingOutput
 from ..runs.run_folder import find_checkpoint
 from ..training.durable import DurableTrainer, hold_signals
 from .compilation import compile_layers, take_over_compilation
+from .facts import describe_pretrained
 from .meter import Meter
 from .optimizer import lamb, parameter_groups
 
@@ -93,6 +94,7 @@ class PreTrainer(DurableTrainer):
         if self.compilation is not None:
             model: Any = self.model
             compile_layers(model.base_model.encoder.layer, self.compilation)
+        self.facts = describe_pretrained(self.accelerator.unwrap_model(self.model).config.model_type)
         self.loss_is_scaled_for_ga = True  # by `Counts`
         self.compute_metrics = self._average_columns
         self.meter = Meter()

@@ -65,6 +65,8 @@ class DurableTrainer(HubTrainer):
             OSError: A checkpoint cannot be written.
         """
         self._signal, self._interrupted = None, False
+        if self.stages is not None and self.is_world_process_zero():
+            self.stages.write(Path(self.args.output_dir or "."))
         with self._catching_signals():
             result = super().train(*args, **kwargs)
         if self._interrupted:

@@ -13,7 +13,10 @@ from transformers.utils import PushInProgress
 
 from ..files import move_files
 from ..runs.checkpoints import STAGING
-from ..runs.run_folder import resolve
+from ..runs.facts import ModelFacts, ModelRecord
+from ..runs.publishing import get_publisher
+from ..runs.run_folder import RECIPE, Recipe, resolve
+from ..runs.stages import RunStages
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +24,17 @@ logger = logging.getLogger(__name__)
 class HubTrainer(Trainer):
     """As the library's, and what it publishes is what `mobilebert-hf publish` would.
 
-    `hub` is imported when it is needed, for it is the end of the way and knows all kinds of runs.
+    Attributes:
+        facts: What is known of the model; whoever makes it says more than that it is one.
+        stages: Those of the run, if it has several; written when training begins.
     """
+
+    facts: ModelFacts
+    stages: RunStages | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.facts = ModelFacts()
 
     def save_final_model(self) -> None:
         """Saves model and tokenizer to `output_dir`, each file whole or not at all."""
@@ -40,26 +52,26 @@ class HubTrainer(Trainer):
             self.create_model_card()
 
     def create_model_card(self, **fields: Any) -> None:  # type: ignore[override]
-        """Writes the model's card to `output_dir`: what the run's files tell, and, before there are any, the trainer.
+        """Writes `facts.json` and the model's card to `output_dir`.
 
         Args:
-            fields: Of the card, such as `license="apache-2.0"` and `language="de"`; see `hub.card.Facts`.
+            fields: Of the card, such as `license="apache-2.0"` and `language="de"`; see `hub.card.CardData`.
         """
-        from ..hub.run_card import write_run_card
-
         if self.is_world_process_zero():
-            write_run_card(self._describe_run(), **fields)
+            record = self._describe_model()
+            record.facts.write(record.folder)
+            get_publisher().write_card(record, **fields)
 
-    def _describe_run(self) -> Any:
-        from ..hub.run_card import Run, with_recipe
-
+    def _describe_model(self) -> ModelRecord:
+        """The model as it is, which its folder may not yet tell."""
         model: Any = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
         config = {**base.config.to_dict(), "architectures": [type(base).__name__]}
         measured = next((line for line in reversed(self.state.log_history) if "eval_runtime" in line), {})
-        folder, kind = Path(self.args.output_dir or "."), type(self.args).__name__
-        run = Run(folder, config, kind, resolve([self.args]), measured=measured, training=self.args)
-        return with_recipe(run)
+        folder = Path(self.args.output_dir or ".")
+        path = folder / RECIPE
+        arguments = Recipe.read(path).values if path.is_file() else resolve([self.args])
+        return ModelRecord(folder, config, self.facts.with_held_out(measured), arguments)
 
     def push_to_hub(
         self,
@@ -97,13 +109,10 @@ class HubTrainer(Trainer):
             "message": commit_message or "End of training",
             "token": token,
         }
-        return self._publish(self.args.output_dir or ".", self._describe_run(), options, kwargs)
+        return self._publish(self.args.output_dir or ".", self._describe_model(), options, kwargs)
 
-    def _publish(self, folder: str, run: Any, options: Mapping[str, Any], fields: Mapping[str, Any]) -> Any:
-        from ..hub import prepared, publish
-
-        with prepared(folder, str(self.hub_model_id), run=run, **fields) as publication:
-            return publish(publication, update=True, **options)
+    def _publish(self, folder: str, record: ModelRecord, options: Mapping[str, Any], fields: Mapping[str, Any]) -> Any:
+        return get_publisher().publish(folder, str(self.hub_model_id), record, {"update": True, **options}, fields)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Publishes a checkpoint beside training, as `hub_strategy` says.
@@ -120,7 +129,7 @@ class HubTrainer(Trainer):
         message = f"Training in progress, step {self.state.global_step}"
         api = HfApi()
         jobs: Any = [
-            api.run_as_future(self._publish, checkpoint_folder, self._describe_run(), {"message": message, **to}, {})
+            api.run_as_future(self._publish, checkpoint_folder, self._describe_model(), {"message": message, **to}, {})
         ]
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else Path(checkpoint_folder).name

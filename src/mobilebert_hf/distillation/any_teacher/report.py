@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...files import write_aside
 from ...machine import describe_device, time_in_turns
 from ...models import fold
-from ...tables import Rows
 from ...tasks.glue_data import load_glue
 from ...tasks.glue_tasks import TASKS
 from .sentence_encoder import score_similarity
@@ -63,7 +62,7 @@ def write_results(
     start: dict[str, Any],
     task: ScoredTask | None,
     minutes: float,
-) -> Rows:
+) -> dict[str, Any]:
     """Compares teacher and student and writes `results.json`.
 
     Args:
@@ -75,7 +74,7 @@ def write_results(
         minutes: That the run took so far.
 
     Returns:
-        The rows of the table.
+        The content of `results.json`.
     """
     student = trainer.accelerator.unwrap_model(trainer.model).eval()
     # In training it may have been in bfloat16, in which its scores and its latency are others.
@@ -111,7 +110,7 @@ def write_results(
     if task is not None:
         results["task"] = {"name": task.name, "split": task.split}
     write_aside(folder / RESULTS, json.dumps(results, indent=2))
-    return result_rows(results)
+    return results
 
 
 def result_rows(results: dict[str, Any]) -> list[list[str]]:

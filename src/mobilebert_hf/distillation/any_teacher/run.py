@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -29,9 +29,10 @@ from ...progress import show_progress
 from ...recipe import parse_mapping
 from ...runs.run_folder import open_run_folder
 from ...tables import terminal_table
+from ..facts import describe_student
 from ..teachers import EncoderTeacher
 from .planning import plan_steps
-from .report import ScoredTask, write_results
+from .report import ScoredTask, result_rows, write_results
 from .sentence_encoder import MODULES, write_sentence_encoder
 from .shapes import SIZES, compare_sizes, student_shape
 from .start import start_student
@@ -148,9 +149,12 @@ def distil_any(
         if training.process_index == 0:
             if objective == "pooled":
                 write_sentence_encoder(folder, student.teacher, shape.config.hidden_size, data.max_seq_length)
-            table = write_results(
+            results = write_results(
                 folder, student.teacher, trainer, start.report, task, (time.monotonic() - began) / 60
             )
+            table = result_rows(results)
+            facts = describe_student(student.teacher, results, table)
+            trainer.facts = replace(facts, datasets=trainer.facts.datasets)
             Console().print(terminal_table(table, f"{folder}"))
         trainer.finish()
     return trainer

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ...data.masking import IGNORED
 from ...pretraining.trainer import Columns, Counts, encoder_inputs, masked_lm_columns
 from ..costs import StepFlops, step_flops
+from ..facts import describe_student_in_training
 from ..objectives import pooled_similarity, relation_discrepancy
 from ..stages import Stage
 from ..strategies import StrategyName
@@ -106,6 +107,7 @@ class AnyTeacherTrainer(DistillationTrainer):
         self.mapping = mapping
         self.objective: Objective = objective
         super().__init__(model, teacher, args, **kwargs)
+        self.facts = describe_student_in_training(teacher)
         self.loss_columns = {
             "features": tuple(f"layer_{layer}/feature_map" for layer in range(len(mapping))),
             "pooled": ("pooled_distance",),
