@@ -61,7 +61,7 @@ def tensorflow(tmp_path_factory):
 
 
 def convert_there(python, *words):
-    command = [python, "-c", "from mobilebert_hf.cli import run; run()", "convert", *words]
+    command = [python, "-c", "from mobilebert_hf_cli import run; run()", "convert", *words]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -279,7 +279,7 @@ def test_a_missing_package_and_an_unknown_format_are_named(monkeypatch, tmp_path
 
 def test_the_command_says_how_near_the_graph_is(tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
-    script = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "export", model]
+    script = [sys.executable, "-c", "from mobilebert_hf_cli import run; run()", "export", model]
     for options, file in (([], "onnx/model.onnx"), (["--format", "openvino"], "openvino/openvino_model.xml")):
         done = subprocess.run([*script, str(tmp_path / "out"), *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -93,7 +93,7 @@ print(json.dumps([start.tolist(), answerer(question="Which river is long?", cont
 def test_a_student_loads_with_transformers_alone(hub, folder, tmp_path):
     exported = tmp_path / "exported"
     export(folder, exported, "onnx", "int8")
-    command = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "publish", str(folder)]
+    command = [sys.executable, "-c", "from mobilebert_hf_cli import run; run()", "publish", str(folder)]
     command += ["--repo", "org/squad", "--exports", str(exported), "--license", "apache-2.0", "--language", "en"]
     environment = hub.environment(tmp_path / "home", WRITER)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -274,7 +274,7 @@ def test_no_network_is_told(folder, online, monkeypatch):
 
 
 def test_dry_run_lists_the_files(here, folder, capsys):
-    from mobilebert_hf.cli import app
+    from mobilebert_hf_cli import app
 
     with pytest.raises(SystemExit) as ended:
         app(["publish", str(folder), "--repo", "org/squad", "--dry-run"])

@@ -1,4 +1,8 @@
-"""The command `mobilebert-hf`: parses, and calls one function. Heavy imports happen inside the commands."""
+"""The command `mobilebert-hf`: parses, and calls one function.
+
+It is not in `mobilebert_hf`, for importing that loads transformers and PyTorch: `--help` need not wait for them. Each
+command imports what it calls.
+"""
 
 import sys
 from pathlib import Path
@@ -19,8 +23,8 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for models, table and picture.")] = Path("runs/demo"),
 ) -> None:
     """Teacher, distilled student and its use, in miniature, on an embedded corpus; minutes on two CPU cores."""
-    from .demo.run import run_demo
-    from .training.durable import TrainingInterrupted
+    from mobilebert_hf.demo.run import run_demo
+    from mobilebert_hf.training.durable import TrainingInterrupted
 
     try:
         run_demo(output)
@@ -40,7 +44,7 @@ def distill(
     ] = None,
 ) -> None:
     """Makes a student of an encoder that you have. More options are those of recipes/distil_any.py, as --size tiny."""
-    from .distillation.any_teacher.command import distil_command
+    from mobilebert_hf.distillation.any_teacher.command import distil_command
 
     distil_command(teacher, corpus, str(output), minutes, processes, context.args)
 
@@ -54,10 +58,10 @@ def schedule(
     """Shows the stages of a distillation recipe as a table, and as a picture, without training."""
     from rich.console import Console
 
-    from .distillation.run import RECIPE_ARGUMENTS
-    from .distillation.schedule_view import describe
-    from .distillation.schedule_view import plot as plot_schedule
-    from .recipe import parse_recipe
+    from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS
+    from mobilebert_hf.distillation.schedule_view import describe
+    from mobilebert_hf.distillation.schedule_view import plot as plot_schedule
+    from mobilebert_hf.recipe import parse_recipe
 
     *_, arguments = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(config)])
     strategy = arguments.build_strategy(layers)
@@ -76,7 +80,7 @@ def report(
     from rich.console import Console
 
     with Console(stderr=True).status(f"drawing {folder}"):
-        from .reporting import write_report
+        from mobilebert_hf.reporting import write_report
 
         paths = write_report(folder, output)
     for path in paths:
@@ -109,8 +113,8 @@ def score(
     """Scores every graph of an export on a task, beside the PyTorch model: what 8 bits cost."""
     from rich.console import Console
 
-    from .deployment.scoring import score_export
-    from .tables import terminal_table
+    from mobilebert_hf.deployment.scoring import score_export
+    from mobilebert_hf.tables import terminal_table
 
     scores = score_export(folder, task, data, max_length, threads)
     [reference, *_] = scores.values()
@@ -138,8 +142,8 @@ def benchmark(
     ] = None,
 ) -> None:
     """Times a student on this machine beside stock MobileBERT, DistilBERT and BERT_BASE, on every runtime."""
-    from .deployment.benchmark import run_benchmark
-    from .deployment.benchmark.run import RUNTIMES, SHAPES, parse_shape
+    from mobilebert_hf.deployment.benchmark import run_benchmark
+    from mobilebert_hf.deployment.benchmark.run import RUNTIMES, SHAPES, parse_shape
 
     shapes = [parse_shape(text) for text in shape] if shape else SHAPES
     run_benchmark(output, model, runtime or list(RUNTIMES), threads, shapes, seconds, questions)
@@ -155,7 +159,7 @@ def convert(
     from rich.console import Console
 
     with Console(stderr=True).status(f"converting {source}"):
-        from .conversion import convert as convert_checkpoint
+        from mobilebert_hf.conversion import convert as convert_checkpoint
 
         errors = convert_checkpoint(source, output, to)
     typer.echo(f"{output}: {', '.join(f'{name} within {error:.1e}' for name, error in errors.items())} of the source")
@@ -177,9 +181,9 @@ def publish(
     """Publishes a model on the Hub: weights, code, exports, card and scores, in one commit."""
     from rich.console import Console
 
-    from .hub import prepared
-    from .hub import publish as publish_prepared
-    from .tables import terminal_table
+    from mobilebert_hf.hub import prepared
+    from mobilebert_hf.hub import publish as publish_prepared
+    from mobilebert_hf.tables import terminal_table
 
     with prepared(folder, repo, exports, license=license, language=language) as publication:
         Console().print(terminal_table(publication.rows, "nothing is uploaded" if dry_run else "uploading"))
@@ -196,7 +200,7 @@ def vocabulary(
     cased: Annotated[bool, typer.Option(help="Keep upper case.")] = False,
 ) -> None:
     """Trains a WordPiece vocabulary on a corpus and saves it as a tokenizer."""
-    from .data import train_wordpiece
+    from mobilebert_hf.data import train_wordpiece
 
     train_wordpiece(corpus, size, output, lowercase=not cased)
 
@@ -208,9 +212,9 @@ def run_export(
     from rich.console import Console
 
     with Console(stderr=True).status(f"exporting {model}"):
-        from .deployment import FORMATS
-        from .deployment import export as export_student
-        from .runs.exports import graph_size
+        from mobilebert_hf.deployment import FORMATS
+        from mobilebert_hf.deployment import export as export_student
+        from mobilebert_hf.runs.exports import graph_size
 
         errors = export_student(model, output, format, quantize, calibration=calibration, folded=folded)
     listed = ", ".join(f"{name} within {error:.1e} of the model's" for name, error in errors.items())
