@@ -15,6 +15,7 @@ from .calibration import calibration_batches
 from .check import check
 from .formats import FORMATS
 from .network import foldable, prepare
+from .saturation import check_saturation
 from .student import load_student, unfolded_config
 
 # How far an output may be off, relative to the output's largest value: in float32, and in 8 bits, where it is to catch
@@ -78,6 +79,7 @@ def export(
         graph = aside / file
         graph.parent.mkdir()
         backend.write(prepare(source, folded=folded and quantize not in backend.FOLDS), task, graph, quantize, batches)
+        check_saturation(backend.unsigned_matmuls(graph))
         errors = check(source, task, backend.load(graph, task), tolerance, batches[:2])
         manifest["task"] = task.name
         found = {"folded": folded, "quantize": quantize, "relative_errors": errors, "version": describe_version()}

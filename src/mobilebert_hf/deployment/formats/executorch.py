@@ -76,6 +76,11 @@ def _quantizer(network: PreTrainedModel, quantize: str | None, calibration: Batc
     return PT2EQuantizer(quantizer, rows or None)
 
 
+def unsigned_matmuls(path: Path) -> tuple[()]:
+    """None: XNNPACK multiplies signed activations and signed weights, in 16 bits."""
+    return ()
+
+
 def load(path: Path, task: Task, threads: int = 1) -> Run:
     """Runs a program, whose outputs are in the task's order; on as many threads as the runtime likes."""
     import executorch.kernels.quantized  # noqa: F401 (registers what a quantized program calls)

@@ -123,6 +123,11 @@ def _padded(values: np.ndarray, length: int) -> np.ndarray:
     return np.pad(values, ((0, 0), (0, length - values.shape[1]))).astype(np.int32)
 
 
+def unsigned_matmuls(path: Path) -> tuple[()]:
+    """None: XNNPACK multiplies signed activations and signed weights, in 16 bits."""
+    return ()
+
+
 def load(path: Path, task: Task, threads: int = 1) -> Run:
     """Runs a file on LiteRT's CPU kernels, XNNPACK's where it has them.
 
