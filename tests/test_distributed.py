@@ -9,12 +9,13 @@ from accelerate.commands.config.config_args import load_config_from_file
 from torch import distributed, multiprocessing
 from torch.distributed.fsdp import fully_shard
 
-from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer
-from mobilebert_hf.distillation.trainer import without_dropout
+from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.distillation.stage_callback import without_dropout
 from mobilebert_hf.models.encoder import EncoderLayer
-from mobilebert_hf.pretraining.trainer import count
 from mobilebert_hf.training.durable import whole
+from mobilebert_hf.training.normalizers import count_batch
 
+from .helpers import paper_arguments
 from .models.helpers import build
 from .workshop import free_port
 
@@ -26,8 +27,8 @@ def take_steps(folder, freezing, rank=0, processes=1):
     """The loss and gradient norm of each step of a progressive run; several processes shard the student."""
     torch.manual_seed(0)
     student, teacher = build("MobileBert", "ForPreTraining"), build("IBBert", "ForPreTraining")
-    arguments = DistillationArguments(
-        str(folder), transfer_steps=12, distillation_steps=4, teacher_dtype="float32", use_cpu=True, freezing=freezing
+    arguments = paper_arguments(
+        folder, transfer_steps=12, distillation_steps=4, teacher_dtype="float32", freezing=freezing, learning_rate=5e-5
     )
     trainer = DistillationTrainer(student, teacher, arguments)
     if processes > 1:
@@ -48,7 +49,7 @@ def take_steps(folder, freezing, rank=0, processes=1):
             "labels": ids.masked_fill(torch.rand(8, 12) > 0.3, -100),
             "next_sentence_label": torch.randint(0, 2, (8,)),
         }
-        totals = count(batch) / processes
+        totals = count_batch(batch) / processes
         part = {name: values[rank::processes] for name, values in batch.items()}
         trainer.state.global_step = step
         trainer.callback_handler.on_step_begin(trainer.args, trainer.state, trainer.control)

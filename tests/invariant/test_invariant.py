@@ -51,9 +51,9 @@ def launch(workshop, recipe, layout, **changes):
         "max_grad_norm": 1.0,
         **changes,
     }
-    if recipe == "distil_student":
+    if recipe == "distill":
         steps = {"transfer_steps": 24, "distillation_steps": 20, "teacher_dtype": "float32"}
-        finished = workshop.distil(processes, **options, **steps)
+        finished = workshop.distill(processes, **options, **steps)
     else:
         no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         network = {**TEACHER, **no_dropout}
@@ -67,7 +67,7 @@ def launch(workshop, recipe, layout, **changes):
     return lines
 
 
-@pytest.mark.parametrize("recipe", ["distil_student", "pretrain_teacher"])
+@pytest.mark.parametrize("recipe", ["distill", "pretrain"])
 @pytest.mark.parametrize(
     "layout", ["one", "accumulated", "two", pytest.param("two-accumulated", marks=pytest.mark.slow)]
 )
@@ -80,7 +80,7 @@ def test_every_step_is_as_recorded(workshop, recipe, layout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["distil_student", "pretrain_teacher"])
+@pytest.mark.parametrize("recipe", ["distill", "pretrain"])
 def test_compiled_layers_take_the_recorded_steps(workshop, recipe):
     compare(recipe, launch(workshop, recipe, "two", torch_compile_backend="eager"), TOLERANCE)
 

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from mobilebert_hf.data import PretrainingCollator
-from mobilebert_hf.distillation.trainer import DistillationArguments, DistillationTrainer
-from mobilebert_hf.pretraining.trainer import PreTrainer, PreTrainingArguments
+from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.training import EndAt, PreTrainingArguments, TrainingInterrupted
 from mobilebert_hf.training.checkpoints import find_damage, last_good_checkpoint
-from mobilebert_hf.training.durable import EndAt, TrainingInterrupted
 
-from ..helpers import AtEachStep, moved, pretraining_model, snapshot, training_arguments
+from ..helpers import AtEachStep, moved, paper_arguments, pretraining_model, snapshot, training_arguments
 
 
 @pytest.fixture
@@ -27,12 +26,10 @@ def make_trainer(tmp_path, tiny_examples, tiny_tokenizer):
         if not distilled:
             arguments = {"max_steps": 8, **arguments}
             args = training_arguments(PreTrainingArguments, tmp_path, **arguments)
-            return PreTrainer(model=pretraining_model("IBBert", tiny_tokenizer), args=args, **options)
+            return DistillationTrainer(pretraining_model("IBBert", tiny_tokenizer), None, args, **options)
         arguments = {"transfer_steps": 6, "distillation_steps": 2, "teacher_dtype": "float32", **arguments}
         student, teacher = (pretraining_model(family, tiny_tokenizer) for family in ("MobileBert", "IBBert"))
-        return DistillationTrainer(
-            student, teacher, training_arguments(DistillationArguments, tmp_path, **arguments), **options
-        )
+        return DistillationTrainer(student, teacher, paper_arguments(tmp_path, **arguments), **options)
 
     return make
 
@@ -56,7 +53,7 @@ def fails_at(make_trainer, step, spoil, **arguments):
 def test_a_loss_that_is_not_finite_is_named_with_step_stage_layer_and_objective(make_trainer, tmp_path):
     def spoil(trainer):
         with torch.no_grad():
-            trainer.teacher.mobilebert.encoder.layer[1].attention.self.query.weight[0, 0] = float("nan")
+            trainer.teacher.model.mobilebert.encoder.layer[1].attention.self.query.weight[0, 0] = float("nan")
 
     message, changed, _ = fails_at(make_trainer, 3, spoil, distilled=True)
     assert message.startswith("The loss is not finite: layer_1/feature_map = nan, ")
