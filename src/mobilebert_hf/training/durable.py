@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
+from accelerate import DistributedType
+
 from .checkpoints import STAGING
 from .checkpoints import publish as publish_checkpoint
+from .gradients import LARGEST_SQUARED, clip_gradients, gradients_of, scaled_norm, total_norm
 from .hub_trainer import HubTrainer
 
 
@@ -32,10 +35,11 @@ class DurableTrainer(HubTrainer):
     - SIGINT and SIGTERM end training after the step that runs, with a checkpoint, by `TrainingInterrupted`. A second
       SIGINT ends it at once.
     - A loss or gradient that is not finite ends it by a FloatingPointError before the step is taken. Gradients in
-      float16 are left to the loss scaler.
+      float16 are left to the loss scaler. Finite gradients whose norm overflows float32 are clipped as any others;
+      without clipping, they end it where their squares overflow.
     - A checkpoint that cannot be written ends it by an OSError; the earlier ones stay.
 
-    All processes end together: they exchange two numbers a step.
+    All processes end together: they exchange three flags a step.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,6 +48,7 @@ class DurableTrainer(HubTrainer):
         self._staging: Path | None = None
         self._signal: signal.Signals | None = None
         self._interrupted = False
+        self._norm: Tensor | float | None = None  # of the gradients of the current step; None: not known yet
         self.add_callback(_Interruption(self))
 
     def loss_terms(self) -> Mapping[str, Tensor]:
@@ -108,44 +113,119 @@ class DurableTrainer(HubTrainer):
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """As the library's; after the last accumulated batch, looks whether training can go on."""
+        self._norm = None
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            self._look_around(model, loss)
+            self._check_finite_and_signals(model, loss)
         return loss
 
-    def _look_around(self, model: nn.Module, loss: Tensor) -> None:
+    def _check_finite_and_signals(self, model: nn.Module, loss: Tensor) -> None:
         """Ends training, or asks for its end, where any process has to."""
-        total = loss.float()
-        if self.accelerator.scaler is None:
-            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            total = total + whole(torch.nn.utils.get_total_norm(gradients)).to(total)
-        flags = torch.stack([~torch.isfinite(total), torch.tensor(self._signal is not None, device=total.device)])
-        broken, interrupted = self.accelerator.reduce(flags.float(), reduction="sum").tolist()
-        if broken:
-            raise FloatingPointError(self._describe_breakdown(model))
-        self._interrupted = bool(interrupted)
-
-    def _describe_breakdown(self, model: nn.Module) -> str:
-        terms = {name: value.item() for name, value in self.loss_terms().items()}
-        broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
-        gradients = [
-            name
-            for name, parameter in model.named_parameters()
-            if parameter.grad is not None and not torch.isfinite(whole(parameter.grad)).all()
-        ]
-        if broken:
-            what = f"The loss is not finite: {_listed(broken)}"
+        gradients = gradients_of(model) if self.accelerator.scaler is None else []
+        norm = total_norm(gradients).to(loss.device)
+        losses, norms, signals = self._gather_flags(
+            ~torch.isfinite(loss), ~torch.isfinite(norm), torch.tensor(self._signal is not None, device=loss.device)
+        )
+        if any(losses):
+            raise FloatingPointError(self._breakdown(self._describe_loss(loss, losses)))
+        if any(norms):
+            self._norm = self._norm_of_large(model, gradients)
         elif gradients:
-            others = f" and {len(gradients) - 1} other parameters" if len(gradients) > 1 else ""
-            what = f"The gradient of {gradients[0]}{others} is not finite; the losses are: {_listed(terms)}"
-        else:
-            what = "A loss or gradient is not finite on another process, which names it"
+            self._norm = norm
+        self._interrupted = any(signals)
+
+    def _norm_of_large(self, model: nn.Module, gradients: list[Tensor]) -> float:
+        """The norm where float32 does not hold it; ends training where the step would do harm."""
+        largest = total_norm(gradients, math.inf)
+        (broken,) = self._gather_flags(~torch.isfinite(largest))
+        if any(broken):
+            raise FloatingPointError(self._breakdown(self._describe_gradients(model, broken)))
+        norm = scaled_norm(gradients, largest.item())
+        clipped = min(1.0, self.args.max_grad_norm / norm) if self.args.max_grad_norm and self._norm_is_global else 1.0
+        (beyond,) = self._gather_flags(largest > LARGEST_SQUARED / clipped)
+        if any(beyond):
+            raise FloatingPointError(self._breakdown(self._describe_squares(model, largest.item(), beyond)))
+        return norm
+
+    def _gather_flags(self, *flags: Tensor) -> list[tuple[bool, ...]]:
+        """For each flag, what it is on each process; all have to call."""
+        rows = self.accelerator.gather(torch.stack(flags).float()).view(-1, len(flags)).bool().tolist()
+        return list(zip(*rows, strict=True))
+
+    def _on(self, flags: Sequence[bool]) -> str:
+        """Where flags are set, for messages of runs of several processes."""
+        if len(flags) == 1:
+            return ""
+        ranks = [str(rank) for rank, flag in enumerate(flags) if flag]
+        return f" on {'rank' if len(ranks) == 1 else 'ranks'} {', '.join(ranks)} of {len(flags)}"
+
+    def _describe_loss(self, loss: Tensor, broken: Sequence[bool]) -> str:
+        terms = {name: value.item() for name, value in self.loss_terms().items()}
+        if math.isfinite(loss.item()):
+            return f"The loss is not finite{self._on(broken)}, which names it"
+        infinite = {name: value for name, value in terms.items() if not math.isfinite(value)}
+        if infinite or not terms:
+            return f"The loss is not finite{self._on(broken)}: {_listed(infinite or {'loss': loss.item()})}"
+        return f"The loss is {loss.item():.4g}{self._on(broken)}, though each of its terms is finite: {_listed(terms)}"
+
+    def _describe_gradients(self, model: nn.Module, broken: Sequence[bool]) -> str:
+        largest = {name: value for name, value in _largest_gradients(model).items() if not math.isfinite(value)}
+        if not largest:
+            return f"A gradient is not finite{self._on(broken)}, which names it"
+        others = f" and {len(largest) - 1} other parameters" if len(largest) > 1 else ""
+        return f"The gradient of {next(iter(largest))}{others} is not finite{self._on(broken)}; {self._losses()}"
+
+    def _describe_squares(self, model: nn.Module, largest: float, beyond: Sequence[bool]) -> str:
+        gradients = _largest_gradients(model)
+        name = max(gradients, key=lambda name: gradients[name])
+        return (
+            f"Every gradient is finite, but the square of the largest ({largest:.4g}, of {name}) overflows "
+            f"float32{self._on(beyond)}, and an optimizer keeps squares; {self._losses()}"
+        )
+
+    def _losses(self) -> str:
+        return f"the losses are: {_listed({name: value.item() for name, value in self.loss_terms().items()})}"
+
+    def _breakdown(self, what: str) -> str:
+        """The message of a run that ends: what happened, where, and what to do."""
         kept = sort_checkpoints(self._get_output_dir(None))
         return (
             f"{what}, in {self.place_of(self.state.global_step)}. The step was not taken. "
             + (f"The last checkpoint, {kept[-1]}, is from before it. " if kept else "There is no checkpoint yet. ")
             + "Try a lower learning_rate, more warm-up, max_grad_norm=1, or float32 in place of bfloat16."
         )
+
+    # ---- clipping
+
+    @property
+    def _norm_is_global(self) -> bool:
+        """Whether a process can compute the norm of all gradients from the parameters; else the library knows how."""
+        kind = self.accelerator.distributed_type
+        others = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
+        return kind not in others and (kind != DistributedType.FSDP or self.accelerator.is_fsdp2)
+
+    def _global_norm(self, model: nn.Module) -> Tensor | float:
+        if self._norm is not None:
+            return self._norm
+        self.accelerator.unscale_gradients()
+        gradients = gradients_of(model)
+        norm, largest = total_norm(gradients), total_norm(gradients, math.inf)
+        if torch.isfinite(norm) or not torch.isfinite(largest):
+            return norm  # the scaler skips a step with gradients that are not finite
+        return scaled_norm(gradients, largest.item())
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        # The library's would compute the norm again and, where it overflows float32, make every gradient zero.
+        if not self._norm_is_global:
+            return super()._clip_grad_norm(model)
+        norm = self._global_norm(model)
+        clip_gradients(model.parameters(), self.args.max_grad_norm, norm)
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        if grad_norm is None and self._norm_is_global:
+            return self._global_norm(model)
+        return super()._get_grad_norm(model, grad_norm)
 
     # ---- checkpoints
 
@@ -260,9 +340,10 @@ def hold_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP2 shards, gathered; any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def _largest_gradients(model: nn.Module) -> dict[str, float]:
+    """Each parameter's largest absolute gradient; under FSDP2 all processes have to call."""
+    named = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {name: total_norm([gradient], math.inf).item() for name, gradient in named.items()}
 
 
 def _listed(terms: Mapping[str, float]) -> str:
