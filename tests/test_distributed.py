@@ -1,6 +1,7 @@
 """Several processes of gloo on the CPU: what is sharded or spread trains as one process does."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from mobilebert_hf.distillation import DistillationTrainer
 from mobilebert_hf.distillation.stage_callback import without_dropout
 from mobilebert_hf.models.encoder import EncoderLayer
-from mobilebert_hf.training.durable import whole
+from mobilebert_hf.training.gradients import clip_gradients, scaled_norm, total_norm
 from mobilebert_hf.training.normalizers import count_batch
 
 from .helpers import paper_arguments
@@ -57,7 +58,9 @@ def take_steps(folder, freezing, rank=0, processes=1):
             loss = trainer.compute_loss(student, part, num_items_in_batch=totals)
         loss.backward()
         gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        norm = total_norm(gradients)
+        if step == STEPS - 1:
+            clip_overflowing(gradients, student.parameters(), norm.item())
         optimizer.step()
         scheduler.step()
         student.zero_grad()
@@ -66,6 +69,17 @@ def take_steps(folder, freezing, rank=0, processes=1):
             distributed.all_reduce(loss)
         lines.append({"loss": loss.item() / processes, "grad_norm": norm.item()})
     return lines
+
+
+def clip_overflowing(gradients, parameters, norm):
+    """The norm, and clipping by it, where float32 does not hold it: of gradients times 1e30 that have norm `norm`."""
+    for gradient in gradients:
+        gradient.mul_(1e30)
+    assert not total_norm(gradients).isfinite()
+    large = scaled_norm(gradients, total_norm(gradients, math.inf).item())
+    assert large == pytest.approx(norm * 1e30, rel=1e-5)
+    clip_gradients(parameters, 0.5, large)
+    assert total_norm(gradients).item() == pytest.approx(0.5, rel=1e-5)
 
 
 def take_sharded_steps(rank, folder, freezing, processes, port):

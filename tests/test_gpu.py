@@ -81,7 +81,7 @@ def test_compiled_layers_learn_what_others_do(make_trainer):
 @pytest.mark.parametrize("recipe", ["distill", "pretrain"])
 def test_every_step_is_as_on_the_cpu(recipe, tmp_path):
     workshop = test_invariant.make_workshop(tmp_path)
-    lines = test_invariant.launch(workshop, recipe, "one", use_cpu=False)
+    lines = test_invariant.run(workshop, tmp_path / "run", recipe, "one", use_cpu=False)
     test_invariant.compare(recipe, lines, 1e-3)
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import platform
 import re
 import runpy
 import signal
@@ -29,6 +30,8 @@ COMMON = {
     "use_cpu": True,
 }
 PATIENCE = 240
+# Of older processors: as PyTorch and as oneDNN name them.
+INSTRUCTION_SETS = {"avx2": ("avx2", "AVX2"), "sse": ("default", "SSE41")} if platform.machine() == "x86_64" else {}
 # Importing takes longer than a run of these sizes.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["mobilebert_hf.distillation.run"])
@@ -146,6 +149,18 @@ class Fork:
     def output(self):
         """What all wrote to stdout and stderr."""
         return self.log.read_text(errors="replace")
+
+
+class InstructionSet:
+    """Limits a process that has not computed anything yet to one of `INSTRUCTION_SETS`."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self):
+        aten, onednn = INSTRUCTION_SETS[self.name]
+        os.environ.update(ATEN_CPU_CAPABILITY=aten, ONEDNN_MAX_CPU_ISA=onednn)
+        assert torch.backends.cpu.get_cpu_capability() in ("DEFAULT", aten.upper()), "something was computed before"
 
 
 class Death:

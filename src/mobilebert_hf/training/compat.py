@@ -37,6 +37,8 @@ OVERRIDDEN_METHODS = {
     "_save_checkpoint": (("model", "trial"), "checkpoints are renamed when they are complete"),
     "_push_from_checkpoint": (("checkpoint_folder",), "checkpoints are uploaded without local paths and pickles"),
     "_run_epoch": (None, "a finished run takes no further step"),
+    "_clip_grad_norm": (("model",), "the norm is computed once, and clipping survives one that overflows float32"),
+    "_get_grad_norm": (("model", "grad_norm"), "the log shows the norm that was computed"),
     "_get_learning_rate": ((), "the log shows the highest learning rate of all parameter groups"),
     "_get_eval_sampler": (("eval_dataset",), "predictions of fine-tuning are in the order of the data"),
 }

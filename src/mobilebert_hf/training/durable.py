@@ -1,12 +1,10 @@
 """A `transformers.Trainer` whose runs survive kills, full disks, signals and numbers that are not finite."""
 
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
@@ -14,6 +12,7 @@ from ..files import move_files
 from .checkpoints import STAGING
 from .checkpoints import publish as publish_checkpoint
 from .compat import rotate_checkpoints, sort_checkpoints
+from .finite_check import FiniteCheck
 from .interruption import Interruption, TrainingInterrupted
 from .publishing import Publisher
 
@@ -24,12 +23,10 @@ class DurableTrainer(Trainer):
     - A checkpoint appears complete, under its name, or not at all (see `checkpoints.py`).
     - SIGINT and SIGTERM end training after the current step, with a checkpoint, by `TrainingInterrupted`. A second
       SIGINT ends it at once (see `interruption.py`).
-    - A loss or gradient that is not finite ends it by a FloatingPointError before the step is taken. Gradients in
-      float16 are left to the loss scaler.
+    - A loss or gradient that is not finite ends it by a FloatingPointError before the step is taken (see
+      `finite_check.py`).
     - A checkpoint that cannot be written ends it by an OSError; the earlier ones are kept.
     - Model cards and publishing are those of `mobilebert-hf publish` (see `publishing.py`).
-
-    All processes end together: they exchange two numbers in every step.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -37,6 +34,7 @@ class DurableTrainer(Trainer):
         self.args.logging_nan_inf_filter = False  # it hides what is to end the run
         self._staging: Path | None = None
         self.publisher = Publisher(self)
+        self.finite_check = FiniteCheck(self)
         self.interruption = Interruption(self)
         self.add_callback(self.interruption)
 
@@ -74,50 +72,24 @@ class DurableTrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
-    # ---- numbers
-
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """As the library's; after the last accumulated batch, looks whether training can go on."""
+        """As the library's; after the last accumulated batch, checks whether training can go on."""
+        self.finite_check.begin_step()
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            self._check_finite_and_signals(model, loss)
+            self.finite_check.check_finite_and_signals(model, loss)
         return loss
 
-    def _check_finite_and_signals(self, model: nn.Module, loss: Tensor) -> None:
-        """Ends training, or asks for its end, where any process has to."""
-        total = loss.float()
-        if self.accelerator.scaler is None:
-            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            total = total + whole(torch.nn.utils.get_total_norm(gradients)).to(total)
-        flags = torch.stack(
-            [~torch.isfinite(total), torch.tensor(self.interruption.received is not None, device=total.device)]
-        )
-        broken, interrupted = self.accelerator.reduce(flags.float(), reduction="sum").tolist()
-        if broken:
-            raise FloatingPointError(self._describe_breakdown(model))
-        self.interruption.agreed = bool(interrupted)
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        # The library's would compute the norm again and, where it overflows float32, make every gradient zero.
+        if not self.finite_check.norm_is_global:
+            return super()._clip_grad_norm(model)
+        return self.finite_check.clip(model, self.args.max_grad_norm)
 
-    def _describe_breakdown(self, model: nn.Module) -> str:
-        terms = {name: value.item() for name, value in self.loss_terms().items()}
-        broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
-        gradients = [
-            name
-            for name, parameter in model.named_parameters()
-            if parameter.grad is not None and not torch.isfinite(whole(parameter.grad)).all()
-        ]
-        if broken:
-            what = f"The loss is not finite: {_listed(broken)}"
-        elif gradients:
-            others = f" and {len(gradients) - 1} other parameters" if len(gradients) > 1 else ""
-            what = f"The gradient of {gradients[0]}{others} is not finite; the losses are: {_listed(terms)}"
-        else:
-            what = "A loss or gradient is not finite on another process, which names it"
-        kept = sort_checkpoints(self._get_output_dir(None))
-        return (
-            f"{what}, in {self.describe_step(self.state.global_step)}. The step was not taken. "
-            + (f"The last checkpoint, {kept[-1]}, is from before it. " if kept else "There is no checkpoint yet. ")
-            + "Try a lower learning_rate, more warm-up, max_grad_norm=1, or float32 in place of bfloat16."
-        )
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        if grad_norm is None and self.finite_check.norm_is_global:
+            return self.finite_check.global_norm(model)
+        return super()._get_grad_norm(model, grad_norm)
 
     # ---- checkpoints
 
@@ -216,12 +188,3 @@ class DurableTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self._staging is None:  # not before the checkpoint has its name
             self.publisher.push_checkpoint(checkpoint_folder)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP2 shards, gathered; any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def _listed(terms: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} = {value:.4g}" for name, value in terms.items()) or "not named"
