@@ -5,6 +5,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
 from mobilebert_hf.data import PretrainingCollator
+from mobilebert_hf.distillation import PAPER, DistillationArguments
 
 from .models.helpers import Original, build
 
@@ -43,6 +44,12 @@ def training_arguments(kind, output_dir, **changes):
         "disable_tqdm": True,
     }
     return kind(output_dir=str(output_dir), **{**values, **changes})
+
+
+def paper_arguments(output_dir, **changes):
+    """Arguments of a short distillation with the paper's settings."""
+    library = {"weight_decay": 0.0, "adam_beta2": 0.999}
+    return training_arguments(DistillationArguments, output_dir, **{**PAPER, **library, **changes})
 
 
 class AtEachStep(TrainerCallback):

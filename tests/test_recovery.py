@@ -15,8 +15,7 @@ import pytest
 from filelock import FileLock
 
 from mobilebert_hf.data import train_wordpiece
-from mobilebert_hf.distillation.trainer import DistillationTrainer
-from mobilebert_hf.pretraining.trainer import PreTrainer
+from mobilebert_hf.distillation import DistillationTrainer
 from mobilebert_hf.training.checkpoints import find_damage
 
 from .data.conftest import write_corpus
@@ -35,8 +34,7 @@ class DeathInStep:
         self.left = count
 
     def __call__(self):
-        for trainer in (PreTrainer, DistillationTrainer):
-            trainer.compute_loss = self._counted(trainer.compute_loss)
+        DistillationTrainer.compute_loss = self._counted(DistillationTrainer.compute_loss)
 
     def _counted(self, compute_loss):
         def counted(*args, **kwargs):
@@ -71,8 +69,8 @@ def workshop(tmp_path_factory):
         yield workshop
 
 
-def start(workshop, output_dir, processes=1, before=None, recipe="distil_student", **changes):
-    if recipe == "distil_student":
+def start(workshop, output_dir, processes=1, before=None, recipe="distill", **changes):
+    if recipe == "distill":
         values = workshop.distillation(output_dir=str(output_dir), **{**OPTIONS, **changes})
     else:
         options = {**OPTIONS, "max_steps": 18, "tokenizer": workshop.teacher, **changes}
@@ -135,7 +133,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(workshop, untouched, tmp_path,
 
 @pytest.mark.parametrize("moment", ["inside a stage and a step", "before a checkpoint gets its name"])
 def test_pretraining_with_dropout_goes_on_too(workshop, untouched, tmp_path, moment):
-    options = {"recipe": "pretrain_teacher", "config_overrides": {"num_hidden_layers": 2, "hidden_size": 32,
+    options = {"recipe": "pretrain", "config_overrides": {"num_hidden_layers": 2, "hidden_size": 32,
                "embedding_size": 16, "max_position_embeddings": 32, "intra_bottleneck_size": 64,
                "intermediate_size": 64, "hidden_dropout_prob": 0.2}}  # fmt: skip
     assert kill_and_go_on(workshop, tmp_path, DEATHS[moment](tmp_path / "run"), **options) == untouched(**options)
@@ -231,8 +229,8 @@ def test_a_disk_that_is_really_full_ends_the_run_too(workshop, untouched, tmp_pa
     pages = {path: -(-path.stat().st_size // 4096) for path in run.rglob("*") if path.is_file()}
     model = pages[run / "checkpoint-3" / "model.safetensors"]
     rooms = [sum(pages.values()) + model // 2, sum(pages.values()) + model + 4, 16_384]
-    config = workshop.write("distil_student", **workshop.distillation(output_dir=str(run), **OPTIONS))
-    attempt = f"{sys.executable} {RECIPES / 'distil_student.py'} --config {config}; echo exit code $?; ls -A {run};"
+    config = workshop.write("distill", **workshop.distillation(output_dir=str(run), **OPTIONS))
+    attempt = f"{sys.executable} {RECIPES / 'distill.py'} --config {config}; echo exit code $?; ls -A {run};"
     script = f"cp -a {run} {kept}; mount -t tmpfs -o size={4 * rooms[0]}k tmpfs {run}; cp -a {kept}/. {run}; {attempt}"
     for room in rooms[1:]:
         script += f"cp -a {run}/. {kept}; mount -o remount,size={4 * room}k {run}; {attempt}"

@@ -11,7 +11,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.callback()
 def main() -> None:
-    """MobileBERT and its teacher: pre-train, distil, use."""
+    """MobileBERT and its teachers: pre-train, distill, use."""
 
 
 @app.command()
@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Teacher, distilled student and its use, in miniature, on an embedded corpus; minutes on two CPU cores."""
     from .demo.run import run_demo
-    from .training.durable import TrainingInterrupted
+    from .training.interruption import TrainingInterrupted
 
     try:
         run_demo(output)
@@ -28,26 +28,52 @@ def demo(
         typer.echo(interruption, err=True)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+# Options that a command does not name are those of its recipe.
+RECIPE_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
+Processes = Annotated[
+    int | None, typer.Option(help="Number of processes: by default one for each core, with an accelerator one.")
+]
+
+
+@app.command(context_settings=RECIPE_OPTIONS)
+def pretrain(context: typer.Context, processes: Processes = None) -> None:
+    """Pre-trains a teacher from raw text. Options are those of recipes/pretrain.py, such as --config FILE.yaml."""
+    from .launch import run_recipe
+
+    run_recipe("pretrain", context.args, processes)
+
+
+@app.command(context_settings=RECIPE_OPTIONS)
 def distill(
     context: typer.Context,
-    teacher: Annotated[str, typer.Option(help="Hub id or folder of a BERT-like encoder and its tokenizer.")],
-    corpus: Annotated[list[str], typer.Option(help="File, folder, glob, or Hub data set; can be repeated.")],
-    output: Annotated[Path, typer.Option(help="Folder for the student.")],
-    minutes: Annotated[float, typer.Option(help="For all of it; the steps are planned to it.")] = 30.0,
-    processes: Annotated[
-        int | None, typer.Option(help="By default one a core without an accelerator, else one.")
+    teacher: Annotated[
+        str | None, typer.Option(help="Hub id or folder of a BERT-like encoder with tokenizer.")
     ] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="File, folder, glob, or Hub data set; can be repeated.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the student.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Duration, to which the numbers of steps are planned; 30 without --config.")
+    ] = None,
+    processes: Processes = None,
 ) -> None:
-    """Makes a student of an encoder that you have. More options are those of recipes/distil_any.py, as --size tiny."""
-    from .distillation.any_teacher.command import distil_command
+    """Distills a student from a teacher, with settings for this machine; or runs a recipe with --config FILE.yaml.
 
-    distil_command(teacher, corpus, str(output), minutes, processes, context.args)
+    All other options are those of recipes/distill.py, such as --size tiny.
+    """
+    from .launch import machine_options, run_recipe
+
+    given = {"teacher": teacher, "output_dir": output, "minutes": minutes}
+    options = [option for name, value in given.items() if value is not None for option in (f"--{name}", str(value))]
+    options += ["--corpus", *corpus] if corpus else []
+    defaults = [] if "--config" in context.args else machine_options(processes)
+    run_recipe("distill", [*defaults, *options, *context.args], processes)
 
 
 @app.command()
 def schedule(
-    config: Annotated[Path, typer.Argument(help="YAML file of recipes/distil_student.py.", exists=True)],
+    config: Annotated[Path, typer.Argument(help="YAML file of recipes/distill.py.", exists=True)],
     layers: Annotated[int, typer.Option(help="Layers of the networks.", min=1)] = 24,
     plot: Annotated[Path | None, typer.Option(help="PNG file for the learning rate of every layer.")] = None,
 ) -> None:

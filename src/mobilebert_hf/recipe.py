@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 def launch(recipe: Callable[..., Any], argument_classes: Sequence[type]) -> None:
     """Runs a recipe from its command line. One that was interrupted, and can go on, ends without an error."""
-    from .training.durable import TrainingInterrupted
+    from .training.interruption import TrainingInterrupted
 
     try:
         recipe(*parse_recipe(argument_classes))

@@ -47,7 +47,7 @@ def test_a_distilled_student(make_run):
     assert "distilled from its teacher [org/ib-bert](https://huggingface.co/org/ib-bert) by joint" in card.text
     assert "| masked-LM accuracy | 45.0% |" in card.text
     assert "| learning_rate | 0.001 |" in card.text
-    assert "accelerate launch recipes/distil_student.py --config recipe.yaml" in card.text
+    assert "accelerate launch recipes/distill.py --config recipe.yaml" in card.text
     assert "Made with mobilebert-hf 0.0.9, commit abc." in card.text
 
 

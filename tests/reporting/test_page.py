@@ -15,14 +15,12 @@ import pytest
 from PIL import Image
 
 from mobilebert_hf.data import PretrainingDataArguments
-from mobilebert_hf.distillation.run import StudentArguments, distill
-from mobilebert_hf.distillation.trainer import DistillationArguments
-from mobilebert_hf.pretraining.run import ModelArguments, pretrain
-from mobilebert_hf.pretraining.trainer import PreTrainingArguments
+from mobilebert_hf.distillation import ModelArguments, StudentArguments, distill, pretrain
 from mobilebert_hf.reporting import write_report
 from mobilebert_hf.reporting.page import format_hours
+from mobilebert_hf.training import PreTrainingArguments
 
-from ..helpers import training_arguments
+from ..helpers import paper_arguments, training_arguments
 from .helpers import evaluation_line, training_line, write_recipe, write_state
 
 NETWORK = {"num_hidden_layers": 2, "hidden_size": 32, "embedding_size": 16, "max_position_embeddings": 32}
@@ -64,8 +62,8 @@ def runs(tmp_path_factory, tiny_corpus, tiny_tokenizer):
     teacher = training_arguments(PreTrainingArguments, folder / "teacher", max_steps=10, **often)
     pretrain(ModelArguments("ib-bert-large", TEACHER, str(tokenizer)), data, teacher)
     steps = {"transfer_steps": 10, "distillation_steps": 10}
-    student = training_arguments(DistillationArguments, folder / "student", **steps, **often)
-    distill(StudentArguments(str(folder / "teacher"), "mobilebert", STUDENT), data, student)
+    student = paper_arguments(folder / "student", **steps, **often)
+    distill(StudentArguments(str(folder / "teacher"), config_overrides=STUDENT), data, student)
     return folder
 
 

@@ -112,7 +112,7 @@ def test_rates_are_the_logged_ones_or_else_the_strategys(tmp_path):
     run = read_run(tmp_path)
     assert run.rates(run.training[1]) == {"heads": 0.5, "layer_0": 0.25}
     fallback = run.rates(run.training[0])
-    factors = run.strategy.rates(2)  # of the third step
+    factors = run.strategy.lr_scales(2)  # of the third step
     assert fallback == {place: pytest.approx(0.01 * factor) for place, factor in factors.items()}
     assert fallback["layer_0"] > 0.01
 

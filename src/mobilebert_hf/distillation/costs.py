@@ -47,20 +47,20 @@ def step_flops(
         mapping: For each layer of the student the teacher's; by default the one with the same index.
     """
     forward = backward = 0.0
-    flows = stage.embedding_rate > 0  # whether something so far learns, and gradients have to come this far
+    flows = stage.embedding_lr_scale > 0  # whether something so far learns, and gradients have to come this far
     embeddings = _products(_embeddings(student), tokens)
     forward += embeddings
     backward += 2 * embeddings * flows
-    for layer, rate in zip(find_layers(student), stage.layer_rates[: stage.depth], strict=False):
+    for layer, rate in zip(find_layers(student), stage.layer_lr_scales[: stage.depth], strict=False):
         products, attention = _products(layer, tokens), _attention(student, tokens, length)
         # A layer on the teacher's features hands no gradient down.
         flows = (flows and not stage.parallel) or rate > 0
         forward += products + attention
         backward += products * (rate > 0) + (products + 2 * attention) * flows
-    if stage.pretraining:
+    if stage.use_distillation_loss:
         heads = _heads(student, predictions)
         forward += heads
-        backward += heads * (1 + (stage.head_rate > 0))
+        backward += heads * (1 + (stage.head_lr_scale > 0))
     return StepFlops(_forward(teacher, stage, mapping, tokens, length, predictions), forward, backward)
 
 
@@ -82,7 +82,7 @@ def _forward(
     depth = stage.depth if mapping is None else mapping[stage.depth - 1] + 1
     layers = find_layers(network)[:depth]
     encoder = sum(_products(layer, tokens) + _attention(network, tokens, length) for layer in layers)
-    heads = _heads(network, predictions) if stage.pretraining else 0.0
+    heads = _heads(network, predictions) if stage.use_distillation_loss else 0.0
     return _products(_embeddings(network), tokens) + encoder + heads
 
 

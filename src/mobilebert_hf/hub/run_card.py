@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from ..data.glue_tasks import TASKS
 from ..deployment.tasks import find_task
-from ..distillation.any_teacher.report import result_rows
+from ..distillation.report import result_rows
 from ..files import write_aside
 from ..finetuning.glue_report import percent
 from ..machine import describe_version
@@ -24,7 +24,7 @@ from .remote_code import MODULES
 from .uses import uses_of
 
 # The kinds of runs that are drawn.
-DRAWN = ("PreTrainingArguments", "DistillationArguments", "AnyTeacherArguments")
+DRAWN = ("PreTrainingArguments", "DistillationArguments")
 
 
 @dataclass(frozen=True)
@@ -173,21 +173,23 @@ def _pretrained(run: Run) -> Made:
     if run.config["model_type"] == "mobilebert":
         summary = "A MobileBERT pre-trained from scratch, without a teacher."
     note = "The corpus' own held-out documents."
-    return Made(summary, _held_out(run), note, recipe="pretrain_teacher")
+    return Made(summary, _held_out(run), note, recipe="pretrain")
 
 
 def _distilled(run: Run) -> Made:
+    if not any(name.endswith("ForPreTraining") for name in run.config.get("architectures") or []):
+        return _compared_with_teacher(run)
     name, base_model = run.source("teacher")
-    strategy = run.values.get("strategy", "progressive")
+    strategy = run.values.get("strategy", "auxiliary")
     summary = f"A MobileBERT distilled from its teacher {name} by {strategy} knowledge transfer."
-    return Made(summary, _held_out(run), "The corpus' own held-out documents.", base_model, recipe="distil_student")
+    return Made(summary, _held_out(run), "The corpus' own held-out documents.", base_model, recipe="distill")
 
 
-def _distilled_from_any(run: Run) -> Made:
+def _compared_with_teacher(run: Run) -> Made:
     name, base_model = run.source("teacher")
     results = run.results()
     if not results:
-        return Made(f"A MobileBERT student of {name}, in training.", base_model=base_model, recipe="distil_any")
+        return Made(f"A MobileBERT student of {name}, in training.", base_model=base_model, recipe="distill")
     device = f" on {results['device']}" if "device" in results else ""  # earlier runs did not say
     summary = (
         f"A MobileBERT student of {name}, made by layer-wise knowledge transfer in {results['minutes']:.0f} minutes"
@@ -203,7 +205,7 @@ def _distilled_from_any(run: Run) -> Made:
         split = results["task"]["split"]
         value = 100 * results["student"]["task"]
         scores = (Score("sentence-similarity", "STS-B", "nyu-mll/glue", "stsb", split, "spearman_cosine", value),)
-    return Made(summary, result_rows(results), note, base_model, scores, "distil_any")
+    return Made(summary, result_rows(results), note, base_model, scores, "distill")
 
 
 def _glue(run: Run) -> Made:
@@ -272,7 +274,6 @@ def _unknown(run: Run) -> Made:
 KINDS: dict[str, Callable[[Run], Made]] = {
     "PreTrainingArguments": _pretrained,
     "DistillationArguments": _distilled,
-    "AnyTeacherArguments": _distilled_from_any,
     "GridArguments": _glue,
     "SquadArguments": _squad,
 }

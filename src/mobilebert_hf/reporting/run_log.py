@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 from transformers import TrainingArguments
 
-from ..distillation.any_teacher import AnyTeacherArguments
-from ..distillation.any_teacher.run import PLAN
-from ..distillation.any_teacher.run import RECIPE_ARGUMENTS as ANY_TEACHER_ARGUMENTS
-from ..distillation.objectives import TransferWeights
-from ..distillation.run import RECIPE_ARGUMENTS
+from ..distillation.arguments import PAPER, DistillationArguments
+from ..distillation.run import PLAN, RECIPE_ARGUMENTS
 from ..distillation.stages import Strategy
-from ..distillation.trainer import DistillationArguments
 from ..recipe import parse_recipe
 from ..training.run_folder import RECIPE
 
 Line = dict[str, float]
 
 STATE = "trainer_state.json"
-TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention")
+# The argument with the weight of each transfer term.
+WEIGHTS = {
+    "feature_map": "feature_map_weight",
+    "mean": "mean_weight",
+    "variance": "variance_weight",
+    "attention": "attention_weight",
+    "relations": "relation_weight",
+}
+TRANSFER_TERMS = tuple(WEIGHTS)
 # A recipe for an accelerator is read on any machine.
 _ANY_MACHINE = ("--use_cpu", "true", "--fp16", "false", "--bf16", "false", "--tf32", "false")
 
@@ -63,7 +67,7 @@ class RunLog:
         recipe: The text of `recipe.yaml`, if there is one.
         strategy: That of a distillation run whose recipe is known.
         base_learning_rate: What the strategy's rates multiply.
-        weights: Of the transfer terms; without a recipe the defaults.
+        weights: Of the transfer terms; without a recipe the paper's.
     """
 
     folder: Path
@@ -75,7 +79,7 @@ class RunLog:
     recipe: str | None
     strategy: Strategy | None
     base_learning_rate: float
-    weights: TransferWeights
+    weights: dict[str, float]
 
     @property
     def finished(self) -> bool:
@@ -108,7 +112,12 @@ class RunLog:
             starts = (*self.strategy.boundaries, self.strategy.steps)
             stages = [
                 LoggedStage(
-                    stage.name, starts[i], starts[i + 1], stage.transfer_layers, stage.pretraining, stage.depth
+                    stage.name,
+                    starts[i],
+                    starts[i + 1],
+                    stage.transfer_layers,
+                    stage.use_distillation_loss,
+                    stage.depth,
                 )
                 for i, stage in enumerate(self.strategy.stages)
             ]
@@ -153,9 +162,9 @@ class RunLog:
         """For each layer the weighted sum of its transfer terms; NaN where they were not computed."""
         return [
             sum(
-                getattr(self.weights, term) * line.get(f"{prefix}layer_{layer}/{term}", np.nan)
-                for term in TRANSFER_TERMS
-                if getattr(self.weights, term) > 0
+                weight * line.get(f"{prefix}layer_{layer}/{term}", np.nan)
+                for term, weight in self.weights.items()
+                if weight > 0
             )
             for layer in range(self.layers)
         ]
@@ -165,8 +174,8 @@ class RunLog:
         logged = {key.split("/")[1]: value for key, value in line.items() if key.startswith("learning_rate/")}
         if logged or self.strategy is None:
             return logged
-        rates = self.strategy.rates(int(line["step"]) - 1)
-        return {place: self.base_learning_rate * rate for place, rate in rates.items()}
+        scales = self.strategy.lr_scales(int(line["step"]) - 1)
+        return {group: self.base_learning_rate * scale for group, scale in scales.items()}
 
 
 def read_run(folder: str | Path, known: TrainingArguments | None = None) -> RunLog:
@@ -212,9 +221,9 @@ def read_run(folder: str | Path, known: TrainingArguments | None = None) -> RunL
         recipe=text,
         strategy=arguments.build_strategy(layers) if arguments else None,
         base_learning_rate=arguments.learning_rate if arguments else np.nan,
-        weights=TransferWeights(*(getattr(arguments, f"{term}_weight") for term in TRANSFER_TERMS))
-        if arguments
-        else TransferWeights(),
+        weights={
+            term: getattr(arguments, name) if arguments else PAPER.get(name, 0.0) for term, name in WEIGHTS.items()
+        },
     )
 
 
@@ -255,8 +264,6 @@ def _count_layers(config: Path, lines: list[Line]) -> int:
 
 def _distillation_arguments(recipe: Path) -> DistillationArguments:
     """The recipe's, with the steps that a run of so many minutes was planned to."""
-    text = recipe.read_text(encoding="utf-8")
-    classes = ANY_TEACHER_ARGUMENTS if AnyTeacherArguments.__name__ in text else RECIPE_ARGUMENTS
-    *_, arguments = parse_recipe(classes, ["--config", str(recipe), *_ANY_MACHINE])
+    *_, arguments = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(recipe), *_ANY_MACHINE])
     plan = recipe.with_name(PLAN)
     return replace(arguments, **_read_json(plan)) if plan.is_file() else arguments
