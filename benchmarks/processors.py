@@ -24,8 +24,6 @@ import typer
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from mobilebert_hf.data.glue import load_glue, tokenize_glue
-from mobilebert_hf.data.glue_tasks import find_task
 from mobilebert_hf.deployment import FORMATS
 from mobilebert_hf.deployment.calibration import calibration_batches
 from mobilebert_hf.deployment.check import run_pytorch
@@ -33,12 +31,14 @@ from mobilebert_hf.deployment.formats import onnx
 from mobilebert_hf.deployment.network import prepare
 from mobilebert_hf.deployment.saturation import largest_pair
 from mobilebert_hf.deployment.scoring import run_all
-from mobilebert_hf.deployment.tasks import find_task as find_head
-from mobilebert_hf.deployment.tasks import load_student, sample_inputs
+from mobilebert_hf.deployment.student import load_student, sample_inputs
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.machine import describe_machine, time_in_turns
 from mobilebert_hf.models.fake_quantization import matmul_scales, row_scales
 from mobilebert_hf.tables import terminal_table
+from mobilebert_hf.tasks.glue_data import load_glue, tokenize_glue
+from mobilebert_hf.tasks.glue_tasks import find_task
+from mobilebert_hf.tasks.heads import find_task as find_head
 
 RESULTS = Path(__file__).parent / "processors" / "results.json"
 # Processors as qemu names them, and what they are without.

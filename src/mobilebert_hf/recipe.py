@@ -14,11 +14,11 @@ from transformers import HfArgumentParser
 
 from accelerate import PartialState
 
+from .training.durable import TrainingInterrupted
+
 
 def launch(recipe: Callable[..., Any], argument_classes: Sequence[type]) -> None:
     """Runs a recipe from its command line. One that was interrupted, and can go on, ends without an error."""
-    from .training.interruption import TrainingInterrupted
-
     try:
         recipe(*parse_recipe(argument_classes))
     except TrainingInterrupted as interruption:

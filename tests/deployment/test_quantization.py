@@ -11,11 +11,11 @@ from transformers import AutoModelForQuestionAnswering, BertTokenizer
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.calibration import calibration_batches
-from mobilebert_hf.deployment.manifest import graph_files
 from mobilebert_hf.deployment.network import prepare
 from mobilebert_hf.deployment.quantization import Quantized, QuantizedLinear, quantize_static
-from mobilebert_hf.deployment.tasks import load_student, sample_inputs
+from mobilebert_hf.deployment.student import load_student, sample_inputs
 from mobilebert_hf.models.encoder import NoNorm
+from mobilebert_hf.runs.exports import graph_files
 
 from .test_exporting import TINY, save
 

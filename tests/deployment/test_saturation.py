@@ -15,7 +15,7 @@ from mobilebert_hf.deployment.formats import onnx as onnx_format
 from mobilebert_hf.deployment.formats import openvino as openvino_format
 from mobilebert_hf.deployment.quantization import QuantizedLinear
 from mobilebert_hf.deployment.saturation import LARGEST_PAIR, check_saturation, largest_pair
-from mobilebert_hf.deployment.tasks import load_student, sample_inputs
+from mobilebert_hf.deployment.student import load_student, sample_inputs
 from mobilebert_hf.models.fake_quantization import matmul_scales, row_scales
 
 from .test_exporting import TINY, save

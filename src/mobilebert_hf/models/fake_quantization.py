@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .encoder import attend
 
@@ -162,9 +162,6 @@ def clipped_attention_forward(
     return attend(module.scores(scores), value, None, dropout)
 
 
-def _boolean_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+def boolean_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """[batch, 1, 1, seq], True = attend, as `clipped_attention_forward` takes it."""
     return None if attention_mask is None else attention_mask.bool()[:, None, None, :]
-
-
-AttentionInterface.register(CLIPPED, clipped_attention_forward)
-AttentionMaskInterface.register(CLIPPED, _boolean_mask)

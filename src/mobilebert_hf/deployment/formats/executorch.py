@@ -10,10 +10,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...models.fake_quantization import replace
+from ...tasks.heads import Task
 from ..check import Run, row_by_row
 from ..network import Batches
 from ..quantization import QuantizedEmbedding
-from ..tasks import INPUTS, Task, dynamic_shapes, example_inputs
+from ..student import INPUTS, dynamic_shapes, example_inputs
 
 PACKAGES = ("executorch", "torchao")
 INSTALL = 'pip install "mobilebert-hf[executorch]"'

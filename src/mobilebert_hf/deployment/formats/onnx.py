@@ -12,12 +12,13 @@ from transformers import PreTrainedModel
 
 from ...models.fake_quantization import matmul_scales
 from ...models.modeling_folded import FoldedMobileBertPreTrainedModel
+from ...tasks.heads import Task
 from ..check import Run
 from ..network import Batches
 from ..ort_encoder import lower
 from ..ort_int8 import lower_int8
 from ..quantization import quantize_static
-from ..tasks import Task, dynamic_shapes, example_inputs
+from ..student import dynamic_shapes, example_inputs
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = 'pip install "mobilebert-hf[export]"'

@@ -10,9 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from ...models.fake_quantization import matmul_scales
+from ...tasks.heads import Task
 from ..check import Run
 from ..network import Batches
-from ..tasks import Task, dynamic_shapes, example_inputs
+from ..student import dynamic_shapes, example_inputs
 
 PACKAGES = ("nncf", "openvino")
 INSTALL = 'pip install "mobilebert-hf[openvino]"'
