@@ -116,7 +116,8 @@ class LayerObjective(Objective):
 
     def needs(self, stage: Stage) -> Needs:
         """Layers to compare."""
-        return replace(Needs(), **{self.compares: self.layers(stage)})
+        compared: dict[str, Any] = {self.compares: self.layers(stage)}
+        return Needs(**compared)
 
     def loss(self, outputs: Outputs, normalizers: Normalizers) -> tuple[Tensor, LossTerms]:
         """Named `layer_<i>/<term>`."""

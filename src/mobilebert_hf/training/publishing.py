@@ -4,16 +4,18 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
-from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
 from ..runs.facts import ModelRecord
 from ..runs.publishing import get_publisher
 from ..runs.run_folder import RECIPE, Recipe, resolve
 from .compat import PushInProgress, wait_for_pushes
+
+if TYPE_CHECKING:
+    from .durable import DurableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ class Publisher:
         trainer: The Trainer.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: "DurableTrainer") -> None:
         self.trainer = trainer
 
     def write_card(self, **fields: Any) -> None:
