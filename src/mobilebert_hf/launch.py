@@ -1,17 +1,17 @@
-"""`mobilebert-hf pretrain` and `mobilebert-hf distill`: the recipes, on as many processes as the machine can use.
+"""Runs recipes: `mobilebert-hf pretrain` and `mobilebert-hf distill`, and the scripts under `recipes/`.
 
-`python -m mobilebert_hf.launch pretrain|distill ...` runs a recipe in one process of a launcher.
+`python -m mobilebert_hf.launch pretrain|distill ...` runs a recipe in one process of a launcher. Heavy imports happen
+inside the functions, so that `mobilebert-hf --help` answers at once.
 """
 
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-import torch
-
-from .recipe import launch
+import typer
 
 # On CPUs, one process a core with one thread each: small matmuls gain little from more threads, and more processes
 # take more memory than they save time.
@@ -20,21 +20,51 @@ MAX_PROCESSES = 8
 BATCH_SIZE, ACCELERATED_BATCH_SIZE = 64, 512
 WORKERS = 4
 
+Processes = Annotated[
+    int | None, typer.Option(help="Number of processes: by default one for each core, with an accelerator one.")
+]
 
-def run_recipe(name: str, options: Sequence[str], processes: int | None = None) -> None:
+
+def pretrain(context: typer.Context, processes: Processes = None) -> None:
+    """Pre-trains a teacher from raw text. Options are those of recipes/pretrain.py, such as --config FILE.yaml."""
+    _run("pretrain", context.args, processes or default_processes())
+
+
+def distill(
+    context: typer.Context,
+    teacher: Annotated[
+        str | None, typer.Option(help="Hub id or folder of a BERT-like encoder with tokenizer.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="File, folder, glob, or Hub data set; can be repeated.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the student.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Duration, to which the numbers of steps are planned; 30 without --config.")
+    ] = None,
+    processes: Processes = None,
+) -> None:
+    """Distills a student from a teacher, with settings for this machine; or runs a recipe with --config FILE.yaml.
+
+    All other options are those of recipes/distill.py, such as --size tiny.
+    """
+    processes = processes or default_processes()
+    given = {"teacher": teacher, "output_dir": output, "minutes": minutes}
+    options = [option for name, value in given.items() if value is not None for option in (f"--{name}", str(value))]
+    options += ["--corpus", *corpus] if corpus else []
+    has_config = any(argument.split("=")[0] == "--config" for argument in context.args)
+    defaults = [] if has_config else machine_options(processes)
+    _run("distill", [*defaults, *options, *context.args], processes)
+
+
+def _run(name: str, options: Sequence[str], processes: int) -> None:
     """Runs a recipe in this process or, with several processes, under `accelerate launch`.
-
-    Args:
-        name: `"pretrain"` or `"distill"`.
-        options: The options of the recipe, such as `--size tiny`.
-        processes: None: 1 with an accelerator, else one for each core.
 
     Raises:
         ValueError: The run failed in a process of its own, which has printed the reason.
     """
-    processes = default_processes() if processes is None else processes
     if processes == 1:
-        _run(name, options)
+        launch(*_recipe(name), options)
         return
     launcher = ["accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
@@ -45,17 +75,47 @@ def run_recipe(name: str, options: Sequence[str], processes: int | None = None) 
         raise ValueError(f"{name} ended with exit status {code}; the reason is printed above.")
 
 
-def machine_options(processes: int | None) -> list[str]:
-    """The options of a distillation of half an hour on this machine.
+def launch(recipe: Callable[..., Any], argument_classes: Sequence[type], options: Sequence[str] | None = None) -> None:
+    """Runs a recipe with the arguments of its command line. A run that was interrupted and can be resumed is no error.
 
     Args:
-        processes: As in `run_recipe`.
+        recipe: A function of one instance of each class.
+        argument_classes: The dataclasses of its arguments.
+        options: The command line; by default that of the process.
     """
+    from accelerate import PartialState
+
+    from .recipe import parse_recipe
+    from .training.interruption import TrainingInterrupted
+
+    try:
+        recipe(*parse_recipe(argument_classes, options))
+    except TrainingInterrupted as interruption:
+        if PartialState().is_main_process:
+            print(interruption, file=sys.stderr)
+    # No process leaves while another one still communicates with it.
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
+
+
+def _recipe(name: str) -> tuple[Callable[..., Any], tuple[type, ...]]:
+    from . import distillation
+    from .distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
+    from .distillation.run import RECIPE_ARGUMENTS as DISTILLATION
+
+    recipes = {"pretrain": (distillation.pretrain, PRETRAINING), "distill": (distillation.distill, DISTILLATION)}
+    return recipes[name]
+
+
+def machine_options(processes: int) -> list[str]:
+    """The options of a distillation of half an hour on this machine in a number of processes."""
+    import torch
+
     on_cpu = not torch.accelerator.is_available()
     batch_size = BATCH_SIZE if on_cpu else ACCELERATED_BATCH_SIZE
     arguments = {
         "minutes": 30,
-        "per_device_train_batch_size": max(1, batch_size // (processes or default_processes())),
+        "per_device_train_batch_size": max(1, batch_size // processes),
         "dataloader_num_workers": 0 if on_cpu else WORKERS,
         "use_cpu": on_cpu,
         "bf16": _multiplies_bfloat16(on_cpu),
@@ -68,30 +128,18 @@ def machine_options(processes: int | None) -> list[str]:
 
 def default_processes() -> int:
     """1 with an accelerator, else one for each core."""
+    import torch
+
     return 1 if torch.accelerator.is_available() else min(os.cpu_count() or 1, MAX_PROCESSES)
 
 
 def _multiplies_bfloat16(on_cpu: bool) -> bool:
+    import torch
+
     if on_cpu:
         return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _run(name: str, options: Sequence[str]) -> None:
-    recipe, argument_classes = _recipes()[name]
-    sys.argv[1:] = options
-    launch(recipe, argument_classes)
-
-
-def _recipes() -> dict[str, tuple[Callable[..., Any], tuple[type, ...]]]:
-    """Imported when a recipe runs in this process, and not to start others."""
-    from .distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
-    from .distillation.pretrain import pretrain
-    from .distillation.run import RECIPE_ARGUMENTS as DISTILLATION
-    from .distillation.run import distill
-
-    return {"pretrain": (pretrain, PRETRAINING), "distill": (distill, DISTILLATION)}
-
-
 if __name__ == "__main__":
-    _run(sys.argv[1], sys.argv[2:])
+    launch(*_recipe(sys.argv[1]), sys.argv[2:])

@@ -143,7 +143,7 @@ def test_layers_mapped_and_relations(tmp_path, tiny_corpus, tiny_tokenizer):
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
     trainer = run_distillation(teacher, tiny_corpus, tmp_path, layers="1,2", relation_weight=1.0)
     assert AutoModel.from_pretrained(tmp_path / "student").config.num_hidden_layers == 2
-    logged = [line["layer_1/relations"] for line in trainer.state.log_history if "layer_1/relations" in line]
+    logged = [line["layer_1/relation"] for line in trainer.state.log_history if "layer_1/relation" in line]
     assert sum(logged[-5:]) < sum(logged[:5])
 
 

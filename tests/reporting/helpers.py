@@ -4,6 +4,8 @@ import json
 
 import yaml
 
+from mobilebert_hf.distillation import PAPER
+
 TERMS = ("feature_map", "mean", "variance", "attention")
 
 
@@ -28,5 +30,5 @@ def write_state(folder, lines, total, step=None):
 
 def write_recipe(folder, **values):
     """The recipe of a progressive distillation."""
-    recipe = {"teacher": "runs/teacher", "corpus": ["corpus.txt"], "output_dir": str(folder), **values}
+    recipe = {**PAPER, "teacher": "runs/teacher", "corpus": ["corpus.txt"], "output_dir": str(folder), **values}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

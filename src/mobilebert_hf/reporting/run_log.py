@@ -19,15 +19,7 @@ from ..training.run_folder import RECIPE
 Line = dict[str, float]
 
 STATE = "trainer_state.json"
-# The argument with the weight of each transfer term.
-WEIGHTS = {
-    "feature_map": "feature_map_weight",
-    "mean": "mean_weight",
-    "variance": "variance_weight",
-    "attention": "attention_weight",
-    "relations": "relation_weight",
-}
-TRANSFER_TERMS = tuple(WEIGHTS)
+TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention", "relation")
 # A recipe for an accelerator is read on any machine.
 _ANY_MACHINE = ("--use_cpu", "true", "--fp16", "false", "--bf16", "false", "--tf32", "false")
 
@@ -222,7 +214,8 @@ def read_run(folder: str | Path, known: TrainingArguments | None = None) -> RunL
         strategy=arguments.build_strategy(layers) if arguments else None,
         base_learning_rate=arguments.learning_rate if arguments else np.nan,
         weights={
-            term: getattr(arguments, name) if arguments else PAPER.get(name, 0.0) for term, name in WEIGHTS.items()
+            term: getattr(arguments, f"{term}_weight") if arguments else PAPER.get(f"{term}_weight", 0.0)
+            for term in TRANSFER_TERMS
         },
     )
 
