@@ -1,9 +1,13 @@
 """Batches, small networks and arguments for the tests of both trainers."""
 
+import sys
+
+import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
+from mobilebert_hf import cli
 from mobilebert_hf.data import PretrainingCollator
 
 from .models.helpers import Original, build
@@ -43,6 +47,14 @@ def training_arguments(kind, output_dir, **changes):
         "disable_tqdm": True,
     }
     return kind(output_dir=str(output_dir), **{**values, **changes})
+
+
+def mobilebert(monkeypatch, *words):
+    """The command `mobilebert-hf` in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["mobilebert-hf", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    return ended.value.code
 
 
 class AtEachStep(TrainerCallback):
