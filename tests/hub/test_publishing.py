@@ -349,7 +349,10 @@ def pretrain_and_push(workshop, **options):
     return trained.stderr
 
 
-@pytest.mark.parametrize(("strategy", "kept"), [("every_save", []), ("checkpoint", ["last-checkpoint"])])
+@pytest.mark.parametrize(
+    ("strategy", "kept"),
+    [("every_save", []), pytest.param("checkpoint", ["last-checkpoint"], marks=pytest.mark.slow)],
+)
 def test_a_recipe_publishes_while_it_trains_and_at_its_end(strategy, kept, here, workshop, tmp_path):
     printed = pretrain_and_push(workshop, save_steps=2, hub_strategy=strategy, hub_always_push=True)
     assert "was not uploaded" not in printed
