@@ -7,7 +7,7 @@ Every argument of the YAML file can also be given on the command line, which tak
 """
 
 from mobilebert_hf.distillation.pretrain import RECIPE_ARGUMENTS, pretrain
-from mobilebert_hf.recipe import launch
+from mobilebert_hf.launch import launch
 
 if __name__ == "__main__":
     launch(pretrain, RECIPE_ARGUMENTS)

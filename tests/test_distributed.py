@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from torch import distributed, multiprocessing
+from torch import distributed
 from torch.distributed.fsdp import fully_shard
 
 from mobilebert_hf.distillation import DistillationTrainer
@@ -18,7 +18,7 @@ from mobilebert_hf.training.normalizers import count_batch
 
 from .helpers import paper_arguments
 from .models.helpers import build
-from .workshop import free_port
+from .workshop import FORKS, free_port
 
 CONFIGURATIONS = sorted((Path(__file__).parents[1] / "recipes" / "accelerate").glob("*.yaml"))
 STEPS = 16
@@ -94,9 +94,14 @@ def take_sharded_steps(rank, folder, freezing, processes, port):
 @pytest.mark.parametrize("freezing", ["hard", pytest.param("soft", marks=pytest.mark.slow)])
 def test_a_student_sharded_by_fsdp2_takes_the_steps_of_a_whole_one(tmp_path, freezing):
     """Through all stages: some layers do not run, and what does not learn is frozen."""
-    multiprocessing.spawn(take_sharded_steps, (tmp_path, freezing, 2, free_port()), nprocs=2)
+    port = free_port()
+    forks = [FORKS.Process(target=take_sharded_steps, args=(rank, tmp_path, freezing, 2, port)) for rank in range(2)]
+    for fork in forks:
+        fork.start()
     expected = [pytest.approx(line, rel=1e-5) for line in take_steps(tmp_path, freezing)]
-    for rank in range(2):
+    for rank, fork in enumerate(forks):
+        fork.join()
+        assert fork.exitcode == 0
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
 
 

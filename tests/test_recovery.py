@@ -5,6 +5,7 @@ Real processes run the recipes; weights are compared byte by byte with those of 
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from filelock import FileLock
 
 from mobilebert_hf.data import train_wordpiece
 from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.hub import run_card
 from mobilebert_hf.runs.checkpoints import find_damage
 
 from .data.conftest import write_corpus
@@ -25,6 +27,18 @@ from .workshop import RECIPES, Death, Workshop
 STEPS = {"transfer_steps": 12, "distillation_steps": 6, "save_steps": 3, "gradient_accumulation_steps": 4}
 OPTIONS = {**STEPS, "per_device_train_batch_size": 16, "max_seq_length": 20, "save_total_limit": 2}
 TWO_LENGTHS = {"max_seq_length": 16, "long_seq_length": 32, "long_seq_ratio": 0.5}
+
+
+class Undrawn:
+    """Leaves out the picture of the run, which takes longer than the run, and calls another function first or not."""
+
+    def __init__(self, before=None):
+        self.before = before
+
+    def __call__(self):
+        run_card.draw_report = lambda *args: None
+        if self.before is not None:
+            self.before()
 
 
 class DeathInStep:
@@ -76,7 +90,7 @@ def start(workshop, output_dir, processes=1, before=None, recipe="distill", **ch
         options = {**OPTIONS, "max_steps": 18, "tokenizer": workshop.teacher, **changes}
         options = {k: v for k, v in options.items() if k not in ("transfer_steps", "distillation_steps")}
         values = workshop.pretraining(output_dir=str(output_dir), **options)
-    return workshop.fork(recipe, processes, before, **values)
+    return workshop.fork(recipe, processes, Undrawn(before), **values)
 
 
 def weights(folder):
@@ -126,12 +140,20 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("moment", DEATHS)
+# The others kill at moments that are further apart from each other.
+SLOW_DEATHS = ("where a stage begins", "before a checkpoint gets its manifest", "before an old checkpoint is removed")
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(m, marks=pytest.mark.slow) if m in SLOW_DEATHS else m for m in DEATHS]
+)
 def test_a_killed_run_goes_on_to_the_same_weights(workshop, untouched, tmp_path, moment):
     assert kill_and_go_on(workshop, tmp_path, DEATHS[moment](tmp_path / "run")) == untouched()
 
 
-@pytest.mark.parametrize("moment", ["inside a stage and a step", "before a checkpoint gets its name"])
+@pytest.mark.parametrize(
+    "moment", ["inside a stage and a step", pytest.param("before a checkpoint gets its name", marks=pytest.mark.slow)]
+)
 def test_pretraining_with_dropout_goes_on_too(workshop, untouched, tmp_path, moment):
     options = {"recipe": "pretrain", "config_overrides": {"num_hidden_layers": 2, "hidden_size": 32,
                "embedding_size": 16, "max_position_embeddings": 32, "intra_bottleneck_size": 64,
@@ -139,7 +161,11 @@ def test_pretraining_with_dropout_goes_on_too(workshop, untouched, tmp_path, mom
     assert kill_and_go_on(workshop, tmp_path, DEATHS[moment](tmp_path / "run"), **options) == untouched(**options)
 
 
-@pytest.mark.parametrize("step", [5, 9, 14], ids=["short", "boundary", "long"])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(5, marks=pytest.mark.slow), 9, pytest.param(14, marks=pytest.mark.slow)],
+    ids=["short", "boundary", "long"],
+)
 def test_two_lengths_go_on_too(workshop, untouched, tmp_path, step):
     """The long phase begins after step 9, with batches half as large and twice as many of them."""
     count = 4 * min(step, 9) + 8 * max(step - 9, 0) + 1
@@ -187,6 +213,14 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
+@pytest.fixture(scope="module")
+def killed(workshop):
+    """The folder of a run that was killed after its checkpoint of step 9."""
+    folder = workshop.folder / "killed"
+    start(workshop, folder, before=DeathInStep(4 * 10 + 3)).wait()
+    return folder
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -196,8 +230,8 @@ def flip_a_bit(path):
         ("manifest.json", Path.unlink),
     ],
 )
-def test_a_damaged_checkpoint_is_named_and_skipped(workshop, untouched, tmp_path, name, damage):
-    start(workshop, tmp_path / "run", before=DeathInStep(4 * 10 + 3)).wait()
+def test_a_damaged_checkpoint_is_named_and_skipped(workshop, untouched, killed, tmp_path, name, damage):
+    shutil.copytree(killed, tmp_path / "run")
     damage(tmp_path / "run" / "checkpoint-9" / name)
     output = finish(workshop, tmp_path / "run")
     assert f"{tmp_path / 'run' / 'checkpoint-9'} is damaged: {name}" in output
@@ -246,8 +280,16 @@ def test_a_disk_that_is_really_full_ends_the_run_too(workshop, untouched, tmp_pa
 # ---- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("options", [{}, {"dataloader_num_workers": 1}], ids=["", "workers"])
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [
+        (signal.SIGTERM, {}),
+        (signal.SIGINT, {"dataloader_num_workers": 1}),
+        pytest.param(signal.SIGINT, {}, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, {"dataloader_num_workers": 1}, marks=pytest.mark.slow),
+    ],
+    ids=["SIGTERM", "SIGINT-workers", "SIGINT", "SIGTERM-workers"],
+)
 def test_a_signal_ends_the_run_with_a_checkpoint(workshop, untouched, tmp_path, number, options):
     run = start(workshop, tmp_path / "run", **options)
     while not (tmp_path / "run" / "checkpoint-3").exists():

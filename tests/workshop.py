@@ -34,7 +34,9 @@ PATIENCE = 240
 INSTRUCTION_SETS = {"avx2": ("avx2", "AVX2"), "sse": ("default", "SSE41")} if platform.machine() == "x86_64" else {}
 # Importing takes longer than a run of these sizes.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["mobilebert_hf.distillation.run"])
+FORKS.set_forkserver_preload(
+    [f"mobilebert_hf.{module}" for module in ("distillation.run", "finetuning.glue", "finetuning.squad")]
+)
 
 
 class Workshop:
@@ -146,9 +148,22 @@ class Fork:
                 os.kill(process.pid, number)
 
     @property
+    def exit_code(self):
+        """Of the first process."""
+        return self.processes[0].exitcode
+
+    @property
     def output(self):
         """What all wrote to stdout and stderr."""
         return self.log.read_text(errors="replace")
+
+
+def fork_with(recipe, config, before=None, **values):
+    """Runs a recipe in a fork to its end, with just these values, written to `config`; see `Fork`."""
+    config.write_text(yaml.safe_dump(values))
+    run = Fork(recipe, config, before=before)
+    run.wait()
+    return run
 
 
 class InstructionSet:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from .recipes import distill, pretrain
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
 
@@ -32,47 +34,9 @@ def demo(
         typer.echo(interruption, err=True)
 
 
-# Options that a command does not name are those of its recipe.
-RECIPE_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
-Processes = Annotated[
-    int | None, typer.Option(help="Number of processes: by default one for each core, with an accelerator one.")
-]
-
-
-@app.command(context_settings=RECIPE_OPTIONS)
-def pretrain(context: typer.Context, processes: Processes = None) -> None:
-    """Pre-trains a teacher from raw text. Options are those of recipes/pretrain.py, such as --config FILE.yaml."""
-    from mobilebert_hf.launch import run_recipe
-
-    run_recipe("pretrain", context.args, processes)
-
-
-@app.command(context_settings=RECIPE_OPTIONS)
-def distill(
-    context: typer.Context,
-    teacher: Annotated[
-        str | None, typer.Option(help="Hub id or folder of a BERT-like encoder with tokenizer.")
-    ] = None,
-    corpus: Annotated[
-        list[str] | None, typer.Option(help="File, folder, glob, or Hub data set; can be repeated.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the student.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Duration, to which the numbers of steps are planned; 30 without --config.")
-    ] = None,
-    processes: Processes = None,
-) -> None:
-    """Distills a student from a teacher, with settings for this machine; or runs a recipe with --config FILE.yaml.
-
-    All other options are those of recipes/distill.py, such as --size tiny.
-    """
-    from mobilebert_hf.launch import machine_options, run_recipe
-
-    given = {"teacher": teacher, "output_dir": output, "minutes": minutes}
-    options = [option for name, value in given.items() if value is not None for option in (f"--{name}", str(value))]
-    options += ["--corpus", *corpus] if corpus else []
-    defaults = [] if "--config" in context.args else machine_options(processes)
-    run_recipe("distill", [*defaults, *options, *context.args], processes)
+# Options that these commands do not name are those of their recipes.
+for recipe in (pretrain, distill):
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(recipe)
 
 
 @app.command()

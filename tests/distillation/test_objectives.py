@@ -22,7 +22,7 @@ from .encoders import build, random_batch
 OBJECTIVES = {
     "feature maps": (lambda: FeatureMaps(100.0, 5000.0, 5.0, embeddings=True), "layer_1/feature_map"),
     "attention": (lambda: AttentionScores(1.0), "layer_1/attention"),
-    "relations": (lambda: Relations(1.0), "layer_1/relations"),
+    "relations": (lambda: Relations(1.0), "layer_1/relation"),
     "pooled": (lambda: MeanPooling(20.0), "pooled_distance"),
     "masked LM": (MaskedLM, "masked_lm_distillation"),
     "next sentence": (NextSentence, "next_sentence_loss"),

@@ -1,10 +1,9 @@
-"""What a student of any shape takes over from its teacher before any step of training.
+"""Fits the embeddings and the masked-LM head of a student to those of any BERT-like encoder, in closed form.
 
-A BERT-like encoder adds word, position and type embeddings and normalises the sum. The student adds them up as well,
-but has no normalisation, and its words are rows of a narrow table times a matrix. So the *normalised* embeddings are
-split into what depends on the word and what depends on the position, and the words' part is factorised by weighted
-principal components: the weights are the words' shares of the corpus, because a direction that only unused words
-need is of no use.
+A BERT-like encoder adds word, position and type embeddings and normalizes the sum. The student adds them as well, but
+without a norm, and its word embeddings are a narrow table times a matrix. So the *normalized* embeddings of the
+teacher are split into a part that depends on the token and a part that depends on the position. The token part is
+factorized by weighted principal components; the weights are the frequencies of the tokens in the corpus.
 """
 
 from collections.abc import Callable
@@ -18,20 +17,20 @@ from ..models.modeling_mobilebert import MobileBertForMaskedLM, MobileBertModel
 from .layer_fit import ridge
 from .shapes import position_offset
 
-# Of a corpus' shares: rare words keep some weight.
+# Exponent of the token frequencies: rare tokens keep some weight.
 SHARE_EXPONENT = 0.75
-# How many positions, and how many words, the normalised sum is averaged over.
+# The numbers of positions and tokens that the normalized sum is averaged over.
 SAMPLED_POSITIONS = 6
-SAMPLED_WORDS = 1000
-# Of the regression of the logits.
+SAMPLED_TOKENS = 1000
+# Ridge strength of the regression of the logits.
 HEAD_RIDGE = 1e-4
-# Most texts are shorter.
+# Most sequences are shorter.
 USUAL_LENGTH = 48
 
 
 @torch.no_grad()
 def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, counts: Tensor) -> float:
-    """Fits the student's embeddings to what the teacher's first layer reads.
+    """Fits the student's embeddings to the inputs of the teacher's first layer.
 
     Args:
         student: Changed in place.
@@ -54,7 +53,7 @@ def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, co
     own.word_embeddings.weight.copy_(centred @ basis)
     if student.config.mask_padding and student.config.pad_token_id is not None:
         own.word_embeddings.weight[student.config.pad_token_id] = 0
-    # Of the trigram (left, own, right) the token itself alone counts, at first.
+    # Of the trigram (left, own, right) only the token itself counts at first.
     own.embedding_transformation.weight.zero_()
     _own_columns(student)[:] = basis
     own.embedding_transformation.bias.copy_(mean)
@@ -65,22 +64,22 @@ def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, co
 
 @torch.no_grad()
 def split_embeddings(teacher: PreTrainedModel, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalised embeddings of a teacher as a sum of three tables, nearly.
+    """The normalized embeddings of a teacher as approximately the sum of three tables.
 
-    Each table holds means: a word's over the positions, a position's and a type's over the corpus' words less the
-    mean of all. Exact where the encoder has neither positions nor types in its embeddings, as ModernBERT.
+    Each table holds means: of a token over the positions, of a position and a type over the tokens of the corpus,
+    minus the overall mean. Exact where the embeddings have neither positions nor types, as in ModernBERT.
 
     Args:
         teacher: An encoder.
         counts: [vocab_size].
 
     Returns:
-        Words [vocab_size, width], positions [positions, width] and types [types, width], float32.
+        Tokens [vocab_size, width], positions [positions, width] and types [types, width], float32.
     """
     config = teacher.config
     vocabulary = torch.arange(config.vocab_size)
     generator = torch.Generator().manual_seed(0)
-    usual = torch.multinomial(counts.double() + 1e-3, SAMPLED_WORDS, replacement=True, generator=generator)
+    usual = torch.multinomial(counts.double() + 1e-3, SAMPLED_TOKENS, replacement=True, generator=generator)
     offset, kinds = position_offset(teacher), max(1, getattr(config, "type_vocab_size", 0) or 0)
     length = config.max_position_embeddings - offset
     read = _embedding_reader(teacher)
@@ -97,9 +96,9 @@ def split_embeddings(teacher: PreTrainedModel, counts: Tensor) -> tuple[Tensor, 
 
 
 def _embedding_reader(teacher: PreTrainedModel) -> Any:
-    """A function from words [n], a position and a type to what the first layer reads [n, width], in float32.
+    """A function from token ids [n], a position and a type to the input of the first layer [n, width], in float32.
 
-    Of the tables, the norm and the projection a family has those that it has; all add them up in this way.
+    Families differ in which of the tables, the norm and the projection they have.
     """
     base = teacher.base_model
     embeddings, table = base.embeddings, teacher.get_input_embeddings()
@@ -121,16 +120,16 @@ def _embedding_reader(teacher: PreTrainedModel) -> Any:
 
 @torch.no_grad()
 def initialize_masked_lm_head(student: MobileBertForMaskedLM, teacher: PreTrainedModel, features: Tensor) -> float:
-    """Fits the student's masked-LM head so that on the teacher's features it gives the teacher's logits.
+    """Fits the student's masked-LM head to the teacher's logits on the teacher's features.
 
-    The student's logits are v_1 T^t + v_2 D + b: v, cut in two, is its transform of the features, T the narrow word
-    table, D free. The transform's product is the teacher's where that has the same shape. By least squares D takes
-    all that v_2 tells of the logits. For the rest T is turned (and the embeddings' product turned back, so they stay
-    as they are), and the channels of v_1 are scaled.
+    The student's logits are v_1 T^t + v_2 D + b: v, split in two, is its transform of the features, T the narrow
+    embedding table, D free. The dense layer of the transform is copied from the teacher if it has the same shape. D is
+    the least-squares fit of the logits on v_2. For the rest T is rotated (and the embeddings' matrix rotated back, so
+    that the embeddings stay the same), and the channels of v_1 are scaled.
 
     Args:
-        student: Changed in place; its embeddings are initialized.
-        teacher: With a masked-LM head.
+        student: Changed in place; its embeddings have to be initialized.
+        teacher: A model with a masked-LM head.
         features: [n, width] of the teacher's last layer at predicted positions, n well above the width.
 
     Returns:
@@ -164,9 +163,9 @@ def initialize_masked_lm_head(student: MobileBertForMaskedLM, teacher: PreTraine
 
 
 def masked_lm_head(teacher: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-    """The head of a masked-LM teacher alone, from features [n, width] to logits [n, vocab_size].
+    """The head of a masked-LM model alone, from features [n, width] to logits [n, vocab_size].
 
-    The model runs on one short text, and what its encoder gives is replaced.
+    The model runs on one short sequence, and the output of its encoder is replaced.
     """
 
     def head(features: Tensor) -> Tensor:
@@ -184,19 +183,19 @@ def masked_lm_head(teacher: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
 
 def _own_columns(student: MobileBertModel) -> Tensor:
-    """The part of the trigram's product [width, rank] that reads the token itself, between its neighbours'."""
+    """The columns [width, rank] of the trigram matrix for the token itself, between those for its neighbors."""
     rank, weight = student.config.embedding_size, student.embeddings.embedding_transformation.weight
     return weight[:, rank : 2 * rank] if student.config.trigram_input else weight
 
 
 def _explained(fitted: Tensor, target: Tensor) -> float:
-    """1 - residual variance over variance, of logits [n, vocab_size] centred in each row."""
+    """The explained share of the variance of logits [n, vocab_size], centered in each row."""
     fitted, target = fitted - fitted.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
     return float(1 - (fitted - target).square().sum() / (target - target.mean(0)).square().sum())
 
 
 def _find_transform(teacher: PreTrainedModel, width: int) -> nn.Linear | None:
-    """The head's first product from features to something of the same width."""
+    """The first dense layer of the head from features to features of the same width."""
     encoder = set(teacher.base_model.modules())
     heads = (module for module in teacher.modules() if isinstance(module, nn.Linear) and module not in encoder)
     return next((module for module in heads if module.in_features == module.out_features == width), None)

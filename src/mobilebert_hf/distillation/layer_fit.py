@@ -1,11 +1,11 @@
-"""A student's layers solved for by least squares, before any step of training.
+"""Fits the layers of a student to those of a teacher by least squares, before training.
 
-A layer of the student is h' = D (h + W_out x) + b, with x narrow. On features of real text, the teacher's next
-features t are regressed on what the narrow state can read: h itself and, as long as attention is uniform, the mean
-of h over the text. Of that regression the rank that x has is kept (reduced-rank regression), which gives the input
-bottleneck, the values and the output bottleneck at once. Then each feed-forward network is solved for what is left:
-its first matrix is random, on whitened inputs, its second a regression on the activations. Layers are solved bottom
-up, each on what the student below it really gives.
+A layer of the student is h' = D (h + W_out x) + b, where x is narrow. On features of real text, the next features t of
+the teacher are regressed on the inputs of x: h itself and, because attention is nearly uniform before training, the
+mean of h over the sequence. Reduced-rank regression with the rank of x gives the input bottleneck, the values and the
+output bottleneck together. Then each feed-forward network is fitted to the residual: its first matrix is random, on
+whitened inputs, its second a regression on the activations. Layers are fitted bottom up, each on the actual outputs of
+the student below it.
 
 Sources: reduced-rank regression: Izenman, 1975. Random features: Huang et al., "Extreme learning machine", 2006.
 """
@@ -21,18 +21,18 @@ from ..models.configuration import MobileBertConfig
 from ..models.modeling_mobilebert import MobileBertModel
 from .losses import mean_pool
 
-# Of the mean of a Gram matrix' diagonal, added to it.
+# Ridge strength, relative to the mean of the diagonal of the Gram matrix.
 RIDGE = 5e-2
-# Factors a channel's residual may get; outside them the product in front would have to grow or to vanish.
+# Bounds of the scale of a channel's residual; outside them the weights before it would grow or vanish.
 SCALES = (0.2, 1.5)
-# Standard deviation of the offsets of the random features, whose inputs have deviation 1.
+# Standard deviation of the biases of the random features, whose inputs have standard deviation 1.
 OFFSETS = 0.5
-# Directions with less than this share of the largest variance are not blown up: other text may need them otherwise.
+# Directions with less than this share of the largest variance are not amplified: on other text they may vary more.
 LEAST_VARIANCE = 0.1
 
 
 def can_be_fitted(config: MobileBertConfig) -> bool:
-    """Whether layers are as above: no norm, narrower inside than outside, values that read the wide state."""
+    """Whether the layers have the form above: NoNorm, narrow inside, values that read the wide state."""
     narrower = config.use_bottleneck and config.intra_bottleneck_size <= config.hidden_size
     return narrower and config.normalization_type == "no_norm" and not config.use_bottleneck_attention
 
@@ -41,7 +41,7 @@ def can_be_fitted(config: MobileBertConfig) -> bool:
 def fit_layers(
     student: MobileBertModel, states: Sequence[Tensor], targets: Sequence[Sequence[Tensor]], real: Sequence[Tensor]
 ) -> list[float]:
-    """Solves for all layers of a student for which `can_be_fitted`.
+    """Fits all layers of a student for which `can_be_fitted`.
 
     Args:
         student: Changed in place.
@@ -76,7 +76,7 @@ def fit_layers(
 
 
 def _fit_attention(layer: Any, states: Sequence[Tensor], target: Tensor, real: Sequence[Tensor]) -> Tensor:
-    """Input bottleneck, values and output bottleneck; the feed-forward networks add nothing. Returns x [n, rank]."""
+    """Fits input bottleneck, values and output bottleneck; feed-forward networks are zero. Returns x [n, rank]."""
     mask = torch.cat([each.flatten() for each in real])
     means = [mean_pool(state, each)[:, None].expand_as(state) for state, each in zip(states, real, strict=True)]
     wide, context = _flat(states)[mask], _flat(means)[mask]
@@ -98,7 +98,7 @@ def _fit_attention(layer: Any, states: Sequence[Tensor], target: Tensor, real: S
     out.LayerNorm.bias.copy_(target_centre - scale * wide_centre)
     for dense in (layer.output.dense, *(feed_forward.output.dense for feed_forward in layer.ffn)):
         _set(dense, torch.zeros_like(dense.weight))
-    # What attention really gives: its queries and keys are random, so it is uniform only nearly.
+    # The actual output of attention: its queries and keys are random, so it is only nearly uniform.
     given = []
     for state, each in zip(states, real, strict=True):
         residual, query_key, value = layer.bottleneck(state)
@@ -109,7 +109,7 @@ def _fit_attention(layer: Any, states: Sequence[Tensor], target: Tensor, real: S
 def _fit_feed_forward(
     wide: Any, dense: nn.Linear, narrow: Tensor, lacking: Tensor, basis: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Random features of x, and the regression of what the layer lacks on them. Returns what is added to x."""
+    """Random features of x, and the regression of the residual of the layer on them. Returns what is added to x."""
     centre = narrow.mean(0)
     variances, directions = torch.linalg.eigh((narrow - centre).T @ (narrow - centre) / len(narrow))
     whiten = directions * variances.clamp(min=variances.max() * LEAST_VARIANCE).rsqrt()
@@ -124,7 +124,7 @@ def _fit_feed_forward(
 
 
 def ridge(inputs: Tensor, outputs: Tensor, strength: float = RIDGE) -> Tensor:
-    """The least-squares matrix [a, b] from inputs [n, a] to outputs [n, b], where some directions are hardly seen."""
+    """The ridge-regression matrix [a, b] from inputs [n, a] to outputs [n, b]."""
     gram = inputs.T @ inputs
     gram.diagonal().add_(strength * gram.diagonal().mean())
     return torch.linalg.solve(gram, inputs.T @ outputs)
@@ -139,5 +139,5 @@ def _set(dense: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:
 
 
 def _flat(values: Sequence[Tensor]) -> Tensor:
-    """Batches [batch, seq, width] one after the other: [tokens, width], padding included."""
+    """Concatenated batches [batch, seq, width] as [tokens, width], including padding."""
     return torch.cat([value.flatten(0, 1) for value in values])

@@ -9,7 +9,7 @@ A `LayerObjective` compares the layers of a stage, an `OutputObjective` the outp
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
 from typing import Any, ClassVar, Literal
@@ -211,7 +211,7 @@ class AttentionScores(LayerObjective):
 
 
 class Relations(LayerObjective):
-    """Relation transfer: `relations`, the mean over queries, keys and values of `relation_loss`.
+    """Relation transfer: `relation`, the mean over queries, keys and values of `relation_loss`.
 
     Args:
         weight: Weight of the loss.
@@ -220,7 +220,7 @@ class Relations(LayerObjective):
     compares = "projections"
 
     def __init__(self, weight: float) -> None:
-        self.weights = {"relations": weight}
+        self.weights = {"relation": weight}
 
     def terms(self, student: Projections, teacher: Projections, real: Tensor) -> dict[str, Tensor]:
         """From projections with any numbers and sizes of heads."""
@@ -229,7 +229,7 @@ class Relations(LayerObjective):
             relation_loss(getattr(student, name), getattr(teacher, name), heads, real)
             for name in ("query", "key", "value")
         ]
-        return {"relations": torch.stack(losses).mean(0)}
+        return {"relation": torch.stack(losses).mean(0)}
 
 
 class OutputObjective(Objective):

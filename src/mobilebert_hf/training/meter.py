@@ -1,4 +1,4 @@
-"""What happens between two log lines: the means of the loss terms, and how fast training goes."""
+"""What happens between two log lines: the means of the loss terms, and the speed of training."""
 
 import time
 from collections import defaultdict
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Meter:
-    """Sums loss terms and tokens, on the device they are on, until they are read."""
+    """Sums loss terms and tokens on their device until they are read, without synchronizing with the host."""
 
     def __init__(self) -> None:
         self._restart()
@@ -28,7 +28,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time that a block takes, such as an evaluation, out of the speed."""
+        """Excludes the time of the context, such as an evaluation, from the speed."""
         begin = time.perf_counter()
         yield
         if self._begin is not None:
@@ -36,7 +36,7 @@ class Meter:
             self._begin = step, began + time.perf_counter() - begin
 
     def record(self, step: int, terms: Mapping[str, Tensor]) -> None:
-        """Adds the scalars of one of the batches that a step accumulates."""
+        """Adds the scalars of one of the accumulated batches of a step."""
         for name, value in terms.items():
             steps = self._terms[name]
             steps[step] = steps[step] + value.detach().float() if step in steps else value.detach().float()
@@ -48,12 +48,12 @@ class Meter:
     def read(
         self, step: int, work: Callable[[int], float], last_step: int, reduce: Callable[[Tensor], Tensor]
     ) -> dict[str, float]:
-        """The log line's values since the last call.
+        """The values of a log line since the last call.
 
         Args:
-            step: How many steps are done.
-            work: From a number of steps to what they cost together, in any unit.
-            last_step: How many steps training has.
+            step: The number of steps taken.
+            work: From a number of steps to their total cost, in any unit.
+            last_step: The number of steps of the training.
             reduce: Averages a tensor over the processes.
 
         Returns:
