@@ -16,7 +16,10 @@ from .recipe import parse_recipe
 from .training.interruption import TrainingInterrupted
 
 # The function of each recipe, and the dataclasses of its arguments.
-RECIPES = {"pretrain": (pretrain, PRETRAINING), "distill": (distill, DISTILLATION)}
+RECIPES: dict[str, tuple[Callable[..., Any], tuple[type, ...]]] = {
+    "pretrain": (pretrain, PRETRAINING),
+    "distill": (distill, DISTILLATION),
+}
 
 
 def launch(recipe: Callable[..., Any], argument_classes: Sequence[type], options: Sequence[str] | None = None) -> None:

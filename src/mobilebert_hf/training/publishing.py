@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import HfApi
 from transformers.trainer_utils import HubStrategy
@@ -13,9 +13,6 @@ from ..runs.facts import ModelRecord
 from ..runs.publishing import get_publisher
 from ..runs.run_folder import RECIPE, Recipe, resolve
 from .compat import PushInProgress, wait_for_pushes
-
-if TYPE_CHECKING:
-    from .durable import DurableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +23,10 @@ class Publisher:
     Cards and publishing are above this package; see `runs.publishing`.
 
     Args:
-        trainer: The Trainer.
+        trainer: A `DurableTrainer`.
     """
 
-    def __init__(self, trainer: "DurableTrainer") -> None:
+    def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
     def write_card(self, **fields: Any) -> None:
