@@ -46,7 +46,9 @@ class Publisher:
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
         config = {**base.config.to_dict(), "architectures": [type(base).__name__]}
-        measured = next((line for line in reversed(trainer.state.log_history) if "eval_runtime" in line), {})
+        measured: Mapping[str, float] = next(
+            (line for line in reversed(trainer.state.log_history) if "eval_runtime" in line), {}
+        )
         folder = Path(trainer.args.output_dir or ".")
         path = folder / RECIPE
         arguments = Recipe.read(path).values if path.is_file() else resolve([trainer.args])
