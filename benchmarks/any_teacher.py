@@ -27,8 +27,8 @@ from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.benchmark.networks import Setting, write_stock
 from mobilebert_hf.deployment.check import Run
 from mobilebert_hf.deployment.student import INPUTS
-from mobilebert_hf.distillation.any_teacher.report import result_rows
-from mobilebert_hf.distillation.any_teacher.sentence_encoder import score_similarity
+from mobilebert_hf.distillation.report import result_rows
+from mobilebert_hf.distillation.sentence_encoder import score_similarity
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.hub.run_card import without_places
 from mobilebert_hf.machine import describe_machine, time_in_turns

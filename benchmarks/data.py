@@ -45,13 +45,12 @@ from mobilebert_hf.data import (
     load_tokenizer,
     prepare_pretraining_data,
 )
-from mobilebert_hf.distillation import DistillationTrainer, initialize_from_teacher
+from mobilebert_hf.distillation import DistillationTrainer, ModelArguments, initialize_from_teacher
 from mobilebert_hf.distillation.initialization import MATCHED_FIELDS
+from mobilebert_hf.distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS as DISTILLATION
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.machine import describe_machine
-from mobilebert_hf.pretraining import ModelArguments
-from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS as PRETRAINING
 from mobilebert_hf.progress import show_progress
 from mobilebert_hf.recipe import parse_recipe
 
@@ -142,7 +141,7 @@ class StepTimes(TrainerCallback):
 def consumption(examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     """Examples/s of each stage of the laptop recipes' distillation, and of the mean over the stages."""
     torch.set_num_threads(os.cpu_count() or 1)
-    model, *_ = parse_recipe(PRETRAINING, ["--config", str(ROOT / "recipes" / "pretrain_teacher.yaml")])
+    model, *_ = parse_recipe(PRETRAINING, ["--config", str(ROOT / "recipes" / "pretrain.yaml")])
     sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     teacher = AutoModelForPreTraining.from_config(model.build_config(**sizes))
     layers = teacher.config.num_hidden_layers
@@ -157,7 +156,7 @@ def consumption(examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) 
         student, _, training = parse_recipe(
             DISTILLATION,
             [
-                *("--config", str(ROOT / "recipes" / "distil_student.yaml")),
+                *("--config", str(ROOT / "recipes" / "distill_ib_bert.yaml")),
                 *(part for name, value in changes.items() for part in (f"--{name}", str(value))),
             ],
         )

@@ -37,14 +37,14 @@ from rich.progress import track
 from torch import Tensor
 
 from mobilebert_hf import IBBertConfig, IBBertForPreTraining, MobileBertConfig, MobileBertForPreTraining
-from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer, Stage
+from mobilebert_hf.distillation import PAPER, DistillationArguments, DistillationTrainer, Stage
 from mobilebert_hf.distillation.costs import step_flops
-from mobilebert_hf.distillation.objectives import LAYER_NORM_EPSILON
+from mobilebert_hf.distillation.losses import LAYER_NORM_EPSILON
+from mobilebert_hf.distillation.networks import encoder_inputs
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.machine import describe_device, describe_machine, process_memory
-from mobilebert_hf.pretraining import parameter_groups
-from mobilebert_hf.pretraining.trainer import encoder_inputs
 from mobilebert_hf.tables import terminal_table
+from mobilebert_hf.training import parameter_groups
 
 RESULTS = Path(__file__).parent / "distillation" / "results.json"
 GPU_RESULTS = RESULTS.with_name("gpu.json")
@@ -85,8 +85,7 @@ class Pair:
         """The engine, for a strategy with stages of one step."""
         arguments = DistillationArguments(
             self.folder.name,
-            transfer_steps=self.student.config.num_hidden_layers,
-            distillation_steps=1,
+            **{**PAPER, "transfer_steps": self.student.config.num_hidden_layers, "distillation_steps": 1},
             freezing=freezing,
             teacher_dtype=self.teacher_dtype,
             torch_compile=self.compiled,
@@ -114,7 +113,7 @@ class Pair:
         """The names of the parameters that learn in a stage."""
         names = {id(parameter): name for name, parameter in self.student.named_parameters()}
         groups = parameter_groups(self.student, weight_decay=0.0, trust_ratio=False)
-        return [names[id(p)] for group in groups if stage.rates[group["name"]] > 0 for p in group["params"]]
+        return [names[id(p)] for group in groups if stage.lr_scales[group["name"]] > 0 for p in group["params"]]
 
     def ours(self, index: int) -> Callable[[], Tensor]:
         """The engine's step of a stage, ready to be taken: the loss, and gradients of what learns."""
@@ -150,7 +149,7 @@ def take_step(compute_loss: Callable[[], Tensor]) -> Tensor:
 def plain_loss(
     student: MobileBertForPreTraining, teacher: MobileBertForPreTraining, batch: dict[str, Tensor], stage: Stage
 ) -> Tensor:
-    """All losses of a step, each multiplied by 0 or 1, with the trainer's default weights."""
+    """All losses of a step, each multiplied by 0 or 1, with the paper's weights."""
     options = {**encoder_inputs(batch), "output_hidden_states": True, "output_attentions": True}
     ours = student(**options)
     with torch.no_grad():
@@ -177,7 +176,7 @@ def plain_loss(
     ).sum(-1)
     soft = (divergence * (labels != -100)).sum() / (labels != -100).sum()
     sentences = F.cross_entropy(ours.seq_relationship_logits, batch["next_sentence_label"])
-    return loss + float(stage.pretraining) * (0.5 * hard + 0.5 * soft + sentences)
+    return loss + float(stage.use_distillation_loss) * (0.5 * hard + 0.5 * soft + sentences)
 
 
 def seconds(step: Callable[[], Tensor]) -> float:
@@ -205,7 +204,7 @@ def time_stages(shape: tuple[int, int], stages: Sequence[int], repeats: int, **s
     trainers = {freezing: pair.build_trainer(freezing) for freezing in ("hard", "soft")}
     pair.teacher, pair.teacher_dtype = copy.deepcopy(pair.teacher), "bfloat16"
     trainers["bfloat16"] = pair.build_trainer("soft")
-    pair.teacher = trainers["hard"].teacher
+    pair.teacher = trainers["hard"].teacher.model
     for way in ("plain", "ours"):  # the first steps allocate memory
         getattr(pair, way)(len(pair.stages) - 1)()
         pair.gradients()

@@ -20,10 +20,10 @@ import typer
 from rich.console import Console
 
 from mobilebert_hf.data import PretrainingDataArguments
-from mobilebert_hf.distillation.any_teacher import AnyStudentArguments, AnyTeacherArguments, distil_any, student_shape
-from mobilebert_hf.distillation.any_teacher.run import load_teacher
+from mobilebert_hf.distillation import DistillationArguments, StudentArguments, distill, student_shape
 from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.strategies import Strategy
+from mobilebert_hf.distillation.students import load_encoder
 from mobilebert_hf.distillation.trainer import NOMINAL_STEP
 from mobilebert_hf.files import write_aside, written_aside
 from mobilebert_hf.machine import describe_machine
@@ -33,7 +33,7 @@ from mobilebert_hf.tables import terminal_table
 RESULTS = Path(__file__).parent / "strategies" / "results.json"
 RUNS: dict[str, dict[str, Any]] = {
     "auxiliary": {"strategy": "auxiliary"},
-    "auxiliary, relations too": {"strategy": "auxiliary", "attention_weight": 1.0},
+    "auxiliary, relations too": {"strategy": "auxiliary", "relation_weight": 1.0},
     "joint": {"strategy": "joint"},
     "parallel": {"strategy": "parallel"},
     "progressive": {"strategy": "progressive"},
@@ -52,13 +52,13 @@ def main(
 ) -> None:
     """Runs the strategies one after the other, and draws what each has reached."""
     task = {"task": "stsb", "task_data": task_data} if task_data else {}
-    student = AnyStudentArguments(teacher=teacher, objective="pooled", **task)
+    student = StudentArguments(teacher=teacher, objective="pooled", **task)
     cost = costs_of(student)
     budget = cost(arguments_for("auxiliary", output, steps))
     for name in only or RUNS:
         arguments = arguments_for(name, output / name, steps)
         fit(arguments, cost, budget)
-        distil_any(
+        distill(
             student, PretrainingDataArguments(corpus=corpus, max_seq_length=64, validation_fraction=0.005), arguments
         )
     results: dict[str, Any] = {"machine": describe_machine(), "steps": steps, "strategies": {}}
@@ -71,9 +71,9 @@ def main(
     Console().print(terminal_table(cells(results), "equal compute"))
 
 
-def arguments_for(name: str, output: Path, steps: int) -> AnyTeacherArguments:
+def arguments_for(name: str, output: Path, steps: int) -> DistillationArguments:
     """The recipe's arguments, on the CPU."""
-    return AnyTeacherArguments(
+    return DistillationArguments(
         output_dir=str(output),
         **RUNS[name],
         transfer_steps=0 if RUNS[name]["strategy"] == "auxiliary" else steps,
@@ -90,9 +90,9 @@ def arguments_for(name: str, output: Path, steps: int) -> AnyTeacherArguments:
     )
 
 
-def costs_of(student: AnyStudentArguments) -> Any:
+def costs_of(student: StudentArguments) -> Any:
     """A function from arguments to the operations of their run, for a nominal batch."""
-    network = load_teacher(student.teacher, "pooled")
+    network = load_encoder(student.teacher, "pooled")
     shape = student_shape(network, student.size, student.layers)
     model = MobileBertModel(shape.config, add_pooling_layer=False)
 
@@ -103,14 +103,14 @@ def costs_of(student: AnyStudentArguments) -> Any:
             total += cost * min(max(until - begin, 0), stage.steps)
         return total
 
-    def cost(arguments: AnyTeacherArguments, until: int | None = None) -> float:
+    def cost(arguments: DistillationArguments, until: int | None = None) -> float:
         strategy = arguments.build_strategy(len(shape.mapping))
         return work(strategy, strategy.steps if until is None else until)
 
     return cost
 
 
-def fit(arguments: AnyTeacherArguments, cost: Any, budget: float) -> None:
+def fit(arguments: DistillationArguments, cost: Any, budget: float) -> None:
     """Sets the steps, so that transfer and distillation take half of the budget each, or distillation all."""
     distillation = arguments.distillation_steps
     if arguments.strategy == "auxiliary":

@@ -16,7 +16,7 @@ import yaml
 from mobilebert_hf import models
 from mobilebert_hf.deployment.benchmark.report import summary_cells
 from mobilebert_hf.deployment.formats import FORMATS
-from mobilebert_hf.distillation.any_teacher.shapes import count_parameters
+from mobilebert_hf.distillation.shapes import count_parameters
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.hub.card import CardData, render_card
 from mobilebert_hf.hub.remote_code import MODULES

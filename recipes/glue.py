@@ -6,7 +6,7 @@ Any argument of the YAML file can be given on the command line too, and wins; --
 """
 
 from mobilebert_hf.finetuning.glue import RECIPE_ARGUMENTS, finetune_glue
-from mobilebert_hf.recipe import launch
+from mobilebert_hf.launch import launch
 
 if __name__ == "__main__":
     launch(finetune_glue, RECIPE_ARGUMENTS)

@@ -1,10 +1,15 @@
 """Batches, small networks and arguments for the tests of both trainers."""
 
+import sys
+
+import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
+import mobilebert_hf_cli as cli
 from mobilebert_hf.data import PretrainingCollator
+from mobilebert_hf.distillation import PAPER, DistillationArguments
 
 from .models.helpers import Original, build
 
@@ -43,6 +48,20 @@ def training_arguments(kind, output_dir, **changes):
         "disable_tqdm": True,
     }
     return kind(output_dir=str(output_dir), **{**values, **changes})
+
+
+def paper_arguments(output_dir, **changes):
+    """Arguments of a short distillation with the paper's settings."""
+    library = {"weight_decay": 0.0, "adam_beta2": 0.999}
+    return training_arguments(DistillationArguments, output_dir, **{**PAPER, **library, **changes})
+
+
+def mobilebert(monkeypatch, *words):
+    """The command `mobilebert-hf` in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["mobilebert-hf", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    return ended.value.code
 
 
 class AtEachStep(TrainerCallback):

@@ -1,22 +1,24 @@
 """Several processes of gloo on the CPU: what is sharded or spread trains as one process does."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from torch import distributed, multiprocessing
+from torch import distributed
 from torch.distributed.fsdp import fully_shard
 
-from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer
-from mobilebert_hf.distillation.trainer import without_dropout
+from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.distillation.stage_callback import without_dropout
 from mobilebert_hf.models.encoder import EncoderLayer
-from mobilebert_hf.pretraining.trainer import count
-from mobilebert_hf.training.durable import whole
+from mobilebert_hf.training.gradients import clip_gradients, scaled_norm, total_norm
+from mobilebert_hf.training.normalizers import count_batch
 
+from .helpers import paper_arguments
 from .models.helpers import build
-from .workshop import free_port
+from .workshop import FORKS, free_port
 
 CONFIGURATIONS = sorted((Path(__file__).parents[1] / "recipes" / "accelerate").glob("*.yaml"))
 STEPS = 16
@@ -26,8 +28,8 @@ def take_steps(folder, freezing, rank=0, processes=1):
     """The loss and gradient norm of each step of a progressive run; several processes shard the student."""
     torch.manual_seed(0)
     student, teacher = build("MobileBert", "ForPreTraining"), build("IBBert", "ForPreTraining")
-    arguments = DistillationArguments(
-        str(folder), transfer_steps=12, distillation_steps=4, teacher_dtype="float32", use_cpu=True, freezing=freezing
+    arguments = paper_arguments(
+        folder, transfer_steps=12, distillation_steps=4, teacher_dtype="float32", freezing=freezing, learning_rate=5e-5
     )
     trainer = DistillationTrainer(student, teacher, arguments)
     if processes > 1:
@@ -48,7 +50,7 @@ def take_steps(folder, freezing, rank=0, processes=1):
             "labels": ids.masked_fill(torch.rand(8, 12) > 0.3, -100),
             "next_sentence_label": torch.randint(0, 2, (8,)),
         }
-        totals = count(batch) / processes
+        totals = count_batch(batch) / processes
         part = {name: values[rank::processes] for name, values in batch.items()}
         trainer.state.global_step = step
         trainer.callback_handler.on_step_begin(trainer.args, trainer.state, trainer.control)
@@ -56,7 +58,9 @@ def take_steps(folder, freezing, rank=0, processes=1):
             loss = trainer.compute_loss(student, part, num_items_in_batch=totals)
         loss.backward()
         gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        norm = total_norm(gradients)
+        if step == STEPS - 1:
+            clip_overflowing(gradients, student.parameters(), norm.item())
         optimizer.step()
         scheduler.step()
         student.zero_grad()
@@ -65,6 +69,17 @@ def take_steps(folder, freezing, rank=0, processes=1):
             distributed.all_reduce(loss)
         lines.append({"loss": loss.item() / processes, "grad_norm": norm.item()})
     return lines
+
+
+def clip_overflowing(gradients, parameters, norm):
+    """The norm, and clipping by it, where float32 does not hold it: of gradients times 1e30 that have norm `norm`."""
+    for gradient in gradients:
+        gradient.mul_(1e30)
+    assert not total_norm(gradients).isfinite()
+    large = scaled_norm(gradients, total_norm(gradients, math.inf).item())
+    assert large == pytest.approx(norm * 1e30, rel=1e-5)
+    clip_gradients(parameters, 0.5, large)
+    assert total_norm(gradients).item() == pytest.approx(0.5, rel=1e-5)
 
 
 def take_sharded_steps(rank, folder, freezing, processes, port):
@@ -79,9 +94,14 @@ def take_sharded_steps(rank, folder, freezing, processes, port):
 @pytest.mark.parametrize("freezing", ["hard", pytest.param("soft", marks=pytest.mark.slow)])
 def test_a_student_sharded_by_fsdp2_takes_the_steps_of_a_whole_one(tmp_path, freezing):
     """Through all stages: some layers do not run, and what does not learn is frozen."""
-    multiprocessing.spawn(take_sharded_steps, (tmp_path, freezing, 2, free_port()), nprocs=2)
+    port = free_port()
+    forks = [FORKS.Process(target=take_sharded_steps, args=(rank, tmp_path, freezing, 2, port)) for rank in range(2)]
+    for fork in forks:
+        fork.start()
     expected = [pytest.approx(line, rel=1e-5) for line in take_steps(tmp_path, freezing)]
-    for rank in range(2):
+    for rank, fork in enumerate(forks):
+        fork.join()
+        assert fork.exitcode == 0
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
 
 

@@ -10,16 +10,15 @@ from transformers import BertConfig, BertForMaskedLM, pipeline
 
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from mobilebert_hf.data import PretrainingCollator
-from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer
+from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.distillation import pretrain as pretraining
 from mobilebert_hf.distillation import run as distillation
-from mobilebert_hf.distillation.any_teacher import run as any_teacher
 from mobilebert_hf.models.packing import PACKED
-from mobilebert_hf.pretraining import run as pretraining
 from mobilebert_hf.recipe import parse_recipe
 
 from .data.conftest import write_corpus
-from .distillation.any_teacher.helpers import distil, save_teacher
-from .helpers import pretraining_model, training_arguments, training_logs
+from .distillation.encoders import run_distillation, save_teacher
+from .helpers import paper_arguments, pretraining_model, training_logs
 from .invariant import test_invariant
 from .workshop import RECIPES, Workshop
 
@@ -52,7 +51,7 @@ def make_trainer(tiny_tokenizer, tiny_examples, tmp_path):
         return DistillationTrainer(
             pretraining_model("MobileBert", tiny_tokenizer),
             pretraining_model("IBBert", tiny_tokenizer),
-            training_arguments(DistillationArguments, tmp_path, use_cpu=False, **arguments),
+            paper_arguments(tmp_path, use_cpu=False, **arguments),
             train_dataset=tiny_examples["train"],
             eval_dataset=tiny_examples["validation"],
             data_collator=PretrainingCollator(tiny_tokenizer),
@@ -63,7 +62,7 @@ def make_trainer(tiny_tokenizer, tiny_examples, tmp_path):
 
 def test_distillation_in_bfloat16_with_a_bfloat16_teacher(make_trainer):
     trainer = make_trainer(transfer_steps=60, distillation_steps=20, bf16=True)
-    assert trainer.teacher.dtype == torch.bfloat16
+    assert trainer.teacher.model.dtype == torch.bfloat16
     trainer.train()
     logs = [line for line in training_logs(trainer) if "layer_0/feature_map" in line]
     assert logs[-1]["layer_0/feature_map"] < logs[0]["layer_0/feature_map"]
@@ -79,10 +78,10 @@ def test_compiled_layers_learn_what_others_do(make_trainer):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-@pytest.mark.parametrize("recipe", ["distil_student", "pretrain_teacher"])
+@pytest.mark.parametrize("recipe", ["distill", "pretrain"])
 def test_every_step_is_as_on_the_cpu(recipe, tmp_path):
     workshop = test_invariant.make_workshop(tmp_path)
-    lines = test_invariant.launch(workshop, recipe, "one", use_cpu=False)
+    lines = test_invariant.run(workshop, tmp_path / "run", recipe, "one", use_cpu=False)
     test_invariant.compare(recipe, lines, 1e-3)
 
 
@@ -98,35 +97,35 @@ def test_the_recipes_for_a_gpu(tmp_path, tiny_tokenizer):
         recipe(*parse_recipe(module.RECIPE_ARGUMENTS, ["--config", str(config), *words]))
         return json.loads((tmp_path / name / "eval_results.json").read_text())
 
-    run(pretraining.pretrain, pretraining, "pretrain_teacher", tokenizer=tmp_path / "tokenizer", max_steps=10)
-    steps = {"transfer_steps": 12, "distillation_steps": 8, "save_steps": 5, "teacher": tmp_path / "pretrain_teacher"}
-    whole = run(distillation.distill, distillation, "distil_student", **steps)
+    run(pretraining.pretrain, pretraining, "pretrain", tokenizer=tmp_path / "tokenizer", max_steps=10)
+    steps = {"transfer_steps": 12, "distillation_steps": 8, "save_steps": 5, "teacher": tmp_path / "pretrain"}
+    whole = run(distillation.distill, distillation, "distill_ib_bert", **steps)
     assert {f"eval_layer_{layer}/attention" for layer in range(12)} <= whole.keys()
-    (tmp_path / "distil_student" / "checkpoint-20").rename(tmp_path / "lost")
-    again = run(distillation.distill, distillation, "distil_student", **steps)
+    (tmp_path / "distill_ib_bert" / "checkpoint-20").rename(tmp_path / "lost")
+    again = run(distillation.distill, distillation, "distill_ib_bert", **steps)
     assert again["eval_masked_lm_loss"] == pytest.approx(whole["eval_masked_lm_loss"], rel=1e-2)
 
     sizes = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
     BertForMaskedLM(BertConfig(vocab_size=len(tiny_tokenizer), **sizes)).save_pretrained(tmp_path / "bert")
     tiny_tokenizer.save_pretrained(tmp_path / "bert")
     options = {"teacher": tmp_path / "bert", "distillation_steps": 20}
-    similar = run(any_teacher.distil_any, any_teacher, "distil_any", **options)
+    similar = run(distillation.distill, distillation, "distill", **options)
     assert similar["eval_layer_0/similarity"] > 0.5
 
 
 def test_fsdp2s_configuration_trains_on_one_gpu(tmp_path, tiny_corpus):
     workshop = Workshop(tmp_path, tiny_corpus)
-    config = workshop.write("pretrain_teacher", **workshop.pretraining(use_cpu=False, max_steps=4))
+    config = workshop.write("pretrain", **workshop.pretraining(use_cpu=False, max_steps=4))
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
     launcher += ["--config_file", str(RECIPES / "accelerate" / "fsdp2.yaml")]
-    finished = workshop.run(*launcher, str(RECIPES / "pretrain_teacher.py"), "--config", str(config))
+    finished = workshop.run(*launcher, str(RECIPES / "pretrain.py"), "--config", str(config))
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert 0 < json.loads((Path(workshop.teacher) / "eval_results.json").read_text())["eval_masked_lm_loss"] < 12
 
 
 def test_the_steps_are_planned_to_the_minutes(tmp_path, tiny_corpus, tiny_tokenizer):
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
-    distil(teacher, tiny_corpus, tmp_path, minutes=0.5, logging_steps=100, use_cpu=False)
+    run_distillation(teacher, tiny_corpus, tmp_path, minutes=0.5, logging_steps=100, use_cpu=False)
     assert 0.3 < json.loads((tmp_path / "student" / "results.json").read_text())["minutes"] < 0.8
 
 

@@ -2,12 +2,12 @@
 
 import re
 
-from .distillation.any_teacher.helpers import distil, save_teacher
+from .distillation.encoders import run_distillation, save_teacher
 
 
 def test_the_bar_shows_loss_speed_and_the_cosines_of_the_layers(tmp_path, tiny_corpus, tiny_tokenizer, capfd):
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
-    trainer = distil(teacher, tiny_corpus, tmp_path, steps=12, disable_tqdm=False, logging_steps=4)
+    trainer = run_distillation(teacher, tiny_corpus, tmp_path, steps=12, disable_tqdm=False, logging_steps=4)
     bar = capfd.readouterr().err
     shown = re.findall(r"cosines=([\d. ]+)", bar)
     assert shown, bar[-2000:]

@@ -3,11 +3,10 @@
 import pytest
 
 from mobilebert_hf.data import PretrainingDataArguments
-from mobilebert_hf.distillation.run import StudentArguments
-from mobilebert_hf.distillation.trainer import DistillationArguments
-from mobilebert_hf.pretraining.run import ModelArguments
-from mobilebert_hf.pretraining.trainer import PreTrainingArguments
+from mobilebert_hf.distillation import DistillationArguments, StudentArguments
+from mobilebert_hf.distillation.pretrain import ModelArguments
 from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf.training import PreTrainingArguments
 
 TEACHER = (ModelArguments, PretrainingDataArguments, PreTrainingArguments)
 STUDENT = (StudentArguments, PretrainingDataArguments, DistillationArguments)

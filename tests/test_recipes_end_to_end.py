@@ -1,4 +1,4 @@
-"""The recipes as a user launches them: a teacher from raw text, then a student of it, on a tiny corpus."""
+"""The recipes: a teacher from raw text, then a student of it as a user launches that, on a tiny corpus."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import mobilebert_hf
-from mobilebert_hf.pretraining.run import RECIPE_ARGUMENTS, pretrain
+from mobilebert_hf.distillation.pretrain import RECIPE_ARGUMENTS, pretrain
 from mobilebert_hf.recipe import parse_recipe
 
 from .workshop import Workshop
@@ -29,8 +29,10 @@ print(network.config.model_type, fill(f"the {fill.tokenizer.mask_token} engine")
 def workshop(tmp_path_factory, tiny_corpus):
     """With a trained teacher and a distilled student."""
     workshop = Workshop(tmp_path_factory.mktemp("recipes"), tiny_corpus)
-    for finished in (workshop.pretrain(), workshop.distil()):
-        assert finished.returncode == 0, finished.stderr[-3000:]
+    forked = workshop.fork("pretrain", **workshop.pretraining())
+    assert forked.wait() == [0], forked.output[-3000:]
+    launched = workshop.distill()
+    assert launched.returncode == 0, launched.stderr[-3000:]
     return workshop
 
 
@@ -82,8 +84,8 @@ def test_the_same_command_goes_on_from_the_last_checkpoint(workshop):
     # As if the run had been interrupted in the distillation stage.
     (folder / "checkpoint-6").rename(folder.parent / "checkpoint-6")
     (folder / "model.safetensors").unlink()
-    finished = workshop.distil()
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    finished = workshop.fork("distill", **workshop.distillation())
+    assert finished.wait() == [0], finished.output[-3000:]
     assert kept.stat().st_mtime_ns == written, "it started over"
     assert (folder / "checkpoint-6").is_dir()
     assert (folder / "model.safetensors").read_bytes() == weights, "the interruption changed the result"
@@ -92,7 +94,7 @@ def test_the_same_command_goes_on_from_the_last_checkpoint(workshop):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"processes": 2}, {"streaming": True}], ids=["two-processes", "streaming"])
 def test_other_ways_to_launch_reach_the_end(workshop, tmp_path, changes):
-    finished = workshop.distil(output_dir=str(tmp_path), freezing="hard", **changes)
+    finished = workshop.distill(output_dir=str(tmp_path), freezing="hard", **changes)
     assert finished.returncode == 0, finished.stderr[-3000:]
     results = json.loads((tmp_path / "eval_results.json").read_text())
     assert 0 < results["eval_masked_lm_loss"] < 12

@@ -5,6 +5,7 @@ Real processes run the recipes; weights are compared byte by byte with those of 
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 from filelock import FileLock
 
 from mobilebert_hf.data import train_wordpiece
-from mobilebert_hf.distillation.trainer import DistillationTrainer
-from mobilebert_hf.pretraining.trainer import PreTrainer
+from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.hub import run_card
 from mobilebert_hf.runs.checkpoints import find_damage
 
 from .data.conftest import write_corpus
@@ -28,6 +29,18 @@ OPTIONS = {**STEPS, "per_device_train_batch_size": 16, "max_seq_length": 20, "sa
 TWO_LENGTHS = {"max_seq_length": 16, "long_seq_length": 32, "long_seq_ratio": 0.5}
 
 
+class Undrawn:
+    """Leaves out the picture of the run, which takes longer than the run, and calls another function first or not."""
+
+    def __init__(self, before=None):
+        self.before = before
+
+    def __call__(self):
+        run_card.draw_report = lambda *args: None
+        if self.before is not None:
+            self.before()
+
+
 class DeathInStep:
     """Ends the process by SIGKILL when it computes a loss for the `count`-th time."""
 
@@ -35,8 +48,7 @@ class DeathInStep:
         self.left = count
 
     def __call__(self):
-        for trainer in (PreTrainer, DistillationTrainer):
-            trainer.compute_loss = self._counted(trainer.compute_loss)
+        DistillationTrainer.compute_loss = self._counted(DistillationTrainer.compute_loss)
 
     def _counted(self, compute_loss):
         def counted(*args, **kwargs):
@@ -71,14 +83,14 @@ def workshop(tmp_path_factory):
         yield workshop
 
 
-def start(workshop, output_dir, processes=1, before=None, recipe="distil_student", **changes):
-    if recipe == "distil_student":
+def start(workshop, output_dir, processes=1, before=None, recipe="distill", **changes):
+    if recipe == "distill":
         values = workshop.distillation(output_dir=str(output_dir), **{**OPTIONS, **changes})
     else:
         options = {**OPTIONS, "max_steps": 18, "tokenizer": workshop.teacher, **changes}
         options = {k: v for k, v in options.items() if k not in ("transfer_steps", "distillation_steps")}
         values = workshop.pretraining(output_dir=str(output_dir), **options)
-    return workshop.fork(recipe, processes, before, **values)
+    return workshop.fork(recipe, processes, Undrawn(before), **values)
 
 
 def weights(folder):
@@ -128,20 +140,32 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("moment", DEATHS)
+# The others kill at moments that are further apart from each other.
+SLOW_DEATHS = ("where a stage begins", "before a checkpoint gets its manifest", "before an old checkpoint is removed")
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(m, marks=pytest.mark.slow) if m in SLOW_DEATHS else m for m in DEATHS]
+)
 def test_a_killed_run_goes_on_to_the_same_weights(workshop, untouched, tmp_path, moment):
     assert kill_and_go_on(workshop, tmp_path, DEATHS[moment](tmp_path / "run")) == untouched()
 
 
-@pytest.mark.parametrize("moment", ["inside a stage and a step", "before a checkpoint gets its name"])
+@pytest.mark.parametrize(
+    "moment", ["inside a stage and a step", pytest.param("before a checkpoint gets its name", marks=pytest.mark.slow)]
+)
 def test_pretraining_with_dropout_goes_on_too(workshop, untouched, tmp_path, moment):
-    options = {"recipe": "pretrain_teacher", "config_overrides": {"num_hidden_layers": 2, "hidden_size": 32,
+    options = {"recipe": "pretrain", "config_overrides": {"num_hidden_layers": 2, "hidden_size": 32,
                "embedding_size": 16, "max_position_embeddings": 32, "intra_bottleneck_size": 64,
                "intermediate_size": 64, "hidden_dropout_prob": 0.2}}  # fmt: skip
     assert kill_and_go_on(workshop, tmp_path, DEATHS[moment](tmp_path / "run"), **options) == untouched(**options)
 
 
-@pytest.mark.parametrize("step", [5, 9, 14], ids=["short", "boundary", "long"])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(5, marks=pytest.mark.slow), 9, pytest.param(14, marks=pytest.mark.slow)],
+    ids=["short", "boundary", "long"],
+)
 def test_two_lengths_go_on_too(workshop, untouched, tmp_path, step):
     """The long phase begins after step 9, with batches half as large and twice as many of them."""
     count = 4 * min(step, 9) + 8 * max(step - 9, 0) + 1
@@ -189,6 +213,14 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
+@pytest.fixture(scope="module")
+def killed(workshop):
+    """The folder of a run that was killed after its checkpoint of step 9."""
+    folder = workshop.folder / "killed"
+    start(workshop, folder, before=DeathInStep(4 * 10 + 3)).wait()
+    return folder
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -198,8 +230,8 @@ def flip_a_bit(path):
         ("manifest.json", Path.unlink),
     ],
 )
-def test_a_damaged_checkpoint_is_named_and_skipped(workshop, untouched, tmp_path, name, damage):
-    start(workshop, tmp_path / "run", before=DeathInStep(4 * 10 + 3)).wait()
+def test_a_damaged_checkpoint_is_named_and_skipped(workshop, untouched, killed, tmp_path, name, damage):
+    shutil.copytree(killed, tmp_path / "run")
     damage(tmp_path / "run" / "checkpoint-9" / name)
     output = finish(workshop, tmp_path / "run")
     assert f"{tmp_path / 'run' / 'checkpoint-9'} is damaged: {name}" in output
@@ -231,8 +263,8 @@ def test_a_disk_that_is_really_full_ends_the_run_too(workshop, untouched, tmp_pa
     pages = {path: -(-path.stat().st_size // 4096) for path in run.rglob("*") if path.is_file()}
     model = pages[run / "checkpoint-3" / "model.safetensors"]
     rooms = [sum(pages.values()) + model // 2, sum(pages.values()) + model + 4, 16_384]
-    config = workshop.write("distil_student", **workshop.distillation(output_dir=str(run), **OPTIONS))
-    attempt = f"{sys.executable} {RECIPES / 'distil_student.py'} --config {config}; echo exit code $?; ls -A {run};"
+    config = workshop.write("distill", **workshop.distillation(output_dir=str(run), **OPTIONS))
+    attempt = f"{sys.executable} {RECIPES / 'distill.py'} --config {config}; echo exit code $?; ls -A {run};"
     script = f"cp -a {run} {kept}; mount -t tmpfs -o size={4 * rooms[0]}k tmpfs {run}; cp -a {kept}/. {run}; {attempt}"
     for room in rooms[1:]:
         script += f"cp -a {run}/. {kept}; mount -o remount,size={4 * room}k {run}; {attempt}"
@@ -248,8 +280,16 @@ def test_a_disk_that_is_really_full_ends_the_run_too(workshop, untouched, tmp_pa
 # ---- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("options", [{}, {"dataloader_num_workers": 1}], ids=["", "workers"])
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [
+        (signal.SIGTERM, {}),
+        (signal.SIGINT, {"dataloader_num_workers": 1}),
+        pytest.param(signal.SIGINT, {}, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, {"dataloader_num_workers": 1}, marks=pytest.mark.slow),
+    ],
+    ids=["SIGTERM", "SIGINT-workers", "SIGINT", "SIGTERM-workers"],
+)
 def test_a_signal_ends_the_run_with_a_checkpoint(workshop, untouched, tmp_path, number, options):
     run = start(workshop, tmp_path / "run", **options)
     while not (tmp_path / "run" / "checkpoint-3").exists():

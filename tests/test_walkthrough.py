@@ -30,14 +30,14 @@ FINETUNING = {
 }
 # What makes each step a matter of seconds, in place of the recipe's own values.
 SMALL = {
-    "pretrain_teacher.py": {
+    "pretrain.py": {
         **SHORT,
         "config_overrides": json.dumps({**TEACHER, "max_position_embeddings": 64}),
         "vocab_size": "200",
         "max_steps": "4",
         "max_seq_length": "24",
     },
-    "distil_student.py": {
+    "distill.py": {
         **SHORT,
         "config_overrides": json.dumps({"intra_bottleneck_size": 16, "intermediate_size": 32}),
         "transfer_steps": "4",

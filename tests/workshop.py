@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import platform
 import re
 import runpy
 import signal
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from mobilebert_hf import IBBertConfig, IBBertForPreTraining
+from mobilebert_hf.distillation import PAPER
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NETWORK = {"num_hidden_layers": 2, "hidden_size": 32, "embedding_size": 16, "max_position_embeddings": 32}
@@ -28,9 +30,13 @@ COMMON = {
     "use_cpu": True,
 }
 PATIENCE = 240
+# Of older processors: as PyTorch and as oneDNN name them.
+INSTRUCTION_SETS = {"avx2": ("avx2", "AVX2"), "sse": ("default", "SSE41")} if platform.machine() == "x86_64" else {}
 # Importing takes longer than a run of these sizes.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["mobilebert_hf.pretraining.run", "mobilebert_hf.distillation.run"])
+FORKS.set_forkserver_preload(
+    [f"mobilebert_hf.{module}" for module in ("distillation.run", "finetuning.glue", "finetuning.squad")]
+)
 
 
 class Workshop:
@@ -86,16 +92,19 @@ class Workshop:
             "output_dir": self.student,
             "teacher": self.teacher,
             "config_overrides": {"intra_bottleneck_size": 16, "intermediate_size": 32},
+            **PAPER,
             "transfer_steps": 4,
             "distillation_steps": 2,
+            "weight_decay": 0.0,
+            "adam_beta2": 0.999,
         }
         return {**values, **changes}
 
     def pretrain(self, processes=1, **changes):
-        return self.run(*self.command("pretrain_teacher", processes, **self.pretraining(**changes)))
+        return self.run(*self.command("pretrain", processes, **self.pretraining(**changes)))
 
-    def distil(self, processes=1, **changes):
-        return self.run(*self.command("distil_student", processes, **self.distillation(**changes)))
+    def distill(self, processes=1, **changes):
+        return self.run(*self.command("distill", processes, **self.distillation(**changes)))
 
     def fork(self, recipe, processes=1, before=None, **values):
         """Starts a recipe in forked processes; see `Fork`."""
@@ -139,9 +148,34 @@ class Fork:
                 os.kill(process.pid, number)
 
     @property
+    def exit_code(self):
+        """Of the first process."""
+        return self.processes[0].exitcode
+
+    @property
     def output(self):
         """What all wrote to stdout and stderr."""
         return self.log.read_text(errors="replace")
+
+
+def fork_with(recipe, config, before=None, **values):
+    """Runs a recipe in a fork to its end, with just these values, written to `config`; see `Fork`."""
+    config.write_text(yaml.safe_dump(values))
+    run = Fork(recipe, config, before=before)
+    run.wait()
+    return run
+
+
+class InstructionSet:
+    """Limits a process that has not computed anything yet to one of `INSTRUCTION_SETS`."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self):
+        aten, onednn = INSTRUCTION_SETS[self.name]
+        os.environ.update(ATEN_CPU_CAPABILITY=aten, ONEDNN_MAX_CPU_ISA=onednn)
+        assert torch.backends.cpu.get_cpu_capability() in ("DEFAULT", aten.upper()), "something was computed before"
 
 
 class Death:

@@ -4,29 +4,13 @@ import argparse
 import difflib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
-
-from accelerate import PartialState
-
-from .training.durable import TrainingInterrupted
-
-
-def launch(recipe: Callable[..., Any], argument_classes: Sequence[type]) -> None:
-    """Runs a recipe from its command line. One that was interrupted, and can go on, ends without an error."""
-    try:
-        recipe(*parse_recipe(argument_classes))
-    except TrainingInterrupted as interruption:
-        if PartialState().is_main_process:
-            print(interruption, file=sys.stderr)
-    # No process leaves while another one still talks to it.
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
 
 
 def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:

@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
+from .recipes import distill, pretrain
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
 
 @app.callback()
 def main() -> None:
-    """MobileBERT and its teacher: pre-train, distil, use."""
+    """MobileBERT and its teachers: pre-train, distill, use."""
 
 
 @app.command()
@@ -24,7 +26,7 @@ def demo(
 ) -> None:
     """Teacher, distilled student and its use, in miniature, on an embedded corpus; minutes on two CPU cores."""
     from mobilebert_hf.demo.run import run_demo
-    from mobilebert_hf.training.durable import TrainingInterrupted
+    from mobilebert_hf.training.interruption import TrainingInterrupted
 
     try:
         run_demo(output)
@@ -32,26 +34,14 @@ def demo(
         typer.echo(interruption, err=True)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def distill(
-    context: typer.Context,
-    teacher: Annotated[str, typer.Option(help="Hub id or folder of a BERT-like encoder and its tokenizer.")],
-    corpus: Annotated[list[str], typer.Option(help="File, folder, glob, or Hub data set; can be repeated.")],
-    output: Annotated[Path, typer.Option(help="Folder for the student.")],
-    minutes: Annotated[float, typer.Option(help="For all of it; the steps are planned to it.")] = 30.0,
-    processes: Annotated[
-        int | None, typer.Option(help="By default one a core without an accelerator, else one.")
-    ] = None,
-) -> None:
-    """Makes a student of an encoder that you have. More options are those of recipes/distil_any.py, as --size tiny."""
-    from mobilebert_hf.distillation.any_teacher.command import distil_command
-
-    distil_command(teacher, corpus, str(output), minutes, processes, context.args)
+# Options that these commands do not name are those of their recipes.
+for recipe in (pretrain, distill):
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(recipe)
 
 
 @app.command()
 def schedule(
-    config: Annotated[Path, typer.Argument(help="YAML file of recipes/distil_student.py.", exists=True)],
+    config: Annotated[Path, typer.Argument(help="YAML file of recipes/distill.py.", exists=True)],
     layers: Annotated[int, typer.Option(help="Layers of the networks.", min=1)] = 24,
     plot: Annotated[Path | None, typer.Option(help="PNG file for the learning rate of every layer.")] = None,
 ) -> None:

@@ -1,10 +1,20 @@
 import pytest
 
+from mobilebert_hf import machine
 from mobilebert_hf.data import PretrainingCollator
-from mobilebert_hf.distillation.trainer import DistillationArguments, DistillationTrainer
+from mobilebert_hf.distillation import DistillationTrainer, report
 
-from ..helpers import fixed_masks, pad, pretraining_model, training_arguments
+from ..helpers import fixed_masks, pad, paper_arguments, pretraining_model
 from .helpers import LAYERS
+
+
+@pytest.fixture(scope="package", autouse=True)
+def latencies_take_no_time():
+    """Each run measures both networks; three calls will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "TIMED_SECONDS", 0.0)
+        patch.setattr(machine, "REST", 0.01)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +38,7 @@ def make_trainer(tmp_path, tiny_examples, tiny_tokenizer):
         return DistillationTrainer(
             model or pretraining_model("MobileBert", tiny_tokenizer, hidden_dropout_prob=0.1),
             teacher or pretraining_model("IBBert", tiny_tokenizer),
-            training_arguments(DistillationArguments, tmp_path, **{**defaults, **arguments}),
+            paper_arguments(tmp_path, **{**defaults, **arguments}),
             train_dataset=tiny_examples["train"].select(range(examples)),
             eval_dataset=eval_dataset,
             data_collator=PretrainingCollator(tiny_tokenizer) if eval_dataset is None else pad,

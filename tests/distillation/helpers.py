@@ -1,6 +1,6 @@
 """What the tests of the distillation trainer share."""
 
-from mobilebert_hf.distillation.trainer import without_dropout
+from mobilebert_hf.distillation.stage_callback import without_dropout
 
 TERMS = ("feature_map", "mean", "variance", "attention")
 WEIGHTS = dict(zip(TERMS, (100.0, 5000.0, 5.0, 1.0), strict=True))

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobilebert_hf import IBBertConfig, IBBertForPreTraining, MobileBertConfig, MobileBertForPreTraining
 from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.strategies import auxiliary, joint, progressive
-from mobilebert_hf.pretraining.optimizer import parameter_groups
+from mobilebert_hf.training.optimizer import parameter_groups
 
 SIZES = {"num_hidden_layers": 3, "hidden_size": 128, "embedding_size": 64, "vocab_size": 500}
 STAGES = [
@@ -28,17 +28,17 @@ def networks():
     return student, teacher.requires_grad_(False)
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: f"{stage.name} {stage.layer_rates}")
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: f"{stage.name} {stage.layer_lr_scales}")
 def test_reckoned_flops_are_those_of_a_real_step(networks, stage):
     student, teacher = networks
     for group in parameter_groups(student, weight_decay=0.0, trust_ratio=False):
         for parameter in group["params"]:
-            parameter.requires_grad_(stage.rates[group["name"]] > 0)
+            parameter.requires_grad_(stage.lr_scales[group["name"]] > 0)
     mask = torch.zeros(4, 32, dtype=torch.bool)
     mask[:, :5] = True
     options = {
         "input_ids": torch.randint(5, 500, (4, 32)),
-        "stop_layer": None if stage.pretraining else stage.depth,
+        "stop_layer": None if stage.use_distillation_loss else stage.depth,
         "capture_layers": stage.transfer_layers,
         "capture_scores": stage.transfer_layers,
         "prediction_mask": mask,
@@ -48,7 +48,7 @@ def test_reckoned_flops_are_those_of_a_real_step(networks, stage):
     with FlopCounterMode(display=False) as counted_forward:
         outputs = student(**options)
         terms = [*(outputs.layer_outputs or ()), *(outputs.attention_scores or ())]
-        terms += [outputs.prediction_logits] if stage.pretraining else []
+        terms += [outputs.prediction_logits] if stage.use_distillation_loss else []
         loss = sum(term.square().mean() for term in terms)
     with FlopCounterMode(display=False) as counted_backward:
         loss.backward()

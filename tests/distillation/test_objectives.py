@@ -1,355 +1,117 @@
-"""The objectives against the original's numbers, against float64 numpy, and their behaviour with padding."""
+"""Objectives: each with each kind of teacher, and one of one's own."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from mobilebert_hf import MobileBertModel
+from mobilebert_hf.distillation import DistillationTrainer, EncoderTeacher, IBBertTeacher, student_shape
+from mobilebert_hf.distillation.networks import Needs
 from mobilebert_hf.distillation.objectives import (
-    IGNORED_LABEL,
-    TransferWeights,
-    attention_discrepancy,
-    feature_map_discrepancy,
-    masked_lm_distillation,
-    masked_mean,
-    next_sentence,
-    pooled_similarity,
-    relation_discrepancy,
+    AttentionScores,
+    FeatureMaps,
+    MaskedLM,
+    MeanPooling,
+    NextSentence,
+    Objective,
+    Relations,
 )
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-CASES = ("full", "padded", "padded_neg10000")
-LAYERS = (0, 1, 2)
-few = settings(max_examples=25, deadline=None)
-seeds = st.integers(0, 2**32 - 1)
+from ..helpers import paper_arguments, pretraining_model
+from .encoders import build, random_batch
+
+OBJECTIVES = {
+    "feature maps": (lambda: FeatureMaps(100.0, 5000.0, 5.0, embeddings=True), "layer_1/feature_map"),
+    "attention": (lambda: AttentionScores(1.0), "layer_1/attention"),
+    "relations": (lambda: Relations(1.0), "layer_1/relation"),
+    "pooled": (lambda: MeanPooling(20.0), "pooled_distance"),
+    "masked LM": (MaskedLM, "masked_lm_distillation"),
+    "next sentence": (NextSentence, "next_sentence_loss"),
+}
 
 
-@pytest.fixture(scope="module")
-def original():
-    """The original's losses and the captured outputs of its two networks."""
-    files = {"losses": "losses_teacher_student_tame", "teacher": "google_teacher", "student": "google_student_tame"}
-    return {name: np.load(FIXTURES / f"{file}.npz") for name, file in files.items()}
+@pytest.fixture
+def inputs():
+    batch = random_batch(vocab=90)
+    labels = torch.where(torch.arange(12) == 3, batch["input_ids"], -100)
+    return {**batch, "labels": labels, "next_sentence_label": torch.arange(8) % 2}
 
 
-def captured(original, case, name):
-    return tuple(torch.from_numpy(original[model][f"{case}/{name}"]) for model in ("student", "teacher"))
+@pytest.fixture
+def make_trainer(tmp_path, tiny_tokenizer):
+    def make(objectives, family="IBBert", student=None):
+        student = student or pretraining_model("MobileBert", tiny_tokenizer)
+        if family == "IBBert":
+            teacher = IBBertTeacher(pretraining_model(family, tiny_tokenizer))
+        else:
+            heads = {"num_attention_heads": student.config.num_attention_heads}
+            sizes = {"hidden_size": student.config.hidden_size, "vocab_size": len(tiny_tokenizer), **heads}
+            teacher = EncoderTeacher(build(family, "ForMaskedLM", initializer_range=0.2, **sizes))
+        arguments = paper_arguments(tmp_path, strategy="auxiliary", teacher_dtype="float32")
+        return DistillationTrainer(student, teacher, arguments, objectives)
+
+    return make
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("layer", LAYERS)
-def test_feature_map_terms_equal_the_original(original, case, layer):
-    terms = feature_map_discrepancy(*captured(original, case, f"hidden_{layer + 1}"))
-    # The original counts padding, so every position counts here.
-    for value, name in zip(terms, ("hidden_mse", "beta_corrected", "gamma_corrected"), strict=True):
-        expected = original["losses"][f"{case}/unweighted/{name}"][layer]
-        everywhere = masked_mean(value, torch.ones_like(value, dtype=torch.bool))
-        np.testing.assert_allclose(everywhere, expected, rtol=2e-6)
+@pytest.mark.parametrize("family", ["IBBert", "Bert"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_works_with_every_teacher(make_trainer, inputs, name, family):
+    make, term = OBJECTIVES[name]
+    trainer = make_trainer([make()], family)
+    loss = trainer.compute_loss(trainer.model, inputs)
+    assert loss > 0
+    assert trainer.loss_terms()[term] > 0
+    loss.backward()
+    assert any(parameter.grad is not None for parameter in trainer.model.parameters())
+    _, sums, _ = trainer.prediction_step(trainer.model, inputs, False)
+    assert sums.shape[0] == 8
+    assert term in trainer._metric_names or term == "masked_lm_distillation"
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("layer", LAYERS)
-def test_attention_equals_the_original_kl(original, case, layer):
-    losses = original["losses"]
-    student, teacher = captured(original, case, f"attention_scores_{layer}")
-    real = torch.from_numpy(losses[f"{case}/input_mask"]).bool()
-    # In `padded` the original gives padded keys a score of -6 and not none: there they have to count to be equal.
-    values = attention_discrepancy(student, teacher, None if case == "padded" else real)
-    cross_entropy = losses[f"{case}/unweighted/attention_ce"][layer]
-    entropy = losses[f"{case}/unweighted/teacher_attention_entropy"][layer]
-    np.testing.assert_allclose(values.mean(), cross_entropy - entropy, rtol=2e-6)
+def test_nothing_that_no_objective_needs_is_computed(make_trainer, inputs):
+    trainer = make_trainer([FeatureMaps(1.0, 0.0, 0.0)])
+    ran = []
+    for network in (trainer.model, trainer.teacher.model):
+        network.cls.predictions.register_forward_pre_hook(lambda *args: ran.append("head"))
+    outputs = trainer.forward_networks(trainer.model, inputs, trainer.evaluation_stage)
+    assert not ran
+    assert not outputs.student.scores
+    assert outputs.student.masked_lm_logits is None
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_weighted_total_equals_the_original(original, case):
-    weights = TransferWeights()
-    for layer in LAYERS:
-        terms = feature_map_discrepancy(*captured(original, case, f"hidden_{layer + 1}"))
-        scores = captured(original, case, f"attention_scores_{layer}")
-        total = (
-            weights.feature_map * terms.normalized.mean()
-            + weights.mean * terms.mean.mean()
-            + weights.variance * terms.variance.mean()
-            + weights.attention * attention_discrepancy(*scores, None).mean()
-        ) / len(LAYERS)
-        entropy = original["losses"][f"{case}/unweighted/teacher_attention_entropy"][layer]
-        expected = original["losses"][f"{case}/weighted/total_corrected"][layer] - entropy / len(LAYERS)
-        np.testing.assert_allclose(total, expected, rtol=2e-6)
+class LastLayerNorm(Objective):
+    """The distance of the last hidden states' norms; an objective of one's own."""
+
+    def needs(self, stage):
+        return Needs(last_hidden_state=True)
+
+    def loss(self, outputs, normalizers):
+        loss = (self.distances(outputs) * outputs.real).sum() / normalizers.tokens
+        return loss, {"norm_distance": loss}
+
+    def metrics(self, outputs):
+        return {"norm_distance": ((self.distances(outputs) * outputs.real).sum(1), outputs.real.sum(1))}
+
+    def evaluation_losses(self, num_layers):
+        return ("norm_distance",)
+
+    @staticmethod
+    def distances(outputs):
+        norms = [states.last_hidden_state.norm(dim=-1) for states in (outputs.student, outputs.teacher)]
+        return (norms[0] - norms[1]).abs()
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 0.0])
-def test_masked_lm_equals_the_original(original, case, alpha):
-    losses, prefix = original["losses"], f"{case}/pretrain_ratio{alpha:g}_temp1"
-    student, teacher = captured(original, case, "mlm_logits")
-    labels = torch.from_numpy(losses[f"{case}/masked_lm_ids"]).flatten().long()
-    weights = torch.from_numpy(losses[f"{case}/masked_lm_weights"]).flatten()
-    terms = masked_lm_distillation(student, teacher, labels, alpha)
-    # The original has the cross-entropy to the mixed label, which differs by the teacher's entropy.
-    entropy = torch.distributions.Categorical(logits=teacher).entropy()
-    original_terms = terms.combined + (1 - alpha) * entropy
-    value = (original_terms * weights).sum() / (weights.sum() + 1e-5)
-    np.testing.assert_allclose(value, losses[f"{prefix}/masked_lm_loss"], rtol=2e-6)
-    if alpha == 1.0:
-        assert torch.equal(terms.combined, terms.hard)
+@pytest.mark.parametrize("family", ["IBBert", "Bert"])
+def test_an_objective_of_ones_own_is_a_class(make_trainer, inputs, family):
+    trainer = make_trainer([LastLayerNorm()], family)
+    loss = trainer.compute_loss(trainer.model, inputs)
+    evaluated, _, _ = trainer.prediction_step(trainer.model, inputs, False)
+    assert loss.item() == pytest.approx(evaluated.item(), rel=1e-5)
+    assert trainer.loss_terms()["norm_distance"] == loss
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_next_sentence_equals_the_original(original, case):
-    logits, _ = captured(original, case, "nsp_logits")
-    labels = torch.from_numpy(original["losses"][f"{case}/next_sentence_labels"]).flatten().long()
-    expected = original["losses"][f"{case}/pretrain_ratio0.5_temp1/next_sentence_loss"]
-    np.testing.assert_allclose(next_sentence(logits, labels).mean(), expected, rtol=2e-6)
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_padding_is_excluded_where_the_original_counts_it(original, layer):
-    losses = original["losses"]
-    real = torch.from_numpy(losses["padded_neg10000/input_mask"]).bool()
-    terms = feature_map_discrepancy(*captured(original, "padded_neg10000", f"hidden_{layer + 1}"))
-    for value in terms:
-        np.testing.assert_allclose(masked_mean(value, real), value[real].mean(), rtol=1e-6)
-    counted = losses["padded_neg10000/unweighted/hidden_mse"][layer]
-    assert abs(masked_mean(terms.normalized, real) - counted) > 1e-3 * counted
-
-
-def numpy_softmax(scores):
-    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
-
-
-def numpy_kl(student, teacher):
-    p, q = numpy_softmax(teacher), numpy_softmax(student)
-    return (p * (np.log(p) - np.log(q))).sum(-1)
-
-
-@few
-@given(seeds)
-def test_feature_map_equals_float64_numpy(seed):
-    student, teacher = np.random.default_rng(seed).normal(1.0, 3.0, (2, 2, 5, 16)).astype(np.float32)
-    terms = feature_map_discrepancy(torch.from_numpy(student), torch.from_numpy(teacher))
-    s, t = student.astype(np.float64), teacher.astype(np.float64)
-
-    def normalize(x):
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
-
-    np.testing.assert_allclose(terms.normalized, ((normalize(s) - normalize(t)) ** 2).mean(-1), rtol=1e-4)
-    np.testing.assert_allclose(terms.mean, (s.mean(-1) - t.mean(-1)) ** 2, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(terms.variance, np.abs(s.var(-1) - t.var(-1)), rtol=1e-4, atol=1e-5)
-
-
-@few
-@given(seeds, st.integers(1, 6))
-def test_attention_equals_float64_numpy_over_the_real_keys(seed, real):
-    scores = np.random.default_rng(seed).normal(0.0, 3.0, (2, 2, 3, 6, 6)).astype(np.float32)
-    key_mask = torch.arange(6).expand(2, 6) < real
-    values = attention_discrepancy(*torch.from_numpy(scores), key_mask)
-    expected = numpy_kl(*scores[..., :real].astype(np.float64)).mean(1)
-    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
-
-
-@few
-@given(seeds, st.sampled_from([1, 2, 4]))
-def test_relations_equal_float64_numpy_whatever_the_heads(seed, heads):
-    rng = np.random.default_rng(seed)
-    student, teacher = rng.normal(size=(2, 2, 5, 4)), rng.normal(size=(2, 3, 5, 8))  # [batch, heads, seq, size]
-    real = np.array([[True] * 5, [True] * 3 + [False] * 2])
-
-    def log_relations(projection):
-        flat = projection.transpose(0, 2, 1, 3).reshape(2, 5, heads, -1).transpose(0, 2, 1, 3)
-        scores = flat @ flat.transpose(0, 1, 3, 2) / np.sqrt(flat.shape[-1])
-        scores = np.where(real[:, None, None], scores, -np.inf)
-        return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-
-    own, others = log_relations(student), log_relations(teacher)
-    with np.errstate(invalid="ignore"):
-        expected = np.where(real[:, None, None], np.exp(others) * (others - own), 0).sum(-1).mean(1)
-    found = relation_discrepancy(torch.tensor(student), torch.tensor(teacher), heads, torch.tensor(real))
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
-
-
-@few
-@given(seeds)
-def test_pooled_similarity_equals_float64_numpy(seed):
-    rng = np.random.default_rng(seed)
-    student, teacher = rng.normal(size=(2, 3, 4, 6))
-    lengths = (4, 1, 2)
-    means = [[states[row, :length].mean(0) for row, length in enumerate(lengths)] for states in (student, teacher)]
-    expected = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(*means, strict=True)]
-    mask = torch.arange(4) < torch.tensor(lengths)[:, None]
-    np.testing.assert_allclose(
-        pooled_similarity(torch.tensor(student), torch.tensor(teacher), mask), expected, rtol=1e-4, atol=1e-5
-    )
-
-
-@few
-@given(seeds, st.floats(0.0, 1.0), st.floats(0.5, 8.0))
-def test_masked_lm_equals_float64_numpy(seed, alpha, temperature):
-    generator = np.random.default_rng(seed)
-    student, teacher = generator.normal(0.0, 2.0, (2, 7, 11)).astype(np.float32)
-    labels = generator.integers(0, 11, 7)
-    terms = masked_lm_distillation(
-        torch.from_numpy(student), torch.from_numpy(teacher), torch.from_numpy(labels), alpha, temperature
-    )
-    s, t = student.astype(np.float64), teacher.astype(np.float64)
-    hard = -np.log(numpy_softmax(s)[np.arange(7), labels])
-    soft = numpy_kl(s / temperature, t / temperature) * temperature**2
-    np.testing.assert_allclose(terms.hard, hard, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(terms.soft, soft, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(terms.combined, alpha * hard + (1 - alpha) * soft, rtol=1e-4, atol=1e-5)
-
-
-@few
-@given(seeds)
-def test_nothing_is_lost_between_equals_and_something_between_others(seed):
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(2, 2, 5, 8, generator=generator)
-    scores = torch.randn(2, 2, 3, 5, 5, generator=generator)
-    logits = torch.randn(2, 4, 9, generator=generator)
-    labels = torch.zeros(4, dtype=torch.long)
-    same = [
-        *feature_map_discrepancy(features[0], features[0]),
-        attention_discrepancy(scores[0], scores[0], None),
-        masked_lm_distillation(logits[0], logits[0], labels, temperature=2.0).soft,
-    ]
-    other = [
-        *feature_map_discrepancy(*features),
-        attention_discrepancy(*scores, None),
-        masked_lm_distillation(*logits, labels, temperature=2.0).soft,
-    ]
-    assert all(torch.equal(value, torch.zeros_like(value)) for value in same)
-    assert all((value >= 0.0).all() and value.sum() > 0.0 for value in other)
-
-
-@few
-@given(seeds, st.sampled_from([0.0, 1e4, -1e30, 3e38, float("inf"), float("nan")]))
-def test_padded_keys_change_nothing_and_get_zero_gradient(seed, filling):
-    scores = torch.randn(2, 2, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
-    key_mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    filled = scores.clone()
-    filled[:, 1, ..., 4:] = filling
-    values, gradients = [], []
-    for student, teacher in (scores, filled):
-        student = student.clone().requires_grad_()
-        value = attention_discrepancy(student, teacher, key_mask)
-        masked_mean(value, key_mask).backward()
-        values.append(value.detach())
-        gradients.append(student.grad)
-    assert torch.equal(*values)
-    assert torch.equal(*gradients)
-    assert gradients[0].isfinite().all()
-    assert not gradients[0][1, ..., 4:].any()
-    # Rows of padded queries reach no loss.
-    assert not gradients[0][1, :, 4:].any()
-
-
-def test_a_fully_padded_sequence_gives_zero_and_no_nan():
-    scores = torch.randn(2, 2, 3, 5, 5)
-    student = scores[0].clone().requires_grad_()
-    key_mask = torch.tensor([[False] * 5, [True] * 5])
-    values = attention_discrepancy(student, scores[1], key_mask)
-    values.sum().backward()
-    assert not values[0].any()
-    assert not student.grad[0].any()
-    assert student.grad.isfinite().all()
-    assert values[1].all()
-
-
-def test_gradients_are_finite_for_huge_constant_and_equal_features():
-    huge = torch.randn(1, 3, 8) * 1e7
-    for teacher in (torch.zeros(1, 3, 8), torch.ones(1, 3, 8), huge, -huge):
-        for start in (torch.zeros(1, 3, 8), huge):
-            student = start.clone().requires_grad_()
-            sum(term.sum() for term in feature_map_discrepancy(student, teacher)).backward()
-            assert student.grad.isfinite().all()
-
-
-def test_attention_gradient_is_that_of_the_cross_entropy():
-    student, teacher = torch.randn(2, 2, 3, 5, 5)
-    student.requires_grad_()
-    attention_discrepancy(student, teacher, None).mean().backward()
-    ours, student.grad = student.grad, None
-    (-teacher.softmax(-1) * student.log_softmax(-1)).sum(-1).mean().backward()
-    torch.testing.assert_close(ours, student.grad, atol=1e-7, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_everything_is_computed_in_float32(dtype):
-    features, scores, logits = torch.randn(2, 2, 5, 8), torch.randn(2, 2, 3, 5, 5), torch.randn(2, 4, 2)
-    labels = torch.tensor([0, 1, 1, 0])
-    with torch.autocast("cpu", torch.bfloat16):
-        for inputs, function in (
-            (features, lambda s, t: feature_map_discrepancy(s, t).normalized),
-            (scores, lambda s, t: attention_discrepancy(s, t, None)),
-            (logits, lambda s, t: masked_lm_distillation(s, t, labels).combined),
-            (logits, lambda s, t: next_sentence(s, labels)),
-            (features, lambda s, t: masked_mean(s, torch.ones(s.shape, dtype=torch.bool))),
-        ):
-            value = function(*inputs.to(dtype))
-            assert value.dtype == torch.float32
-            assert torch.equal(value, function(*inputs.to(dtype).float()))
-
-
-def test_without_teacher_the_masked_lm_loss_is_the_hard_one():
-    logits, labels = torch.randn(4, 9), torch.tensor([1, 2, 3, 4])
-    terms = masked_lm_distillation(logits, None, labels)
-    assert torch.equal(terms.combined, terms.hard)
-    assert not terms.soft.any()
-
-
-def test_ignored_labels_lose_nothing():
-    student, teacher = torch.randn(2, 4, 2)
-    labels = torch.tensor([0, IGNORED_LABEL, 1, IGNORED_LABEL])
-    for values in (*masked_lm_distillation(student, teacher, labels), next_sentence(student, labels)):
-        assert not values[1::2].any()
-        assert values[::2].all()
-
-
-def test_no_masked_positions_at_all():
-    empty, labels = torch.empty(0, 9), torch.empty(0, dtype=torch.long)
-    assert all(values.shape == (0,) for values in masked_lm_distillation(empty, empty, labels))
-
-
-@few
-@given(seeds)
-def test_masked_mean_ignores_what_is_masked(seed):
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(3, 4, generator=generator)
-    mask = torch.rand(3, 4, generator=generator) < 0.5
-    expected = values[mask].mean() if mask.any() else torch.tensor(0.0)
-    torch.testing.assert_close(masked_mean(values.masked_fill(~mask, float("nan")), mask), expected)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: feature_map_discrepancy(torch.ones(2, 3, 4), torch.ones(2, 3, 5)), r"\(2, 3, 4\).*\(2, 3, 5\)"),
-        (lambda: feature_map_discrepancy(torch.ones(3, 4), torch.ones(3, 4)), r"\[batch, seq, width\]"),
-        (
-            lambda: attention_discrepancy(torch.ones(1, 2, 3, 3), torch.ones(1, 4, 3, 3), None),
-            r"\(1, 2, 3, 3\).*\(1, 4, 3, 3\)",
-        ),
-        (
-            lambda: attention_discrepancy(*torch.ones(2, 1, 2, 3, 3), torch.ones(1, 4, dtype=torch.bool)),
-            r"key_mask has shape \(1, 4\).*\(1, 3\)",
-        ),
-        (lambda: attention_discrepancy(*torch.ones(2, 1, 2, 3, 3), torch.ones(1, 3)), "torch.float32.*torch.bool"),
-        (
-            lambda: masked_lm_distillation(torch.ones(3, 9), torch.ones(3, 8), torch.zeros(3, dtype=torch.long)),
-            r"\(3, 9\).*\(3, 8\)",
-        ),
-        (
-            lambda: masked_lm_distillation(torch.ones(3, 9), None, torch.zeros(2, dtype=torch.long)),
-            r"student_logits has shape \(3, 9\) and labels \(2,\).*\[n, vocab\] and \[n\]",
-        ),
-        (lambda: masked_lm_distillation(torch.ones(1, 2), None, torch.tensor([0]), alpha=1.5), "alpha is 1.5"),
-        (lambda: masked_lm_distillation(torch.ones(1, 2), None, torch.tensor([0]), temperature=0.0), "above 0"),
-        (lambda: next_sentence(torch.ones(3, 2), torch.zeros(3, 1).long()), r"\(3, 2\) and labels \(3, 1\)"),
-        (lambda: masked_mean(torch.ones(3), torch.ones(2, dtype=torch.bool)), r"mask has shape \(2,\).*\(3,\)"),
-    ],
-)
-def test_errors_name_the_shapes(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+@pytest.mark.parametrize("objective", [MaskedLM, NextSentence])
+def test_a_student_without_the_head_is_refused(make_trainer, tiny_tokenizer, objective):
+    shape = student_shape(build("Bert", vocab_size=len(tiny_tokenizer)), "tiny", overrides={"embedding_size": 16})
+    student = MobileBertModel(shape.config, add_pooling_layer=False)
+    with pytest.raises(ValueError, match=f"MobileBertModel has no .* head, which the objective {objective.__name__}"):
+        make_trainer([objective()], "Bert", student)

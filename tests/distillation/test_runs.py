@@ -9,23 +9,24 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from mobilebert_hf.data import PretrainingCollator
-from mobilebert_hf.distillation.trainer import DistillationArguments, DistillationTrainer, without_dropout
+from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.distillation.stage_callback import without_dropout
 
-from ..helpers import AtEachStep, moved, pad, pretraining_model, snapshot, training_arguments, training_logs
+from ..helpers import AtEachStep, moved, pad, paper_arguments, pretraining_model, snapshot, training_logs
 from .helpers import LAYERS, TERMS, WEIGHTS, in_full, independent_transfer_terms
 
 
-def parameters_of(model, place):
-    """The names of a place's parameters, a tied one only where it is first."""
+def parameters_of(model, group):
+    """The names of a group's parameters, a tied one only where it is first."""
     prefixes = {"embeddings": "mobilebert.embeddings.", "heads": "cls."}
-    prefix = prefixes.get(place, f"mobilebert.encoder.layer.{place.removeprefix('layer_')}.")
+    prefix = prefixes.get(group, f"mobilebert.encoder.layer.{group.removeprefix('layer_')}.")
     return {name for name, _ in model.named_parameters() if name.startswith(prefix)}
 
 
-def changed_places(model, before, after):
+def changed_groups(model, before, after):
     changed = moved(before, after)
-    places = ("embeddings", *(f"layer_{layer}" for layer in range(LAYERS)), "heads")
-    return {place for place in places if parameters_of(model, place) & changed}
+    groups = ("embeddings", *(f"layer_{layer}" for layer in range(LAYERS)), "heads")
+    return {group for group in groups if parameters_of(model, group) & changed}
 
 
 class Boundaries(AtEachStep):
@@ -43,7 +44,7 @@ class Boundaries(AtEachStep):
         self.weights.append(snapshot(model))
         with torch.no_grad():
             student, teacher = (
-                in_full(copy.deepcopy(network).eval(), self.batch) for network in (model, self.trainer.teacher)
+                in_full(copy.deepcopy(network).eval(), self.batch) for network in (model, self.trainer.teacher.model)
             )
             lengths = self.batch["attention_mask"].sum(1).tolist()
             terms = [independent_transfer_terms(student, teacher, layer, lengths) for layer in range(LAYERS)]
@@ -61,8 +62,7 @@ def finished(request, tmp_path_factory, tiny_examples, tiny_tokenizer, batch):
     trainer = DistillationTrainer(
         pretraining_model("MobileBert", tiny_tokenizer),
         teacher,
-        training_arguments(
-            DistillationArguments,
+        paper_arguments(
             tmp_path_factory.mktemp("progressive"),
             freezing=request.param,
             transfer_steps=60 * LAYERS,
@@ -88,25 +88,25 @@ def test_each_stage_brings_its_layer_closer_to_the_teacher(finished):
             assert after[name] < before[name], (layer, name)
 
 
-def test_frozen_places_do_not_move_by_a_bit(finished):
+def test_frozen_groups_do_not_move_by_a_bit(finished):
     trainer, boundaries, freezing = finished
     for layer, (before, after) in enumerate(itertools.pairwise(boundaries.weights[: LAYERS + 1])):
         lowest = {"hard": layer, "soft": 0}[freezing]
         learning = {f"layer_{index}" for index in range(lowest, layer + 1)}
-        assert changed_places(trainer.model, before, after) == learning
-        for place in learning:
-            assert parameters_of(trainer.model, place) <= moved(before, after), "all of a learning layer moves"
+        assert changed_groups(trainer.model, before, after) == learning
+        for group in learning:
+            assert parameters_of(trainer.model, group) <= moved(before, after), "all of a learning layer moves"
 
 
 def test_everything_moves_in_the_distillation_stage(finished):
     trainer, boundaries, _ = finished
     before, after = boundaries.weights[LAYERS:]
-    assert len(changed_places(trainer.model, before, after)) == LAYERS + 2
+    assert len(changed_groups(trainer.model, before, after)) == LAYERS + 2
 
 
 def test_the_teacher_stays_what_it_was(finished):
     trainer, boundaries, _ = finished
-    assert not moved(boundaries.teacher_before, snapshot(trainer.teacher))
+    assert not moved(boundaries.teacher_before, snapshot(trainer.teacher.model))
     assert not any(module.training for module in trainer.teacher.modules())
     assert not any(parameter.requires_grad for parameter in trainer.teacher.parameters())
     assert all(parameter.grad is None for parameter in trainer.teacher.parameters())
@@ -123,15 +123,15 @@ def test_logs_carry_the_terms_of_the_stage(finished):
     distillation = {"masked_lm_loss", "masked_lm_distillation", "next_sentence_loss"}
     logs = training_logs(trainer)
     assert len(logs) == trainer.strategy.steps == trainer.args.max_steps
-    places = ("embeddings", *(f"layer_{layer}" for layer in range(LAYERS)), "heads")
+    groups = ("embeddings", *(f"layer_{layer}" for layer in range(LAYERS)), "heads")
     usual = {"loss", "grad_norm", "learning_rate", "epoch", "step", "stage", "tokens_per_second", "hours_left"}
-    usual |= {f"learning_rate/{place}" for place in places}
+    usual |= {f"learning_rate/{group}" for group in groups}
     for step, line in enumerate(logs):
         index, stage, _ = trainer.strategy.position(step)
         terms = {f"layer_{layer}/{name}" for layer in stage.transfer_layers for name in TERMS}
         assert line["stage"] == index
-        assert line.keys() - usual == terms | (distillation if stage.pretraining else set())
-        if stage.pretraining:
+        assert line.keys() - usual == terms | (distillation if stage.use_distillation_loss else set())
+        if stage.use_distillation_loss:
             mixed = (line["masked_lm_loss"] + line["masked_lm_distillation"]) / 2 + line["next_sentence_loss"]
         else:
             mixed = sum(WEIGHTS[name] * line[f"layer_{index}/{name}"] for name in TERMS) / LAYERS
@@ -139,17 +139,20 @@ def test_logs_carry_the_terms_of_the_stage(finished):
 
 
 @pytest.mark.parametrize("strategy", ["progressive", "joint", "auxiliary"])
-def test_every_place_learns_at_the_strategys_rate(make_trainer, strategy):
+def test_every_group_learns_at_the_strategys_rate(make_trainer, strategy):
+    learning_rate = 1e-4  # at a hundred times as much, joint transfer diverges, or does not, by how sums are rounded
     rates = []
     recorder = AtEachStep(
         lambda step: rates.append({group["name"]: group["lr"] for group in trainer.optimizer.param_groups})
     )
     trainer = make_trainer(
-        strategy=strategy, transfer_steps=6, distillation_steps=6, learning_rate=0.01, callbacks=[recorder]
+        strategy=strategy, transfer_steps=6, distillation_steps=6, learning_rate=learning_rate, callbacks=[recorder]
     )
     assert trainer.args.max_steps == 12
     trainer.train()
-    expected = [{p: 0.01 * rate for p, rate in trainer.strategy.rates(step).items()} for step in range(13)]
+    expected = [
+        {p: learning_rate * rate for p, rate in trainer.strategy.lr_scales(step).items()} for step in range(13)
+    ]
     assert rates == [pytest.approx(line) for line in expected]
     logged = [line["learning_rate"] for line in training_logs(trainer)]
     assert logged == pytest.approx([max(line.values()) for line in expected[:12]])
@@ -211,7 +214,7 @@ def test_evaluation_adds_every_layers_terms(make_trainer, rows):
     metrics = trainer.evaluate()
     whole = pad(rows)
     with torch.no_grad():
-        student, teacher = in_full(trainer.model, whole), in_full(trainer.teacher, whole)
+        student, teacher = in_full(trainer.model, whole), in_full(trainer.teacher.model, whole)
         lengths = whole["attention_mask"].sum(1).tolist()
         for layer in range(LAYERS):
             for name, value in independent_transfer_terms(student, teacher, layer, lengths).items():

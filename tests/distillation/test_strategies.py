@@ -18,7 +18,7 @@ from mobilebert_hf.distillation.strategies import (
     parallel,
     progressive,
 )
-from mobilebert_hf.pretraining.optimizer import parameter_groups
+from mobilebert_hf.training.optimizer import parameter_groups
 
 SCHEDULE = np.load(Path(__file__).parents[1] / "fixtures" / "schedule.npz")
 many = settings(max_examples=50, deadline=None)
@@ -35,44 +35,44 @@ def strategies(draw):
         draw(st.integers(0, 60)),
         draw(st.sampled_from(["hard", "soft"])),
         warmup_ratio=draw(st.floats(0.0, 1.0)),
-        embedding_rate=draw(st.floats(0.0, 2.0)),
+        embedding_lr_scale=draw(st.floats(0.0, 2.0)),
     )
 
 
-def layer_rates(strategy, step):
-    return [rate for place, rate in strategy.rates(step).items() if place.startswith("layer_")]
+def layer_lr_scales(strategy, step):
+    return [rate for group, rate in strategy.lr_scales(step).items() if group.startswith("layer_")]
 
 
 def test_soft_progressive_rates_equal_the_original_at_every_step():
     strategy = progressive(4, 40, 0, "soft")
     expected = SCHEDULE["nonbinary_with_background"]
     for step in range(40):
-        np.testing.assert_allclose(layer_rates(strategy, step), expected[step], rtol=1e-6, err_msg=f"step {step}")
-    assert not any(layer_rates(strategy, 40)), "as in the original at the step after the last"
+        np.testing.assert_allclose(layer_lr_scales(strategy, step), expected[step], rtol=1e-6, err_msg=f"step {step}")
+    assert not any(layer_lr_scales(strategy, 40)), "as in the original at the step after the last"
 
 
 def test_hard_progressive_rates_are_those_of_the_current_layer_alone():
     strategy = progressive(4, 40, 0, "hard")
     current = np.repeat(np.eye(4), 10, axis=0)
     expected = SCHEDULE["nonbinary_with_background"][:40] * current
-    np.testing.assert_allclose([layer_rates(strategy, step) for step in range(40)], expected, rtol=1e-6)
+    np.testing.assert_allclose([layer_lr_scales(strategy, step) for step in range(40)], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 100, 10000])
 def test_the_wave_equals_the_original(steps):
-    strategy = progressive(1, steps, 0, transfer_rate=1.0)
+    strategy = progressive(1, steps, 0, transfer_lr_scale=1.0)
     global_steps, expected = (SCHEDULE[f"background_lr_spp{steps}/{name}"] for name in ("global_step", "value"))
     inside = global_steps < steps
     assert inside.any()
     # The original divides in float32, hence the tolerance.
-    actual = [strategy.rates(int(step))["layer_0"] for step in global_steps[inside]]
+    actual = [strategy.lr_scales(int(step))["layer_0"] for step in global_steps[inside]]
     np.testing.assert_allclose(actual, expected[inside], rtol=0, atol=1e-6)
 
 
 def test_the_linear_curve_equals_the_original_at_every_step():
     strategy = auxiliary(2, 40, warmup_ratio=0.2)
     expected = SCHEDULE["learning_rate/pretrain_stage"] / 0.0015
-    actual = [strategy.rates(step)["heads"] for step in range(len(expected))]
+    actual = [strategy.lr_scales(step)["heads"] for step in range(len(expected))]
     # The original's decay is a float32 product, so its last values have an error of 1e-7 of the peak.
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
     assert actual[-1] == pytest.approx(1e-4, rel=1e-12), "the end of the last stage holds from there on"
@@ -102,20 +102,20 @@ def test_after_the_last_step_comes_the_end_of_the_last_stage(strategy, more):
 @given(strategies())
 def test_rates_stay_in_range_and_frozen_ones_are_exactly_zero(strategy):
     for step in range(strategy.steps + 1):
-        stage, rates = strategy.position(step).stage, strategy.rates(step)
-        assert rates.keys() == stage.rates.keys()
-        for place, rate in rates.items():
-            assert 0.0 <= rate <= stage.rates[place]
-            if stage.rates[place] == 0.0:
+        stage, rates = strategy.position(step).stage, strategy.lr_scales(step)
+        assert rates.keys() == stage.lr_scales.keys()
+        for group, rate in rates.items():
+            assert 0.0 <= rate <= stage.lr_scales[group]
+            if stage.lr_scales[group] == 0.0:
                 assert rate == 0.0
-        assert all(rates[f"layer_{layer}"] == 0.0 for layer in range(stage.depth, len(stage.layer_rates)))
+        assert all(rates[f"layer_{layer}"] == 0.0 for layer in range(stage.depth, len(stage.layer_lr_scales)))
 
 
 @many
 @given(strategies())
 def test_every_stage_changes_something_unless_it_is_a_dead_step(strategy):
     for stage, start in zip(strategy.stages, strategy.boundaries, strict=True):
-        alive = [any(strategy.rates(step).values()) for step in range(start, start + stage.steps)]
+        alive = [any(strategy.lr_scales(step).values()) for step in range(start, start + stage.steps)]
         # A curve that begins at 0 does so at its first step only.
         assert all(alive[1:])
 
@@ -133,9 +133,9 @@ def test_progressive_goes_up_one_layer_a_stage(layers, more, distillation_steps,
         assert (stage.name, stage.depth, stage.transfer_layers) == (f"layer {layer}", layer + 1, (layer,))
         below = 0.3 if freezing == "soft" else 0.0
         expected = [below] * layer + [3.0] + [0.0] * (layers - layer - 1)
-        assert stage.layer_rates == pytest.approx(expected, rel=1e-12)
-        assert stage.embedding_rate == stage.head_rate == 0.0
-        assert not stage.pretraining
+        assert stage.layer_lr_scales == pytest.approx(expected, rel=1e-12)
+        assert stage.embedding_lr_scale == stage.head_lr_scale == 0.0
+        assert not stage.use_distillation_loss
     check_distillation(strategy.stages[layers:], layers, distillation_steps)
 
 
@@ -143,10 +143,10 @@ def check_distillation(stages, layers, steps):
     """Everything learns at factor 1 in a distillation stage, which is left out if it has no steps."""
     assert [stage.steps for stage in stages] == ([steps] if steps else [])
     for stage in stages:
-        assert stage.pretraining
+        assert stage.use_distillation_loss
         assert not stage.transfer_layers
         assert stage.depth == layers
-        assert set(stage.rates.values()) == {1.0}
+        assert set(stage.lr_scales.values()) == {1.0}
         assert stage.curve == "linear"
 
 
@@ -156,21 +156,21 @@ def test_joint_transfers_all_layers_first(layers, transfer_steps, distillation_s
     transfer, *rest = joint(layers, transfer_steps, distillation_steps).stages
     assert (transfer.steps, transfer.depth) == (transfer_steps, layers)
     assert transfer.transfer_layers == tuple(range(layers))
-    assert transfer.layer_rates == (3.0,) * layers
-    assert transfer.embedding_rate == transfer.head_rate == 0.0
-    assert not transfer.pretraining
+    assert transfer.layer_lr_scales == (3.0,) * layers
+    assert transfer.embedding_lr_scale == transfer.head_lr_scale == 0.0
+    assert not transfer.use_distillation_loss
     check_distillation(rest, layers, distillation_steps)
 
 
 @many
 @given(st.integers(1, 12), st.integers(2, 40), st.integers(0, 40))
 def test_parallel_is_joint_after_a_half_on_the_teachers_features(layers, transfer_steps, distillation_steps):
-    alone, together, *rest = parallel(layers, transfer_steps, distillation_steps, embedding_rate=0.5).stages
+    alone, together, *rest = parallel(layers, transfer_steps, distillation_steps, embedding_lr_scale=0.5).stages
     assert alone.steps + together.steps == transfer_steps
     assert 0 <= together.steps - alone.steps <= 1
     assert (alone.parallel, together.parallel) == (True, False)
     assert replace(alone, name=together.name, steps=together.steps, parallel=False) == together
-    assert together == joint(layers, together.steps, 0, embedding_rate=0.5).stages[0]
+    assert together == joint(layers, together.steps, 0, embedding_lr_scale=0.5).stages[0]
     check_distillation(rest, layers, distillation_steps)
 
 
@@ -178,8 +178,8 @@ def test_auxiliary_is_one_stage_of_everything():
     (stage,) = build_strategy("auxiliary", 3, 20, 30, warmup_ratio=0.1).stages
     assert (stage.steps, stage.depth, stage.warmup, stage.curve) == (50, 3, 5, "linear")
     assert stage.transfer_layers == (0, 1, 2)
-    assert stage.pretraining
-    assert set(stage.rates.values()) == {1.0}
+    assert stage.use_distillation_loss
+    assert set(stage.lr_scales.values()) == {1.0}
 
 
 def test_build_strategy_passes_everything_on():
@@ -188,7 +188,7 @@ def test_build_strategy_passes_everything_on():
     assert built == progressive(3, 20, 30, "hard", 2.0, warmup_ratio=0.1)
 
 
-def test_places_are_named_as_the_parameter_groups():
+def test_scales_are_named_as_the_parameter_groups():
     from transformers import MobileBertConfig, MobileBertForPreTraining
 
     config = MobileBertConfig(
@@ -200,7 +200,7 @@ def test_places_are_named_as_the_parameter_groups():
         intermediate_size=8,
     )
     groups = parameter_groups(MobileBertForPreTraining(config), 0.01, trust_ratio=True)
-    assert {group["name"] for group in groups} == progressive(3, 9, 9).rates(0).keys()
+    assert {group["name"] for group in groups} == progressive(3, 9, 9).lr_scales(0).keys()
 
 
 def stage(**changes):
@@ -209,10 +209,10 @@ def stage(**changes):
         "steps": 10,
         "depth": 2,
         "transfer_layers": (1,),
-        "pretraining": False,
-        "layer_rates": (0.0, 1.0, 0.0),
-        "embedding_rate": 0.0,
-        "head_rate": 0.0,
+        "use_distillation_loss": False,
+        "layer_lr_scales": (0.0, 1.0, 0.0),
+        "embedding_lr_scale": 0.0,
+        "head_lr_scale": 0.0,
         "curve": "constant",
     }
     return Stage(**{**values, **changes})
@@ -220,7 +220,7 @@ def stage(**changes):
 
 def test_a_constant_curve_is_constant():
     strategy = Strategy("any", (stage(),))
-    assert {strategy.rates(step)["layer_1"] for step in range(12)} == {1.0}
+    assert {strategy.lr_scales(step)["layer_1"] for step in range(12)} == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -240,14 +240,14 @@ def test_a_constant_curve_is_constant():
         ),
         (lambda: progressive(4, 8, 0).position(-1), "global_step is -1"),
         (lambda: Strategy("none", ()), "stages is"),
-        (lambda: Strategy("two", (stage(), stage(layer_rates=(1.0, 1.0)))), r"layer_rates is \[3, 2\]"),
+        (lambda: Strategy("two", (stage(), stage(layer_lr_scales=(1.0, 1.0)))), r"layer_lr_scales is \[3, 2\]"),
         (lambda: stage(depth=4), "depth is 4"),
-        (lambda: stage(pretraining=True), "depth is 2, but must be 3, all layers, for pretraining"),
+        (lambda: stage(use_distillation_loss=True), "depth is 2, but must be 3, all layers, for distillation losses"),
         (lambda: stage(transfer_layers=(2,)), r"transfer_layers is \(2,\), but must be layers that run"),
         (lambda: stage(transfer_layers=()), "transfer_layers is"),
-        (lambda: stage(layer_rates=(0.0, -1.0, 0.0)), "rates is .*not negative"),
-        (lambda: stage(layer_rates=(0.0, 0.0, 0.0)), "not all 0"),
-        (lambda: stage(layer_rates=(0.0, 1.0, 1.0)), "layer_rates is .*do not run"),
+        (lambda: stage(layer_lr_scales=(0.0, -1.0, 0.0)), "lr_scales is .*not negative"),
+        (lambda: stage(layer_lr_scales=(0.0, 0.0, 0.0)), "not all 0"),
+        (lambda: stage(layer_lr_scales=(0.0, 1.0, 1.0)), "layer_lr_scales is .*do not run"),
         (lambda: stage(curve="round"), "curve is 'round', but must be one of wave, linear, constant"),
         (lambda: stage(curve="linear", warmup=11), "warmup is 11, but must be from 0 to the 10 steps"),
         (lambda: stage(curve="wave", warmup=1), "warmup is 1, but must be 0 unless the curve is linear"),

@@ -5,6 +5,7 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
+from mobilebert_hf.distillation.networks import Needs
 from mobilebert_hf.distillation.teachers import EncoderTeacher
 
 SIZES = {
@@ -56,11 +57,11 @@ def test_layers_are_the_librarys(family):
     expected = transformers.AutoModel.from_config(model.config)
     expected.load_state_dict(model.state_dict())
     inputs = batch()
-    taken = {name: value for name, value in inputs.items() if name in teacher._inputs}
+    taken = {name: value for name, value in inputs.items() if name in teacher._accepted}
     states = expected.eval()(**taken, output_hidden_states=True).hidden_states
-    outputs = teacher(**inputs, capture_layers=(0, 2))
-    torch.testing.assert_close(outputs.layer_outputs[0], states[1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(outputs.layer_outputs[1], states[3], rtol=1e-4, atol=1e-5)
+    outputs = teacher(inputs, Needs(features=(0, 2)))
+    torch.testing.assert_close(outputs.features[0], states[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs.features[2], states[3], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(outputs.last_hidden_state, states[3], rtol=1e-4, atol=1e-5)
 
 
@@ -68,12 +69,12 @@ def test_layers_are_the_librarys(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_above_the_depth_is_run(family):
     teacher = EncoderTeacher(build(family))
-    full = teacher(**batch(), capture_layers=(1,))
+    full = teacher(batch(), Needs(features=(1,)))
     with FlopCounterMode(display=False) as counter:
-        part = teacher(**batch(), stop_layer=2, capture_layers=(1,))
+        part = teacher(batch(), Needs(depth=2, features=(1,)))
     with FlopCounterMode(display=False) as whole:
-        teacher(**batch())
-    torch.testing.assert_close(part.layer_outputs[0], full.layer_outputs[0], rtol=0, atol=0)
+        teacher(batch(), Needs())
+    torch.testing.assert_close(part.features[1], full.features[1], rtol=0, atol=0)
     assert part.last_hidden_state is None
     assert counter.get_total_flops() == pytest.approx(whole.get_total_flops() * 2 / 3, rel=0.05)
 
@@ -85,11 +86,12 @@ def test_only_predicted_positions_become_logits(family):
     inputs = batch()
     wanted = inputs["attention_mask"].bool() & (torch.arange(9) % 3 == 1)
     teacher = EncoderTeacher(model)
-    taken = {name: value for name, value in inputs.items() if name in teacher._inputs}
+    taken = {name: value for name, value in inputs.items() if name in teacher._accepted}
     expected = model(**taken).logits[wanted]
-    outputs = teacher(**inputs, capture_layers=(2,), prediction_mask=wanted)
-    torch.testing.assert_close(outputs.prediction_logits, expected, rtol=1e-4, atol=1e-5)
-    assert outputs.layer_outputs[0].shape == (2, 9, 32)
+    inputs["labels"] = torch.where(wanted, 1, -100)
+    outputs = teacher(inputs, Needs(features=(2,), heads=True))
+    torch.testing.assert_close(outputs.masked_lm_logits, expected, rtol=1e-4, atol=1e-5)
+    assert outputs.features[2].shape == (2, 9, 32)
 
 
 @torch.no_grad()
@@ -98,20 +100,22 @@ def test_projections_give_the_librarys_probabilities(family):
     model = build(family)
     teacher = EncoderTeacher(model)
     inputs = batch()
-    [found] = teacher(**inputs, stop_layer=2, capture_projections=(1,)).projections
+    outputs = teacher(inputs, Needs(depth=2, scores=(1,), projections=(1,)))
+    found = outputs.projections[1]
     assert model.config._attn_implementation == "sdpa", "the kernel is put back"
     model.set_attn_implementation("eager")
-    taken = {name: value for name, value in inputs.items() if name in teacher._inputs}
+    taken = {name: value for name, value in inputs.items() if name in teacher._accepted}
     probabilities = model(**taken, output_attentions=True).attentions[1]
     scores = found.query @ found.key.transpose(2, 3) * found.scaling
+    torch.testing.assert_close(outputs.scores[1], scores)
     scores = scores.masked_fill(~inputs["attention_mask"].bool()[:, None, None, :], -torch.inf)
     torch.testing.assert_close(scores.softmax(-1)[0], probabilities[0], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_what_cannot_be_read_is_said():
-    with pytest.raises(ValueError, match="MPNetModel does not use the library's attention interface"):
-        EncoderTeacher(build("MPNet"))(**batch(), capture_projections=(0,))
+    with pytest.raises(ValueError, match="MPNetModel does not use the attention interface"):
+        EncoderTeacher(build("MPNet"))(batch(), Needs(projections=(0,)))
     sizes = {**SIZES, "embedding_size": 16}
     with pytest.raises(ValueError, match=r"AlbertModel cannot be a teacher: it has no list of its 3 layers"):
         EncoderTeacher(transformers.AlbertModel(transformers.AlbertConfig(**sizes)))

@@ -40,7 +40,7 @@ def independent_loss(stage, student, teacher, batch, alpha=0.5, temperature=1.0)
     soft = (target * (target.log() - (logits / temperature).log_softmax(-1))).sum(-1).mean() * temperature**2
     sentences = student.seq_relationship_logits.log_softmax(-1)
     sentence = -sentences[range(len(sentences)), batch["next_sentence_label"]].mean()
-    return loss + float(stage.pretraining) * (alpha * hard + (1 - alpha) * soft + sentence)
+    return loss + float(stage.use_distillation_loss) * (alpha * hard + (1 - alpha) * soft + sentence)
 
 
 STAGES = [
@@ -57,7 +57,7 @@ def test_a_stage_equals_both_networks_run_in_full(make_trainer, batch, strategy,
     student = copy.deepcopy(trainer.model).eval()
     stage = enter_stage(trainer, index)
     loss, actual = backward(trainer, batch)
-    expected_loss = independent_loss(stage, student, copy.deepcopy(trainer.teacher), batch)
+    expected_loss = independent_loss(stage, student, copy.deepcopy(trainer.teacher.model), batch)
     expected_loss.backward()
     assert_close(loss, expected_loss.detach())
     expected = gradients(student)
@@ -65,7 +65,7 @@ def test_a_stage_equals_both_networks_run_in_full(make_trainer, batch, strategy,
     learning = {
         id(parameter)
         for group in trainer.optimizer.param_groups
-        if stage.rates[group["name"]] > 0
+        if stage.lr_scales[group["name"]] > 0
         for parameter in group["params"]
     }
     assert learning
@@ -83,7 +83,7 @@ def test_alpha_and_temperature_reach_the_loss(make_trainer, batch, alpha, temper
     trainer.model.eval()
     with torch.no_grad():
         loss = trainer.compute_loss(trainer.model, batch)
-        assert_close(loss, independent_loss(stage, trainer.model, trainer.teacher, batch, alpha, temperature))
+        assert_close(loss, independent_loss(stage, trainer.model, trainer.teacher.model, batch, alpha, temperature))
 
 
 @pytest.mark.parametrize("counted", TERMS)
@@ -93,7 +93,7 @@ def test_each_weight_reaches_its_term(make_trainer, batch, counted):
     trainer.model.eval()
     with torch.no_grad():
         lengths = batch["attention_mask"].sum(1).tolist()
-        networks = (in_full(network, batch) for network in (trainer.model, trainer.teacher))
+        networks = (in_full(network, batch) for network in (trainer.model, trainer.teacher.model))
         terms = independent_transfer_terms(*networks, 1, lengths)
         assert_close(trainer.compute_loss(trainer.model, batch), 7.0 * terms[counted] / LAYERS)
 
@@ -193,16 +193,20 @@ def test_nothing_runs_above_the_depth_nor_learns_below_the_learning_layer(make_t
         inputs.append(args[0])
         materialized.append(options["materialize"])
 
-    for network in (trainer.teacher, trainer.model):
+    for network in (trainer.teacher.model, trainer.model):
         for layer in network.mobilebert.encoder.layer:
             layer.register_forward_pre_hook(record, with_kwargs=True)
         network.cls.predictions.register_forward_pre_hook(lambda head, args: predicted.append(len(args[0])))
     backward(trainer, batch)
     assert materialized == 2 * [layer in stage.transfer_layers for layer in range(stage.depth)]
-    assert predicted == ([(batch["labels"] != -100).sum()] * 2 if stage.pretraining else []), "masked positions alone"
+    assert predicted == ([(batch["labels"] != -100).sum()] * 2 if stage.use_distillation_loss else []), (
+        "masked positions alone"
+    )
     depth = stage.depth
     expected = [
-        layer for network in (trainer.teacher, trainer.model) for layer in network.mobilebert.encoder.layer[:depth]
+        layer
+        for network in (trainer.teacher.model, trainer.model)
+        for layer in network.mobilebert.encoder.layer[:depth]
     ]
     assert ran == expected, "each layer up to the depth, once"
     teacher_inputs, student_inputs = inputs[:depth], inputs[depth:]
@@ -228,7 +232,7 @@ def test_the_teacher_is_of_bfloat16_where_the_hardware_is_made_for_it(
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": multiplies_in_bfloat16})
     expected = torch.bfloat16 if multiplies_in_bfloat16 else torch.float32
-    assert make_trainer(teacher_dtype="auto").teacher.dtype == expected
+    assert make_trainer(teacher_dtype="auto").teacher.model.dtype == expected
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def glue_folder(tmp_path_factory):
         for name in names:
             labelled = name.startswith(("train", "dev"))
             header = ["index", "sentence"] if task == "CoLA" else ["index", "sentence1", "sentence2"]
-            count = 400 if name == "train" else 24
+            # What MNLI says is learned by no test.
+            count = 24 if name != "train" else 80 if task == "MNLI" else 400
             text = "\n".join(["\t".join([*header, *(["label"] if labelled else [])]), *lines(task, count, labelled)])
             (folder / task / f"{name}.tsv").write_text(text + "\n")
     return str(folder)

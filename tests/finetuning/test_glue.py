@@ -1,8 +1,9 @@
 """`recipes/glue.py` on small files: runs that go on, a table, and what the server takes."""
 
 import json
+import os
 import shutil
-import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments, 
 from mobilebert_hf import MobileBertConfig, MobileBertForPreTraining
 from mobilebert_hf.deployment import export
 from mobilebert_hf.deployment.scoring import score_export
+from mobilebert_hf.finetuning import glue
 from mobilebert_hf.finetuning.encoder import EncoderArguments
 from mobilebert_hf.finetuning.glue import RECIPE_ARGUMENTS, GlueArguments, finetune_glue
 from mobilebert_hf.finetuning.sweep import GridArguments
 from mobilebert_hf.recipe import parse_recipe
 
-from ..workshop import RECIPES, Workshop
+from ..workshop import RECIPES, fork_with
 from .conftest import SIZES
 
 TRAINING = {
@@ -217,26 +219,21 @@ def test_the_recipes_files_are_understood(recipe):
     assert grid.seeds
 
 
-def test_a_killed_sweep_goes_on_from_the_command_line(pretrained, glue_folder, tmp_path, tiny_corpus):
-    workshop = Workshop(tmp_path, tiny_corpus)
+def die_after_the_first_run():
+    real = glue.keep_best_model
+    glue.keep_best_model = lambda folder: (real(folder), os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_a_killed_sweep_goes_on(pretrained, glue_folder, tmp_path):
     output = tmp_path / "runs"
-    values = {"model": pretrained, "data": glue_folder, "tasks": "cola", "max_seq_length": 32, "seeds": [1, 2]}
+    values = {"model": pretrained, "data": glue_folder, "tasks": ["cola"], "max_seq_length": 32, "seeds": [1, 2]}
     options = {**values, **TRAINING, "output_dir": str(output), "save_strategy": "steps", "save_steps": 50}
-    command = [sys.executable, str(RECIPES / "glue.py")]
-    for name, value in options.items():
-        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    stopping = "import sys, runpy; sys.argv = sys.argv[1:]; from mobilebert_hf.finetuning import glue as g\n" + (
-        "def die(*a, **k): import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n"
-        "real = g.keep_best_model\n"
-        "g.keep_best_model = lambda folder: (real(folder), die())\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    killed = workshop.run(sys.executable, "-c", stopping, *command[1:])
-    assert killed.returncode == -9, killed.stderr[-2000:]
+    killed = fork_with("glue", tmp_path / "killed.yaml", die_after_the_first_run, **options)
+    assert killed.exit_code == -signal.SIGKILL, killed.output[-2000:]
     [first] = output.glob("CoLA/*/results.json")
     before = first.read_bytes()
-    ended = workshop.run(*command)
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    ended = fork_with("glue", tmp_path / "ended.yaml", **options)
+    assert ended.exit_code == 0, ended.output[-2000:]
     assert first.read_bytes() == before
     assert len(list(output.glob("CoLA/*/results.json"))) == 2
-    assert "GLUE, dev" in ended.stdout
+    assert "GLUE, dev" in ended.output

@@ -1,9 +1,9 @@
 """`recipes/squad.py` on small official files: answers, scores, and interrupted runs."""
 
 import json
+import os
 import random
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,10 @@ from mobilebert_hf.finetuning.squad import (
 )
 from mobilebert_hf.recipe import parse_recipe
 from mobilebert_hf.tasks.squad_scores import squad_scores, squad_v2_scores
+from mobilebert_hf.training import DurableTrainer
 
 from ..data.conftest import WORDS
-from ..workshop import RECIPES, Workshop
+from ..workshop import RECIPES, fork_with
 
 WINDOWS = {"max_seq_length": 40, "doc_stride": 8, "max_question_length": 12, "feature_processes": 1}
 
@@ -156,8 +157,18 @@ def test_the_recipes_files_are_understood(recipe):
     assert training.output_dir
 
 
-def test_an_interrupted_run_goes_on_to_the_same_answers(pretrained, files, tmp_path, tiny_corpus):
-    workshop = Workshop(tmp_path, tiny_corpus)
+def interrupt_at_step_6():
+    real = DurableTrainer.training_step
+
+    def step(self, *args, **kwargs):
+        if self.state.global_step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args, **kwargs)
+
+    DurableTrainer.training_step = step
+
+
+def test_an_interrupted_run_goes_on_to_the_same_answers(pretrained, files, tmp_path):
     options = {
         "model": pretrained,
         "train": files["train"],
@@ -169,30 +180,17 @@ def test_an_interrupted_run_goes_on_to_the_same_answers(pretrained, files, tmp_p
         "use_cpu": True,
     }
 
-    def command(output):
-        words = [sys.executable, str(RECIPES / "squad.py")]
-        for name, value in {**options, "output_dir": output}.items():
-            words += [f"--{name}", str(value)]
-        return words
+    def launch(output, before=None):
+        return fork_with("squad", tmp_path / "squad.yaml", before, **options, output_dir=str(output))
 
-    whole = workshop.run(*command(tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr[-2000:]
-    stop_at_6 = (
-        "import sys, runpy, os, signal; sys.argv = sys.argv[1:]\n"
-        "from mobilebert_hf.training import durable\n"
-        "real = durable.DurableTrainer.training_step\n"
-        "def step(self, *args, **kwargs):\n"
-        "    if self.state.global_step == 6: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    return real(self, *args, **kwargs)\n"
-        "durable.DurableTrainer.training_step = step\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    stopped = workshop.run(sys.executable, "-c", stop_at_6, *command(tmp_path / "parts")[1:])
-    assert stopped.returncode == 0, stopped.stderr[-2000:]
-    assert signal.Signals.SIGTERM.name in stopped.stderr
+    whole = launch(tmp_path / "whole")
+    assert whole.exit_code == 0, whole.output[-2000:]
+    stopped = launch(tmp_path / "parts", interrupt_at_step_6)
+    assert stopped.exit_code == 0, stopped.output[-2000:]
+    assert signal.Signals.SIGTERM.name in stopped.output
     assert not (tmp_path / "parts" / "predictions.json").exists()
-    resumed = workshop.run(*command(tmp_path / "parts"))
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    resumed = launch(tmp_path / "parts")
+    assert resumed.exit_code == 0, resumed.output[-2000:]
     for name in ("model.safetensors", "predictions.json"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

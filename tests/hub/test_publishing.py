@@ -18,7 +18,7 @@ from mobilebert_hf.hub import prepared, publish
 from ..data.conftest import write_corpus
 from ..deployment.test_exporting import save
 from ..models.helpers import build, run
-from ..workshop import Workshop
+from ..workshop import RECIPES, Workshop
 from .hub_server import HubServer
 
 WRITER, READER = "hf_writer", "hf_reader"
@@ -174,7 +174,13 @@ with torch.inference_mode():
 """
 
 
-@pytest.mark.parametrize("head", ["Model", "ForPreTraining", "ForSequenceClassification"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(pytest.param(head, marks=pytest.mark.slow) for head in ("Model", "ForSequenceClassification")),
+        "ForPreTraining",
+    ],
+)
 def test_a_teacher_loads_with_its_code(head, here, tmp_path):
     model = build("IBBert", head)
     model.save_pretrained(tmp_path / "teacher")
@@ -320,7 +326,7 @@ rows = [{"input_ids": torch.arange(5, 15), "attention_mask": torch.ones(10, dtyp
     "token_type_ids": torch.zeros(10, dtype=torch.long), "labels": torch.arange(5, 15),
     "next_sentence_label": torch.tensor(0)}] * 16
 arguments = DistillationArguments(sys.argv[1], transfer_steps=3, distillation_steps=1, save_strategy="no",
-    use_cpu=True, hub_model_id="org/student", report_to="none")
+    use_cpu=True, strategy="progressive", hub_model_id="org/student", report_to="none")
 trainer = DistillationTrainer(MobileBertForPreTraining(student_config()), IBBertForPreTraining(teacher_config()),
     arguments, train_dataset=rows)
 trainer.train()
@@ -338,14 +344,19 @@ def workshop(here, tiny_tokenizer, tmp_path):
 
 
 def pretrain_and_push(workshop, **options):
-    trained = workshop.pretrain(
+    values = workshop.pretraining(
         tokenizer=str(workshop.folder / "tokenizer"), push_to_hub=True, hub_model_id="org/teacher", **options
     )
+    config = workshop.write("pretrain", **values)
+    trained = workshop.run(sys.executable, str(RECIPES / "pretrain.py"), "--config", str(config))
     assert trained.returncode == 0, trained.stderr[-2000:]
     return trained.stderr
 
 
-@pytest.mark.parametrize(("strategy", "kept"), [("every_save", []), ("checkpoint", ["last-checkpoint"])])
+@pytest.mark.parametrize(
+    ("strategy", "kept"),
+    [("every_save", []), pytest.param("checkpoint", ["last-checkpoint"], marks=pytest.mark.slow)],
+)
 def test_a_recipe_publishes_while_it_trains_and_at_its_end(strategy, kept, here, workshop, tmp_path):
     printed = pretrain_and_push(workshop, save_steps=2, hub_strategy=strategy, hub_always_push=True)
     assert "was not uploaded" not in printed

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import ModelCard
 
-from mobilebert_hf.distillation.facts import describe_distilled, describe_student
+from mobilebert_hf.distillation.facts import describe_distilled, describe_pretrained, describe_student
 from mobilebert_hf.finetuning.facts import describe_glue_model, describe_squad_model
 from mobilebert_hf.hub.card import MARKER, CardData, eval_results, render_card
 from mobilebert_hf.hub.run_card import describe, is_own_card, write_run_card
-from mobilebert_hf.pretraining.facts import describe_pretrained
 from mobilebert_hf.runs.facts import ModelFacts, ModelRecord, Source
 from mobilebert_hf.runs.run_folder import Recipe
 from mobilebert_hf.tasks.glue_tasks import TASKS

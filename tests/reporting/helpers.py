@@ -4,6 +4,7 @@ import json
 
 import yaml
 
+from mobilebert_hf.distillation import PAPER
 from mobilebert_hf.runs.stages import RunStage, RunStages
 
 TERMS = ("feature_map", "mean", "variance", "attention")
@@ -39,6 +40,6 @@ def write_stages(folder, steps, layers, weights=None):
 
 
 def write_recipe(folder, **values):
-    """The recipe of a distillation."""
-    recipe = {"teacher": "runs/teacher", "corpus": ["corpus.txt"], "output_dir": str(folder), **values}
+    """The recipe of a progressive distillation."""
+    recipe = {**PAPER, "teacher": "runs/teacher", "corpus": ["corpus.txt"], "output_dir": str(folder), **values}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

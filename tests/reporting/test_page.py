@@ -4,8 +4,6 @@ import base64
 import io
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,14 +13,12 @@ import pytest
 from PIL import Image
 
 from mobilebert_hf.data import PretrainingDataArguments
-from mobilebert_hf.distillation.run import StudentArguments, distill
-from mobilebert_hf.distillation.trainer import DistillationArguments
-from mobilebert_hf.pretraining.run import ModelArguments, pretrain
-from mobilebert_hf.pretraining.trainer import PreTrainingArguments
+from mobilebert_hf.distillation import ModelArguments, StudentArguments, distill, pretrain
 from mobilebert_hf.reporting import write_report
 from mobilebert_hf.reporting.page import format_hours
+from mobilebert_hf.training import PreTrainingArguments
 
-from ..helpers import training_arguments
+from ..helpers import mobilebert, paper_arguments, training_arguments
 from .helpers import evaluation_line, training_line, write_recipe, write_state
 
 NETWORK = {"num_hidden_layers": 2, "hidden_size": 32, "embedding_size": 16, "max_position_embeddings": 32}
@@ -64,8 +60,8 @@ def runs(tmp_path_factory, tiny_corpus, tiny_tokenizer):
     teacher = training_arguments(PreTrainingArguments, folder / "teacher", max_steps=10, **often)
     pretrain(ModelArguments("ib-bert-large", TEACHER, str(tokenizer)), data, teacher)
     steps = {"transfer_steps": 10, "distillation_steps": 10}
-    student = training_arguments(DistillationArguments, folder / "student", **steps, **often)
-    distill(StudentArguments(str(folder / "teacher"), "mobilebert", STUDENT), data, student)
+    student = paper_arguments(folder / "student", **steps, **often)
+    distill(StudentArguments(str(folder / "teacher"), config_overrides=STUDENT), data, student)
     return folder
 
 
@@ -112,11 +108,9 @@ def test_a_real_distillation_is_drawn_and_told(runs, tmp_path):
     assert "transfer_steps: 10" in text
 
 
-def test_a_real_pre_training_is_drawn_into_its_folder_by_the_command(runs):
-    command = [str(Path(sys.executable).with_name("mobilebert-hf")), "report", str(runs / "teacher")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    paths = [Path(line) for line in done.stdout.split()]
+def test_a_real_pre_training_is_drawn_into_its_folder_by_the_command(runs, monkeypatch, capsys):
+    assert mobilebert(monkeypatch, "report", runs / "teacher") == 0
+    paths = [Path(line) for line in capsys.readouterr().out.split()]
     assert paths == [runs / "teacher" / "report.png", runs / "teacher" / "report.html"]
     text = Page(paths[1]).text
     assert "teacher: pre-training" in text

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from mobilebert_hf.reporting.run_log import TRANSFER_TERMS, read_run
+from mobilebert_hf.reporting.run_log import read_run
 
-from .helpers import evaluation_line, training_line, write_stages, write_state
+from .helpers import TERMS, evaluation_line, training_line, write_stages, write_state
 
 PRETRAINING = {"masked_lm_loss": 5.0, "masked_lm_distillation": 2.0, "next_sentence_loss": 0.7}
 
@@ -116,7 +116,7 @@ def test_rates_are_the_logged_ones(tmp_path):
 
 
 def test_a_layers_loss_has_the_runs_weights(tmp_path):
-    weights = {term: 10.0**index for index, term in enumerate(TRANSFER_TERMS)}
+    weights = {term: 10.0**index for index, term in enumerate(TERMS)}
     write_progressive(tmp_path, [training_line(4, 0, [0]), evaluation_line(4, [0, 1])], weights=weights)
     run = read_run(tmp_path)
     assert run.layer_losses(run.evaluations[0], "eval_") == [1111.0, 2222.0]

@@ -17,11 +17,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from transformers.utils import logging
 
 from ..data import PretrainingDataArguments, load_tokenizer, train_wordpiece
-from ..distillation.run import StudentArguments, distill
-from ..distillation.trainer import DistillationArguments, DistillationTrainer
-from ..pretraining.run import ModelArguments, pretrain
-from ..pretraining.trainer import PreTrainer, PreTrainingArguments
+from ..distillation import (
+    PAPER,
+    DistillationArguments,
+    DistillationTrainer,
+    ModelArguments,
+    StudentArguments,
+    distill,
+    pretrain,
+)
 from ..tables import terminal_table
+from ..training import PreTrainingArguments
 from .classification import fine_tune, latencies, load_task
 from .corpus import TEXTBOOKS
 from .report import Result, plot_losses, table_rows
@@ -95,7 +101,7 @@ class Demo:
         train_wordpiece(self.data.corpus, self.settings.vocab_size, self.tokenizer)
         self.console.print(f"{self.settings.vocab_size} pieces, trained on the textbooks")
 
-    def pretrain_teacher(self) -> PreTrainer:
+    def pretrain_teacher(self) -> DistillationTrainer:
         """A small IB-BERT, pre-trained on masked words and next sentences."""
         self.console.rule("2. Teacher: a small IB-BERT, pre-trained")
         arguments = self._arguments("teacher", max_steps=self.settings.teacher_steps, warmup_steps=0.1)
@@ -111,10 +117,10 @@ class Demo:
             distillation_steps=self.settings.distillation_steps,
             distillation_warmup_ratio=0.1,
         )
-        student = StudentArguments(str(self.output_dir / "teacher"), "mobilebert", json.dumps(STUDENT))
-        return distill(student, self.data, DistillationArguments(**arguments))
+        student = StudentArguments(str(self.output_dir / "teacher"), config_overrides=json.dumps(STUDENT))
+        return distill(student, self.data, DistillationArguments(**{**PAPER, **arguments}))
 
-    def pretrain_student_alone(self) -> PreTrainer:
+    def pretrain_student_alone(self) -> DistillationTrainer:
         """The same student without any transfer, for as many steps."""
         self.console.rule("4. The same student without transfer, for as many steps")
         steps = self.settings.transfer_steps + self.settings.distillation_steps
@@ -123,7 +129,7 @@ class Demo:
         model = ModelArguments("mobilebert", json.dumps(shape), str(self.tokenizer))
         return pretrain(model, self.data, PreTrainingArguments(**arguments))
 
-    def compare(self, trainers: dict[str, PreTrainer]) -> list[Result]:
+    def compare(self, trainers: dict[str, DistillationTrainer]) -> list[Result]:
         """Fine-tunes each model on the task and measures all of them."""
         self.console.rule("5. Fine-tuning: which textbook is a paragraph from?")
         tokenizer = load_tokenizer(self.tokenizer)
@@ -162,7 +168,9 @@ class Demo:
         best = ", ".join(f"{guess['token_str']} ({guess['score']:.0%})" for guess in guesses)
         self.console.print(f"“{text}”: {best}", markup=False)
 
-    def report(self, results: list[Result], trainers: dict[str, PreTrainer], boundaries: tuple[int, ...]) -> None:
+    def report(
+        self, results: list[Result], trainers: dict[str, DistillationTrainer], boundaries: tuple[int, ...]
+    ) -> None:
         """Writes results and picture, and prints the table."""
         histories = {name: trainer.state.log_history for name, trainer in trainers.items()}
         plot_losses(histories, boundaries, self.output_dir / "losses.png")
@@ -212,6 +220,7 @@ def run_demo(output_dir: Path, settings: DemoSettings | None = None) -> list[Res
         trainers = {"teacher": teacher, "student": student, "student-alone": demo.pretrain_student_alone()}
         results = demo.compare(trainers)
         demo.use_student()
+    assert student.strategy is not None
     demo.report(results, trainers, student.strategy.boundaries)
     return results
 

@@ -1,7 +1,6 @@
-"""How much arithmetic a training step of a stage takes: for the time left, and for the share of the hardware's peak.
+"""The FLOPs of a training step in a stage: for the time left, and for the utilization of the hardware.
 
-Only matrix products count, at 2 FLOPs for each multiplication, as usual. Norms, activations, softmax and the losses
-take time, but next to no FLOPs.
+Only matmuls count, at 2 FLOPs for each multiplication. Norms, activations, softmax and the losses have few FLOPs.
 """
 
 from collections.abc import Sequence
@@ -33,42 +32,42 @@ def step_flops(
 ) -> StepFlops:
     """The FLOPs of one step.
 
-    A gradient costs a product as large as the forward pass' for the weights of what learns, and another one for the
-    activations of every layer from the lowest one that learns on. (The very first product of that layer needs none:
-    it is counted nevertheless, at most a few percent of a layer.)
+    The backward pass has a matmul as large as that of the forward pass for the weights that are trained, and another
+    one for the activations of every layer from the lowest trained layer on. (The first matmul of that layer needs
+    none; it is counted nevertheless, at most a few percent of a layer.)
 
     Args:
-        stage: Says what runs and what learns.
-        student: The network; only the shapes of its weights matter.
-        teacher: As well.
-        tokens: In the batch, padding included.
-        length: Tokens of a sequence.
-        predictions: Masked positions in the batch.
-        mapping: For each layer of the student the teacher's; by default the one with the same index.
+        stage: Says what runs and what is trained.
+        student: The student; only the shapes of its weights matter.
+        teacher: The teacher, likewise.
+        tokens: The number of tokens of the batch, including padding.
+        length: The number of tokens of a sequence.
+        predictions: The number of masked positions of the batch.
+        mapping: The teacher's layer for each layer of the student; by default the one with the same index.
     """
     forward = backward = 0.0
-    flows = stage.embedding_rate > 0  # whether something so far learns, and gradients have to come this far
-    embeddings = _products(_embeddings(student), tokens)
+    flows = stage.embedding_lr_scale > 0  # whether something so far is trained, so that gradients are needed here
+    embeddings = _matmuls(_embeddings(student), tokens)
     forward += embeddings
     backward += 2 * embeddings * flows
-    for layer, rate in zip(find_layers(student), stage.layer_rates[: stage.depth], strict=False):
-        products, attention = _products(layer, tokens), _attention(student, tokens, length)
-        # A layer on the teacher's features hands no gradient down.
+    for layer, rate in zip(find_layers(student), stage.layer_lr_scales[: stage.depth], strict=False):
+        matmuls, attention = _matmuls(layer, tokens), _attention(student, tokens, length)
+        # A layer with the teacher's features as input passes no gradient down.
         flows = (flows and not stage.parallel) or rate > 0
-        forward += products + attention
-        backward += products * (rate > 0) + (products + 2 * attention) * flows
-    if stage.pretraining:
+        forward += matmuls + attention
+        backward += matmuls * (rate > 0) + (matmuls + 2 * attention) * flows
+    if stage.use_distillation_loss:
         heads = _heads(student, predictions)
         forward += heads
-        backward += heads * (1 + (stage.head_rate > 0))
+        backward += heads * (1 + (stage.head_lr_scale > 0))
     return StepFlops(_forward(teacher, stage, mapping, tokens, length, predictions), forward, backward)
 
 
 def forward_flops(network: PreTrainedModel, tokens: float, length: int) -> float:
     """The FLOPs of an encoder's forward pass, without heads."""
     layers = find_layers(network)
-    encoder = sum(_products(layer, tokens) + _attention(network, tokens, length) for layer in layers)
-    return _products(_embeddings(network), tokens) + encoder
+    encoder = sum(_matmuls(layer, tokens) + _attention(network, tokens, length) for layer in layers)
+    return _matmuls(_embeddings(network), tokens) + encoder
 
 
 def _forward(
@@ -81,17 +80,17 @@ def _forward(
 ) -> float:
     depth = stage.depth if mapping is None else mapping[stage.depth - 1] + 1
     layers = find_layers(network)[:depth]
-    encoder = sum(_products(layer, tokens) + _attention(network, tokens, length) for layer in layers)
-    heads = _heads(network, predictions) if stage.pretraining else 0.0
-    return _products(_embeddings(network), tokens) + encoder + heads
+    encoder = sum(_matmuls(layer, tokens) + _attention(network, tokens, length) for layer in layers)
+    heads = _heads(network, predictions) if stage.use_distillation_loss else 0.0
+    return _matmuls(_embeddings(network), tokens) + encoder + heads
 
 
 def _embeddings(network: PreTrainedModel) -> nn.Module:
     return network.base_model.get_submodule("embeddings")
 
 
-def _products(module: nn.Module, rows: float) -> float:
-    return 2 * rows * _weights(module)
+def _matmuls(module: nn.Module, positions: float) -> float:
+    return 2 * positions * _weights(module)
 
 
 def _weights(module: nn.Module) -> int:
@@ -99,7 +98,7 @@ def _weights(module: nn.Module) -> int:
 
 
 def _attention(network: PreTrainedModel, tokens: float, length: int) -> float:
-    """A layer's scores, and their product with the values."""
+    """The scores of a layer, and their matmul with the values."""
     return 2 * 2 * tokens * length * getattr(network.config, "true_hidden_size", network.config.hidden_size)
 
 

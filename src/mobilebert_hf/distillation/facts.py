@@ -1,52 +1,54 @@
-"""What distillation says of its students, and of the stages of its runs."""
+"""What a run of pre-training or distillation says about its model and its stages."""
 
-from dataclasses import asdict
+from collections.abc import Iterable
 from typing import Any
 
 from ..runs.facts import PICTURE, ModelFacts, Score, Source, recipe_command
 from ..runs.stages import RunStage, RunStages
 from ..tables import Rows
-from .objectives import TransferWeights
+from .objectives import LayerObjective, Objective
 from .stages import Strategy
 
 STSB = {"task": "sentence-similarity", "name": "STS-B", "dataset": "nyu-mll/glue", "config": "stsb"}
 
 
-def describe_stages(strategy: Strategy, weights: TransferWeights) -> RunStages:
-    """The stages of a strategy with the steps at which they begin and end."""
+def describe_stages(strategy: Strategy, objectives: Iterable[Objective]) -> RunStages:
+    """The stages of a strategy, the steps at which they begin and end, and the weights of the transfer losses."""
     ends = (*strategy.boundaries[1:], strategy.steps)
     stages = tuple(
-        RunStage(stage.name, start, end, stage.transfer_layers, stage.pretraining, stage.depth)
+        RunStage(stage.name, start, end, stage.transfer_layers, stage.use_distillation_loss, stage.depth)
         for stage, start, end in zip(strategy.stages, strategy.boundaries, ends, strict=True)
     )
-    return RunStages(strategy.name, stages, asdict(weights))
+    weights: dict[str, float] = {}
+    for objective in objectives:
+        if isinstance(objective, LayerObjective):
+            weights.update(objective.weights)
+    return RunStages(strategy.name, stages, weights)
+
+
+def describe_pretrained(model_type: str) -> ModelFacts:
+    """A model that was pre-trained without a teacher; `model_type` as in its configuration."""
+    summary = "A teacher, IB-BERT, pre-trained on masked words and next sentences, from scratch."
+    if model_type == "mobilebert":
+        summary = "A MobileBERT pre-trained from scratch, without a teacher."
+    return ModelFacts(summary=summary, picture=PICTURE, command=recipe_command("pretrain"))
 
 
 def describe_distilled(teacher: Any, strategy: str) -> ModelFacts:
-    """Of a student of an IB-BERT, whose configuration says where it was loaded from."""
+    """A student of a teacher with this configuration, which says where it was loaded from."""
     return ModelFacts(
         summary=f"A MobileBERT distilled from its teacher {{source}} by {strategy} knowledge transfer.",
         source=Source.of("teacher", teacher.config.name_or_path),
         picture=PICTURE,
-        command=recipe_command("distil_student"),
-    )
-
-
-def describe_student_in_training(teacher: Any) -> ModelFacts:
-    """Of a student of any other encoder, known by its configuration, until it is compared with its teacher."""
-    return ModelFacts(
-        summary="A MobileBERT student of {source}, in training.",
-        source=Source.of("teacher", teacher.config.name_or_path),
-        picture=PICTURE,
-        command=recipe_command("distil_any"),
+        command=recipe_command("distill"),
     )
 
 
 def describe_student(teacher: str, results: dict[str, Any], rows: Rows) -> ModelFacts:
-    """Of a student of any other encoder, with what `write_results` measured.
+    """A student that was compared with its teacher.
 
     Args:
-        teacher: Hub id or folder.
+        teacher: Hub id or folder of the teacher.
         results: The content of `results.json`.
         rows: The table of it.
     """
@@ -55,14 +57,14 @@ def describe_student(teacher: str, results: dict[str, Any], rows: Rows) -> Model
         value = 100 * results["student"]["task"]
         scores = (Score(**STSB, split=results["task"]["split"], metric="spearman_cosine", value=value),)
     return ModelFacts(
-        summary="A MobileBERT student of {source}, made by layer-wise knowledge transfer in "
+        summary="A MobileBERT student of {source}, distilled by layer-wise knowledge transfer in "
         f"{results['minutes']:.0f} minutes on {results['device']}.",
         source=Source.of("teacher", teacher),
         scores=scores,
         results=tuple(tuple(row) for row in rows),
-        results_note="Features, pooled outputs and masked-LM scores are those of held-out text of the corpus; latency "
-        f"is that of one text of {results['length']} tokens in PyTorch on the processor of the machine that made the "
+        results_note="Features, pooled outputs and masked-LM scores were measured on held-out text of the corpus. "
+        f"Latency is that of one text of {results['length']} tokens in PyTorch on the processor that trained the "
         "student, both networks in turns, the student folded.",
         picture=PICTURE,
-        command=recipe_command("distil_any"),
+        command=recipe_command("distill"),
     )

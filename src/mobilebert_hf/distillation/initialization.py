@@ -1,11 +1,11 @@
-"""What a student takes over from its teacher before any step of training."""
+"""What a student copies from an IB-BERT teacher before training."""
 
 import torch
+from transformers import PreTrainedConfig
 
-from ..models.configuration import MobileBertConfig
 from ..models.modeling_mobilebert import MobileBertForPreTraining
 
-# Same widths on both sides, because transfer compares the two networks there.
+# Fields that must be equal because transfer compares the two models there.
 MATCHED_FIELDS = (
     "num_hidden_layers",
     "hidden_size",
@@ -18,7 +18,7 @@ MATCHED_FIELDS = (
 )
 
 
-def check_match(student: MobileBertConfig, teacher: MobileBertConfig) -> None:
+def check_match(student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
     """Raises a ValueError that names every field in which the two cannot be compared layer by layer."""
     different = [name for name in MATCHED_FIELDS if getattr(student, name) != getattr(teacher, name)]
     if different:

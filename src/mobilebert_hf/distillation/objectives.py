@@ -1,311 +1,380 @@
-"""The objectives of knowledge transfer and of pre-training distillation, as pure functions of tensors.
+"""Objectives: what a student learns from a teacher or from labels.
 
-Every function computes in float32 whatever dtype comes in, and returns one value per position, not reduced.
-The caller drops padding and divides by the number of real positions over all devices and accumulated batches,
-which no single call can know; [`masked_mean`] takes that number.
+An objective is a small object. It says what it needs of both networks in a stage, computes its loss from that, and
+computes its metrics for evaluation. `DistillationTrainer` takes a list of objectives and adds up their losses. To add
+an objective, write a class here or in your own code and pass an instance to the trainer.
 
-Source: Sun et al., "MobileBERT" (arXiv 2004.02984), "Training Objectives", and the original TF 1 code, from
-which the decomposition of the feature-map objective and the default weights come.
+A `LayerObjective` compares the layers of a stage, an `OutputObjective` the outputs of the whole model.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from math import gcd
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-# That of every LayerNorm of the original code, this parameter-free one included.
-LAYER_NORM_EPSILON = 1e-12
-# The label of a position that carries no masked-LM or next-sentence loss, as everywhere in transformers.
-IGNORED_LABEL = -100
+from ..data.masking import IGNORED
+from ..training.metric_sums import MetricSums, sum_per_example
+from ..training.normalizers import Normalizers
+from .losses import (
+    attention_loss,
+    feature_map_loss,
+    masked_lm_distillation,
+    masked_mean,
+    next_sentence,
+    pooled_similarity,
+    relation_loss,
+)
+from .networks import LayerOutputs, Needs
+from .projections import Projections
+from .stages import Stage
 
-
-@dataclass(frozen=True)
-class TransferWeights:
-    """Weights of the four transfer terms of a layer, before the division by the number of layers.
-
-    The defaults are those of the original code; the paper does not print them.
-
-    Args:
-        feature_map (`float`, *optional*, defaults to 100.0): of the normalized feature-map discrepancy.
-        mean (`float`, *optional*, defaults to 5000.0): of the squared difference of the per-token means.
-        variance (`float`, *optional*, defaults to 5.0): of the absolute difference of the per-token
-            variances.
-        attention (`float`, *optional*, defaults to 1.0): of the KL divergence of the attention distributions,
-            in nats.
-    """
-
-    feature_map: float = 100.0
-    mean: float = 5000.0
-    variance: float = 5.0
-    attention: float = 1.0
+# Unweighted scalars by their name in the log.
+LossTerms = dict[str, Tensor]
 
 
-class FeatureMapTerms(NamedTuple):
-    """The three parts of the feature-map discrepancy, each float32 [batch, seq]."""
-
-    normalized: Tensor
-    mean: Tensor
-    variance: Tensor
-
-
-class MaskedLMTerms(NamedTuple):
-    """The masked-LM losses in nats, each float32 [n]: `combined` to minimize, the other two to log."""
-
-    hard: Tensor
-    soft: Tensor
-    combined: Tensor
-
-
-def feature_map_discrepancy(student: Tensor, teacher: Tensor) -> FeatureMapTerms:
-    """Feature-map transfer (FMT): how far one layer's output is from the teacher's, in three parts.
-
-    For each token, over the width: the mean squared difference after a parameter-free LayerNorm of both
-    (epsilon 1e-12), the squared difference of the means, and the absolute difference of the biased variances.
+@dataclass
+class Outputs:
+    """A batch and what both networks returned for it.
 
     Args:
-        student (`Tensor`): the student's features, [batch, seq, width], any floating dtype.
-        teacher (`Tensor`): the teacher's features of the same layer and shape.
-
-    Returns:
-        [`FeatureMapTerms`]: float32 [batch, seq] each, not weighted.
-
-    Raises:
-        ValueError: if the shapes differ or do not have three dimensions.
-
-    Source: "Feature Map Transfer" in the paper; the decomposition and the absolute value are the original
-    code's. That code compares each layer's statistics with those of all teacher layers by mistake; here they
-    are per layer.
+        inputs: A batch of `PretrainingCollator`.
+        stage: The stage of training; in evaluation one with all layers and all losses.
+        student: What the student returned.
+        teacher: What the teacher returned; empty without a teacher.
     """
-    _check_pair("features", "[batch, seq, width]", student, teacher)
-    student, teacher = student.float(), teacher.float()
-    width = student.shape[-1:]
-    student_normalized = F.layer_norm(student, width, eps=LAYER_NORM_EPSILON)
-    teacher_normalized = F.layer_norm(teacher, width, eps=LAYER_NORM_EPSILON)
-    return FeatureMapTerms(
-        normalized=(student_normalized - teacher_normalized).square().mean(-1),
-        mean=(student.mean(-1) - teacher.mean(-1)).square(),
-        variance=(student.var(-1, correction=0) - teacher.var(-1, correction=0)).abs(),
-    )
+
+    inputs: Mapping[str, Tensor]
+    stage: Stage
+    student: LayerOutputs
+    teacher: LayerOutputs
+
+    @cached_property
+    def real(self) -> Tensor:
+        """Bool [batch, seq], False at padding."""
+        return self.inputs["attention_mask"].bool()
+
+    @cached_property
+    def masked(self) -> Tensor:
+        """Bool [batch, seq], True where a token is predicted."""
+        return self.inputs["labels"] != IGNORED
+
+    @property
+    def zero(self) -> Tensor:
+        """A scalar on the device of the batch."""
+        return torch.zeros((), device=self.inputs["labels"].device)
 
 
-def attention_discrepancy(student_scores: Tensor, teacher_scores: Tensor, key_mask: Tensor | None) -> Tensor:
-    """Attention transfer (AT): KL(teacher || student) of the attention distributions, mean over the heads.
+class Objective(ABC):
+    """What the trainer asks of an objective."""
 
-    The scores must be raw: scaled by 1/sqrt(head size), but neither masked nor put through a softmax. Padded
-    query rows come out like any others: the caller's reduction leaves them out. In a row without any real key
-    the value and its gradients are 0.
+    @abstractmethod
+    def needs(self, stage: Stage) -> Needs:
+        """What both networks have to return in a stage."""
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, normalizers: Normalizers) -> tuple[Tensor, LossTerms]:
+        """The weighted loss of a batch, a scalar, and its unweighted terms for the log."""
+
+    @abstractmethod
+    def metrics(self, outputs: Outputs) -> MetricSums:
+        """The metrics of a batch for evaluation, summed for each example."""
+
+    def evaluation_losses(self, num_layers: int) -> tuple[str, ...]:
+        """The names of the metrics whose sum is the loss of evaluation."""
+        return ()
+
+    def check(self, student: nn.Module) -> None:  # noqa: B027 - most objectives need no head
+        """Raises a ValueError if the student lacks what the objective needs."""
+
+    def compile(self, options: Mapping[str, Any]) -> None:  # noqa: B027 - small tensors are not worth it
+        """Compiles what is worth it; `options` are those of `torch.compile`."""
+
+
+class LayerObjective(Objective):
+    """Compares something of every layer that is transferred in a stage, position by position.
+
+    The loss is the weighted sum of the terms' means over real tokens, divided by the number of layers of the student.
+    """
+
+    # The field of `LayerOutputs` and `Needs` that is compared, and the weight of each term.
+    compares: ClassVar[Literal["features", "scores", "projections"]]
+    weights: Mapping[str, float]
+
+    @abstractmethod
+    def terms(self, student: Any, teacher: Any, real: Tensor) -> dict[str, Tensor]:
+        """The terms of a layer, [batch, seq] each; `real` [batch, seq] is False at padding."""
+
+    def layers(self, stage: Stage) -> tuple[int, ...]:
+        """The layers that are compared, ascending."""
+        return tuple(sorted(stage.transfer_layers))
+
+    def needs(self, stage: Stage) -> Needs:
+        """Layers to compare."""
+        compared: dict[str, Any] = {self.compares: self.layers(stage)}
+        return Needs(**compared)
+
+    def loss(self, outputs: Outputs, normalizers: Normalizers) -> tuple[Tensor, LossTerms]:
+        """Named `layer_<i>/<term>`."""
+        loss, logged = outputs.zero, {}
+        for group, terms in self._compare(outputs).items():
+            means = {name: masked_mean(term, outputs.real, normalizers.tokens) for name, term in terms.items()}
+            weighted = sum(self.weights[name] * mean for name, mean in means.items())
+            loss = loss + weighted / len(outputs.stage.layer_lr_scales)
+            logged.update({f"{group}/{name}": mean for name, mean in means.items()})
+        return loss, logged
+
+    def metrics(self, outputs: Outputs) -> MetricSums:
+        """The terms, averaged over real tokens."""
+        return {
+            f"{group}/{name}": (values.masked_fill(~outputs.real, 0).sum(1), outputs.real.sum(1))
+            for group, terms in self._compare(outputs).items()
+            for name, values in terms.items()
+        }
+
+    def evaluation_losses(self, num_layers: int) -> tuple[str, ...]:
+        """The first term of every layer."""
+        return tuple(f"layer_{layer}/{next(iter(self.weights))}" for layer in range(num_layers))
+
+    def _compare(self, outputs: Outputs) -> dict[str, dict[str, Tensor]]:
+        student, teacher = getattr(outputs.student, self.compares), getattr(outputs.teacher, self.compares)
+        return {
+            f"layer_{layer}" if layer >= 0 else "embeddings": self.terms(student[layer], teacher[layer], outputs.real)
+            for layer in self.layers(outputs.stage)
+        }
+
+    def compile(self, options: Mapping[str, Any]) -> None:
+        """The terms read the largest tensors of a transfer step a dozen times; compiled, once or twice."""
+        self.terms = torch.compile(self.terms, **options)  # type: ignore[method-assign]
+
+
+class FeatureMaps(LayerObjective):
+    """Feature-map transfer: `feature_map`, `mean` and `variance` of `feature_map_loss`.
+
+    Evaluation adds `similarity`, the mean cosine similarity of the features.
 
     Args:
-        student_scores (`Tensor`): [batch, heads, seq, seq] (queries, keys), any floating dtype.
-        teacher_scores (`Tensor`): the teacher's scores of the same layer and shape.
-        key_mask (`Tensor`, *optional*): bool [batch, seq], True for a real token. Padded keys are excluded
-            from both distributions: whatever they hold, they get exactly zero gradient. `None` means that all
-            keys are real.
-
-    Returns:
-        `Tensor`: float32 [batch, seq], in nats.
-
-    Raises:
-        ValueError: if the shapes differ, do not have four dimensions, or the mask does not fit or is not
-            bool.
-
-    Source: "Attention Transfer" in the paper. The original code computes the cross-entropy, which differs by
-    the teacher's entropy and has the same gradients.
+        feature_map: Weight of the normalized distance.
+        mean: Weight of the squared difference of the means.
+        variance: Weight of the absolute difference of the variances.
+        embeddings: Whether the outputs of the embeddings are compared too, in stages that train them.
     """
-    _check_pair("attention scores", "[batch, heads, seq, seq]", student_scores, teacher_scores)
-    student_scores, teacher_scores = student_scores.float(), teacher_scores.float()
-    padded = None
-    if key_mask is not None:
-        expected = (student_scores.shape[0], student_scores.shape[-1])
-        _check_mask("key_mask", key_mask, expected, "[batch, seq] as in the attention scores")
-        padded = ~key_mask[:, None, None, :]
-        # The lowest finite number and not -inf, so that a row without real keys has a softmax.
-        lowest = torch.finfo(torch.float32).min
-        student_scores = student_scores.masked_fill(padded, lowest)
-        teacher_scores = teacher_scores.masked_fill(padded, lowest)
-    student_log = student_scores.log_softmax(-1)
-    teacher_log = teacher_scores.log_softmax(-1)
-    terms = teacher_log.exp() * (teacher_log - student_log)
-    if padded is not None:
-        # A padded key's log-probability may overflow to -inf, and 0 * inf is NaN: cut it out instead of
-        # multiplying.
-        terms = terms.masked_fill(padded, 0.0)
-    return terms.sum(-1).mean(1)
+
+    compares = "features"
+
+    def __init__(self, feature_map: float, mean: float, variance: float, embeddings: bool = False) -> None:
+        self.weights = {"feature_map": feature_map, "mean": mean, "variance": variance}
+        self.embeddings = embeddings
+
+    def layers(self, stage: Stage) -> tuple[int, ...]:
+        """The embeddings, too, where they are compared."""
+        layers = super().layers(stage)
+        return (-1, *layers) if self.embeddings and layers and stage.embedding_lr_scale > 0 else layers
+
+    def terms(self, student: Tensor, teacher: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """From features [batch, seq, width]."""
+        parts = feature_map_loss(student, teacher)
+        return {"feature_map": parts.normalized, "mean": parts.mean, "variance": parts.variance}
+
+    def metrics(self, outputs: Outputs) -> MetricSums:
+        """The terms and the similarity."""
+        sums = super().metrics(outputs)
+        for layer in self.layers(outputs.stage):
+            student, teacher = outputs.student.features[layer], outputs.teacher.features[layer]
+            similarity = F.cosine_similarity(student.float(), teacher.float(), dim=-1)
+            group = f"layer_{layer}" if layer >= 0 else "embeddings"
+            real = outputs.real
+            sums[f"{group}/similarity"] = (similarity.masked_fill(~real, 0).sum(1), real.sum(1))
+        return sums
 
 
-def relation_discrepancy(student: Tensor, teacher: Tensor, heads: int, key_mask: Tensor | None) -> Tensor:
-    """How far the relations among a layer's queries (or keys, or values) are from the teacher's.
-
-    The channels of all attention heads are put side by side and cut into `heads` relation heads, so neither the
-    number of attention heads nor their width need be the teacher's. The relations are the scaled products of every
-    position with every other, X X^t / sqrt(channels), and compared as [`attention_discrepancy`] compares scores.
+class AttentionScores(LayerObjective):
+    """Attention transfer: `attention`, the KL divergence of the attention distributions. Needs equal numbers of heads.
 
     Args:
-        student (`Tensor`): [batch, heads, seq, head_size], any floating dtype.
-        teacher (`Tensor`): likewise, with its own number and size of heads.
-        heads (`int`): relation heads; divides the width of both.
-        key_mask (`Tensor`, *optional*): bool [batch, seq], True for a real token.
-
-    Returns:
-        `Tensor`: float32 [batch, seq], in nats.
-
-    Raises:
-        ValueError: if a width is not a multiple of `heads`, or the shapes do not fit.
-
-    Source: Wang et al., "MiniLMv2" (arXiv 2012.15828), section 3.2.
+        weight: Weight of the loss.
     """
-    return attention_discrepancy(_relations(student, heads), _relations(teacher, heads), key_mask)
+
+    compares = "scores"
+
+    def __init__(self, weight: float) -> None:
+        self.weights = {"attention": weight}
+
+    def terms(self, student: Tensor, teacher: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """From raw scores [batch, heads, seq, seq]."""
+        return {"attention": attention_loss(student, teacher, real)}
 
 
-def _relations(projection: Tensor, heads: int) -> Tensor:
-    """[batch, attention heads, seq, head_size] -> [batch, heads, seq, seq]."""
-    flat = projection.float().transpose(1, 2).flatten(2)
-    if flat.shape[-1] % heads:
-        raise ValueError(f"heads is {heads}, but must divide the width of the projections, {flat.shape[-1]}")
-    cut = flat.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return cut @ cut.transpose(2, 3) * cut.shape[-1] ** -0.5
-
-
-def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the states [batch, seq, width] over the real positions of the mask [batch, seq]: [batch, width]."""
-    weights = mask[..., None].to(states.dtype)
-    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def pooled_similarity(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """The cosine of two encoders' mean-pooled outputs, which is what sentence embeddings are compared by.
+class Relations(LayerObjective):
+    """Relation transfer: `relation`, the mean over queries, keys and values of `relation_loss`.
 
     Args:
-        student (`Tensor`): [batch, seq, width], any floating dtype.
-        teacher (`Tensor`): likewise.
-        mask (`Tensor`): bool [batch, seq], True for a real token.
-
-    Returns:
-        `Tensor`: float32 [batch], from -1 to 1.
-
-    Source: Reimers and Gurevych, "Sentence-BERT" (arXiv 1908.10084), for the pooling; the objective is 1 less this.
+        weight: Weight of the loss.
     """
-    _check_pair("states", "[batch, seq, width]", student, teacher)
-    return F.cosine_similarity(mean_pool(student.float(), mask), mean_pool(teacher.float(), mask), dim=-1)
+
+    compares = "projections"
+
+    def __init__(self, weight: float) -> None:
+        self.weights = {"relation": weight}
+
+    def terms(self, student: Projections, teacher: Projections, real: Tensor) -> dict[str, Tensor]:
+        """From projections with any numbers and sizes of heads."""
+        heads = gcd(student.query.shape[1], teacher.query.shape[1] * teacher.query.shape[-1])
+        losses = [
+            relation_loss(getattr(student, name), getattr(teacher, name), heads, real)
+            for name in ("query", "key", "value")
+        ]
+        return {"relation": torch.stack(losses).mean(0)}
 
 
-def masked_lm_distillation(
-    student_logits: Tensor,
-    teacher_logits: Tensor | None,
-    labels: Tensor,
-    alpha: float = 0.5,
-    temperature: float = 1.0,
-) -> MaskedLMTerms:
-    """Masked-LM loss mixed with distillation: combined = alpha * hard + (1 - alpha) * soft.
+class OutputObjective(Objective):
+    """Compares the outputs of the whole model, in stages with `use_distillation_loss`."""
 
-    `hard` is the cross-entropy to the label. `soft` is KL(teacher || student) with both logits divided by the
-    temperature, times the temperature squared, so that its gradients keep their size (Hinton et al., 2015).
-    All terms are 0 where the label is -100.
+    # What is needed in such a stage.
+    needed: ClassVar[Needs]
+
+    def needs(self, stage: Stage) -> Needs:
+        """`needed`, or nothing."""
+        return self.needed if stage.use_distillation_loss else Needs()
+
+    def loss(self, outputs: Outputs, normalizers: Normalizers) -> tuple[Tensor, LossTerms]:
+        """`output_loss`, or nothing."""
+        if not outputs.stage.use_distillation_loss:
+            return outputs.zero, {}
+        return self.output_loss(outputs, normalizers)
+
+    @abstractmethod
+    def output_loss(self, outputs: Outputs, normalizers: Normalizers) -> tuple[Tensor, LossTerms]:
+        """The loss in a stage with `use_distillation_loss`; see `Objective.loss`."""
+
+
+class MaskedLM(OutputObjective):
+    """Masked LM on the labels and, with a teacher, on its logits: `masked_lm_loss` and `masked_lm_distillation`.
+
+    Evaluation reports `masked_lm_loss`, `masked_lm_accuracy` and, with a teacher, `teacher_masked_lm_accuracy`.
 
     Args:
-        student_logits (`Tensor`): [n, vocab], one row a masked position, any floating dtype.
-        teacher_logits (`Tensor`, *optional*): [n, vocab]. `None` means no distillation: `soft` is 0 and
-            `combined` is
-            `hard`, whatever `alpha` is.
-        labels (`Tensor`): int64 [n], the original token ids.
-        alpha (`float`, *optional*, defaults to 0.5): the share of the hard loss, in [0, 1].
-        temperature (`float`, *optional*, defaults to 1.0): above 0.
-
-    Returns:
-        [`MaskedLMTerms`]: float32 [n] each, in nats.
-
-    Raises:
-        ValueError: if the shapes do not fit, or `alpha` or `temperature` is out of range.
-
-    Source: "Pre-training Distillation" in the paper, without its next-sentence term. The original's
-    temperature scales the teacher's hidden state before the head's LayerNorm, which undoes it; this one is a
-    temperature of the logits.
+        alpha: The share of the labels; the rest is the teacher's distribution.
+        temperature: The temperature of both models' logits.
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha is {alpha}, but must be in [0, 1]")
-    if temperature <= 0.0:
-        raise ValueError(f"temperature is {temperature}, but must be above 0")
-    _check_labels("student_logits", "[n, vocab]", student_logits, labels)
-    # Rows of the vocabulary's width are the largest tensors of a step: one softmax serves both losses.
-    student_log = student_logits.float().log_softmax(-1)
-    hard = F.nll_loss(student_log, labels, ignore_index=IGNORED_LABEL, reduction="none")
-    if teacher_logits is None:
-        return MaskedLMTerms(hard=hard, soft=torch.zeros_like(hard), combined=hard)
-    _check_pair("masked-LM logits", "[n, vocab]", student_logits, teacher_logits)
-    if temperature != 1.0:
-        student_log = (student_logits.float() / temperature).log_softmax(-1)
-        teacher_logits = teacher_logits.float() / temperature
-    teacher_log = teacher_logits.float().log_softmax(-1)
-    divergence = F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(-1)
-    soft = (divergence * temperature**2).masked_fill(labels == IGNORED_LABEL, 0.0)
-    return MaskedLMTerms(hard=hard, soft=soft, combined=alpha * hard + (1.0 - alpha) * soft)
 
+    needed = Needs(heads=True)
 
-def next_sentence(logits: Tensor, labels: Tensor) -> Tensor:
-    """Next-sentence loss: the cross-entropy to the label, 0 where the label is -100.
+    def __init__(self, alpha: float = 0.5, temperature: float = 1.0) -> None:
+        self.alpha, self.temperature = alpha, temperature
 
-    Args:
-        logits (`Tensor`): [batch, 2], any floating dtype.
-        labels (`Tensor`): int64 [batch], 0 if the second sentence follows the first and 1 if it is a random
-            one.
+    def check(self, student: Any) -> None:
+        """A masked-LM head is required."""
+        if not hasattr(getattr(student, "cls", None), "predictions"):
+            raise ValueError(f"{type(student).__name__} has no masked-LM head, which the objective MaskedLM needs.")
 
-    Returns:
-        `Tensor`: float32 [batch], in nats.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-
-    Source: the last term of "Pre-training Distillation" in the paper.
-    """
-    _check_labels("logits", "[batch, 2]", logits, labels)
-    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="none")
-
-
-def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
-    """Mean of the values at the real positions of a batch; 0 when nothing is real.
-
-    Args:
-        values (`Tensor`): any shape and floating dtype; what stands at masked positions, even NaN, does not
-            count.
-        mask (`Tensor`): bool of the same shape, True for a real position.
-        count (`Tensor`, *optional*): what to divide the sum by, where this batch is a part of a larger one; by
-            default the real positions of this batch.
-
-    Returns:
-        `Tensor`: a float32 scalar.
-
-    Raises:
-        ValueError: if the mask does not have the shape of the values or is not bool.
-    """
-    _check_mask("mask", mask, tuple(values.shape), "the shape of the values")
-    total = values.float().masked_fill(~mask, 0.0).sum()
-    return total / (mask.sum().clamp(min=1) if count is None else count)
-
-
-def _check_pair(what: str, layout: str, student: Tensor, teacher: Tensor) -> None:
-    """Raise a ValueError unless both tensors have one shape, with as many dimensions as the layout names."""
-    if student.shape != teacher.shape or student.ndim != layout.count(",") + 1:
-        raise ValueError(
-            f"the student's {what} have shape {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}, "
-            f"but both must have the same shape {layout}"
+    def output_loss(self, outputs: Outputs, normalizers: Normalizers) -> tuple[Tensor, LossTerms]:
+        """Means over the masked positions."""
+        assert outputs.student.masked_lm_logits is not None
+        labels = outputs.inputs["labels"][outputs.masked]
+        hard, soft, combined = masked_lm_distillation(
+            outputs.student.masked_lm_logits,
+            outputs.teacher.masked_lm_logits,
+            labels,
+            self.alpha,
+            self.temperature,
         )
+        terms = {"masked_lm_loss": hard.sum() / normalizers.predictions}
+        if outputs.teacher.masked_lm_logits is not None:
+            terms["masked_lm_distillation"] = soft.sum() / normalizers.predictions
+        return combined.sum() / normalizers.predictions, terms
+
+    def metrics(self, outputs: Outputs) -> MetricSums:
+        """Loss and accuracies at the masked positions."""
+        logits, teacher = outputs.student.masked_lm_logits, outputs.teacher.masked_lm_logits
+        assert logits is not None
+        labels, masked = outputs.inputs["labels"][outputs.masked], outputs.masked
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        sums = {
+            "masked_lm_loss": sum_per_example(losses, masked),
+            "masked_lm_accuracy": sum_per_example((logits.argmax(-1) == labels).float(), masked),
+        }
+        if teacher is not None:
+            hits = (teacher.argmax(-1) == labels).float()
+            sums["teacher_masked_lm_accuracy"] = sum_per_example(hits, masked)
+        return sums
+
+    def evaluation_losses(self, num_layers: int) -> tuple[str, ...]:
+        """The loss on the labels."""
+        return ("masked_lm_loss",)
 
 
-def _check_labels(name: str, layout: str, logits: Tensor, labels: Tensor) -> None:
-    """Raise a ValueError unless there is one label for each row of the logits."""
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"{name} has shape {tuple(logits.shape)} and labels {tuple(labels.shape)}, "
-            f"but they must be {layout} and {layout.split(',')[0]}]"
-        )
+class NextSentence(OutputObjective):
+    """Next-sentence prediction on the labels: `next_sentence_loss`; evaluation adds `next_sentence_accuracy`."""
+
+    needed = Needs(heads=True)
+
+    def check(self, student: Any) -> None:
+        """A next-sentence head is required."""
+        if not hasattr(getattr(student, "cls", None), "seq_relationship"):
+            raise ValueError(
+                f"{type(student).__name__} has no next-sentence head, which the objective NextSentence needs."
+            )
+
+    def output_loss(self, outputs: Outputs, normalizers: Normalizers) -> tuple[Tensor, LossTerms]:
+        """The mean over the examples."""
+        assert outputs.student.next_sentence_logits is not None
+        losses = next_sentence(outputs.student.next_sentence_logits, outputs.inputs["next_sentence_label"])
+        loss = losses.sum() / normalizers.examples
+        return loss, {"next_sentence_loss": loss}
+
+    def metrics(self, outputs: Outputs) -> MetricSums:
+        """Loss and accuracy of the examples."""
+        assert outputs.student.next_sentence_logits is not None
+        logits, labels = outputs.student.next_sentence_logits.float(), outputs.inputs["next_sentence_label"]
+        one = torch.ones_like(labels)
+        return {
+            "next_sentence_loss": (F.cross_entropy(logits, labels, reduction="none"), one),
+            "next_sentence_accuracy": ((logits.argmax(-1) == labels).float(), one),
+        }
+
+    def evaluation_losses(self, num_layers: int) -> tuple[str, ...]:
+        """The loss."""
+        return ("next_sentence_loss",)
 
 
-def _check_mask(name: str, mask: Tensor, expected: tuple[int, ...], meaning: str) -> None:
-    """Raise a ValueError unless the mask has the shape and is bool (an additive one would be inverted)."""
-    if tuple(mask.shape) != expected or mask.dtype != torch.bool:
-        raise ValueError(
-            f"{name} has shape {tuple(mask.shape)} and dtype {mask.dtype}, "
-            f"but must have {expected}, {meaning}, and torch.bool"
-        )
+class MeanPooling(OutputObjective):
+    """For sentence encoders: `pooled_distance`, 1 - cosine similarity of the mean-pooled outputs.
+
+    Evaluation adds `pooled_similarity`.
+
+    Args:
+        weight: Weight of the loss.
+    """
+
+    needed = Needs(last_hidden_state=True)
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def output_loss(self, outputs: Outputs, normalizers: Normalizers) -> tuple[Tensor, LossTerms]:
+        """The mean over the examples."""
+        distance = (1 - self._similarity(outputs)).sum() / normalizers.examples
+        return self.weight * distance, {"pooled_distance": distance}
+
+    def metrics(self, outputs: Outputs) -> MetricSums:
+        """Distance and similarity of the examples."""
+        similarity = self._similarity(outputs)
+        one = torch.ones_like(similarity)
+        return {"pooled_distance": (1 - similarity, one), "pooled_similarity": (similarity, one)}
+
+    def evaluation_losses(self, num_layers: int) -> tuple[str, ...]:
+        """The distance."""
+        return ("pooled_distance",)
+
+    @staticmethod
+    def _similarity(outputs: Outputs) -> Tensor:
+        student, teacher = outputs.student.last_hidden_state, outputs.teacher.last_hidden_state
+        assert student is not None
+        assert teacher is not None
+        return pooled_similarity(student, teacher.float(), outputs.real)

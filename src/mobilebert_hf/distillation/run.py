@@ -1,73 +1,154 @@
-"""One call from a teacher and a corpus to a distilled student; what the recipe and the demo run."""
+"""One call from a teacher and a corpus to a student: the recipe, `mobilebert-hf distill` and the demo."""
 
-from dataclasses import dataclass, field
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from transformers import AutoModelForPreTraining, set_seed
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer
-from ..pretraining.run import ModelArguments, Phase, plan_phases, run
+from ..files import write_aside
 from ..progress import show_progress
 from ..runs.run_folder import open_run_folder
-from .initialization import MATCHED_FIELDS, initialize_from_teacher
-from .trainer import DistillationArguments, DistillationTrainer
+from ..tables import terminal_table
+from ..training.phases import Phase, plan_phases, run_phases
+from .arguments import DistillationArguments, StudentArguments
+from .facts import describe_student
+from .planning import plan_steps
+from .report import ScoredTask, result_rows, write_results
+from .sentence_encoder import write_sentence_encoder
+from .shapes import compare_sizes
+from .students import Initialized, StudentPlan, plan_student
+from .trainer import DistillationTrainer
 
+PLAN = "plan.json"
 
-@dataclass
-class StudentArguments:
-    r"""Which student to make, from which teacher.
-
-    Args:
-        teacher (`str`):
-            Hub id or folder of the teacher, with its tokenizer, which becomes the student's.
-        preset (`str`, *optional*, defaults to `"mobilebert"`):
-            One of the paper's students, a key of `PRESETS`.
-        config_overrides (`str` or `dict`, *optional*):
-            Fields of the student's configuration to change; JSON on the command line, a mapping in YAML. What must be
-            equal to the teacher's is taken from the teacher.
-    """
-
-    teacher: str = field(metadata={"help": "Hub id or folder of the teacher and its tokenizer."})
-    preset: str = field(default="mobilebert", metadata={"help": "mobilebert, mobilebert-tiny or mobilebert-noopt."})
-    config_overrides: str | None = field(default=None, metadata={"help": "Fields of the configuration, as JSON."})
-
-
-# What the recipe's YAML file and command line are made of, in the order `distill` takes them.
+# The dataclasses of the recipe, in the order of `distill`'s parameters.
 RECIPE_ARGUMENTS = (StudentArguments, PretrainingDataArguments, DistillationArguments)
 
 
 def distill(
     student: StudentArguments, data: PretrainingDataArguments, training: DistillationArguments
 ) -> DistillationTrainer:
-    """Transfers a teacher's knowledge to a new student and saves it with the tokenizer to `training.output_dir`.
+    """Makes a student of a teacher and saves it with the tokenizer and a model card to `training.output_dir`.
 
-    Goes on from the last whole checkpoint there, if there is one. Writes the evaluation to `eval_results.json`.
+    Resumes from the last complete checkpoint there, if there is one. Writes the evaluation to `eval_results.json`. The
+    students of all teachers but IB-BERT are ready for use, and are compared with their teacher in `results.json`.
 
     Returns:
         The trainer, after training and evaluation.
 
     Raises:
-        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
-        ValueError: The teacher, the corpus, the student and the arguments do not fit; before training starts.
+        TrainingInterrupted: SIGINT or SIGTERM was received; a checkpoint was written.
+        ValueError: The teacher cannot be used, or teacher, corpus and arguments do not match; raised before training.
     """
+    began = time.monotonic()
     set_seed(training.seed)
     tokenizer = load_tokenizer(student.teacher)
-    teacher = AutoModelForPreTraining.from_pretrained(student.teacher)
-    matched = {name: getattr(teacher.config, name) for name in (*MATCHED_FIELDS, "pad_token_id", "mask_padding")}
-    config = ModelArguments(student.preset, student.config_overrides).build_config(**matched)
-    check_vocabulary(tokenizer, config)
-    strategy = training.build_strategy(config.num_hidden_layers)
+    tokenizer.padding_side = "right"  # the student's positions count from the left
+    task = ScoredTask.load(student.task, student.task_data) if student.task and student.task_data else None
+    plan = plan_student(student)
+    check_vocabulary(tokenizer, plan.config)
+    console = Console(stderr=True, quiet=training.process_index > 0)
+    phases = _prepare_phases(plan, data, training, tokenizer, console)
+    with open_run_folder(training, (student, data, training)) as folder:
+        initialized = _initialize(plan, training, phases[0], tokenizer)
+        if initialized.report:
+            console.print("initialization: " + "; ".join(f"{k} {_show(v)}" for k, v in initialized.report.items()))
 
-    def make_trainer(phase: Phase) -> DistillationTrainer:
-        assert isinstance(phase.training, DistillationArguments)
-        set_seed(training.seed)
-        model = AutoModelForPreTraining.from_config(config)
-        initialize_from_teacher(model, teacher)
-        trainer = DistillationTrainer(model, teacher, phase.training, **phase.inputs(tokenizer))
-        show_progress(trainer, f"distilling {student.preset}", tuple(stage.name for stage in strategy.stages))
-        return trainer
+        def make_trainer(phase: Phase) -> DistillationTrainer:
+            assert isinstance(phase.training, DistillationArguments)
+            return DistillationTrainer(
+                copy.deepcopy(initialized.model),
+                plan.teacher,
+                phase.training,
+                phase.training.build_objectives(plan.output),
+                **_limit_evaluation(phase.inputs(tokenizer), phase.training.max_eval_samples),
+            )
 
-    phases = plan_phases(data, training, strategy.steps, tokenizer, config)
-    with open_run_folder(training, (student, data, training)):
-        trainer = run(make_trainer, phases)
+        def make_shown_trainer(phase: Phase) -> DistillationTrainer:
+            trainer = make_trainer(phase)
+            show_progress(trainer, f"distilling {Path(student.teacher).name}", trainer.stage_names)
+            return trainer
+
+        if training.minutes is not None:
+            scored_tokens = task.count_tokens(tokenizer) if task else 0
+            left = training.minutes * 60 - (time.monotonic() - began)
+            _plan(folder / PLAN, training, lambda: plan_steps(make_trainer(phases[0]), left, scored_tokens))
+        trainer = run_phases(make_shown_trainer, phases)
+        if plan.is_fitted and training.process_index == 0:
+            if plan.output == "pooled":
+                write_sentence_encoder(folder, student.teacher, plan.config.hidden_size, data.max_seq_length)
+            minutes = (time.monotonic() - began) / 60
+            results = write_results(folder, student.teacher, trainer, initialized.report, task, minutes)
+            table = result_rows(results)
+            facts = describe_student(student.teacher, results, table)
+            trainer.facts = replace(facts, datasets=trainer.facts.datasets)
+            Console().print(terminal_table(table, f"{folder}"))
         trainer.finish()
     return trainer
+
+
+def _prepare_phases(
+    plan: StudentPlan,
+    data: PretrainingDataArguments,
+    training: DistillationArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    console: Console,
+) -> list[Phase]:
+    """The phases of training with their data. Without next sentence it is single texts, masked only for masked LM."""
+    if plan.is_fitted:
+        if data.streaming:
+            raise ValueError("streaming=True: a student is fitted and planned on prepared examples; leave it out.")
+        console.print(terminal_table(compare_sizes(plan.config, plan.teacher.model, data.max_seq_length), "encoders"))
+        data = copy.copy(data)
+        if data.examples == "pairs":  # of use to next-sentence prediction alone
+            data.examples = "sentences" if plan.output == "pooled" else "windows"
+        if plan.output != "masked_lm":
+            data.mlm_probability = 0.0
+    if training.minutes is not None and (data.streaming or data.long_seq_length is not None):
+        raise ValueError(
+            "minutes plans runs of prepared examples of one length: leave it out, or streaming and long_seq_length."
+        )
+    strategy = training.build_strategy(plan.config.num_hidden_layers)
+    return plan_phases(data, training, strategy.steps, tokenizer, plan.config)
+
+
+def _initialize(
+    plan: StudentPlan, training: DistillationArguments, phase: Phase, tokenizer: PreTrainedTokenizerBase
+) -> Initialized:
+    inputs = phase.inputs(tokenizer)
+    initialized = plan.initialize(training.seed, inputs["train_dataset"], inputs["data_collator"])
+    if training.bf16 and training.device.type == "cpu":
+        # The backward pass of the fused kernel is several times slower there in bfloat16.
+        initialized.model.set_attn_implementation("eager")
+    return initialized
+
+
+def _limit_evaluation(inputs: dict[str, Any], examples: int | None) -> dict[str, Any]:
+    held_out = inputs["eval_dataset"]
+    if examples is None or not isinstance(held_out, Dataset):
+        return inputs
+    return {**inputs, "eval_dataset": held_out.select(range(min(examples, len(held_out))))}
+
+
+def _plan(path: Path, training: DistillationArguments, plan: Callable[[], dict[str, int]]) -> None:
+    """Sets the steps to those that fit the minutes, or to the plan of the interrupted run that is resumed."""
+    # One process reads the file, and its times are used: each process has its own clock.
+    [steps] = broadcast_object_list([json.loads(path.read_text()) if path.is_file() else None])
+    if steps is None:
+        [steps] = broadcast_object_list([plan()])
+        if training.process_index == 0:
+            write_aside(path, json.dumps(steps))
+    training.transfer_steps, training.distillation_steps = steps["transfer_steps"], steps["distillation_steps"]
+
+
+def _show(value: Any) -> str:
+    return " ".join(f"{number:.3f}" for number in (value if isinstance(value, list) else [value]))

@@ -1,4 +1,4 @@
-"""A strategy of knowledge transfer as a table and as a picture, made from its stages without any training."""
+"""A strategy of knowledge transfer as a table and as a plot, from its stages and without training."""
 
 from itertools import groupby
 from pathlib import Path
@@ -61,10 +61,10 @@ def describe(strategy: Strategy) -> Table:
 
 
 def plot(strategy: Strategy, path: str | Path, base_learning_rate: float) -> Path:
-    """Draw the learning rate of every place over the steps of a strategy.
+    """Draw the learning rate of every parameter group over the steps of a strategy.
 
-    Above, the highest rate at each step, with the stages' names; below, a row for each place, from the embeddings at
-    the bottom to the heads at the top, colored by its rate, and light gray where it is frozen.
+    Above, the highest rate at each step, with the stages' names; below, a row for each parameter group, from the
+    embeddings at the bottom to the heads at the top, colored by its learning rate, and light gray where it is frozen.
 
     Args:
         strategy ([`Strategy`]): what to draw.
@@ -75,24 +75,24 @@ def plot(strategy: Strategy, path: str | Path, base_learning_rate: float) -> Pat
         `Path`: the path of the picture.
     """
     edges, rates = _sample(strategy, base_learning_rate)
-    places = list(strategy.stages[0].rates)
+    groups = list(strategy.stages[0].lr_scales)
     # A Figure without pyplot draws with Agg, needs no display and leaves no global state behind.
-    figure = Figure(figsize=(DRAWING_WIDTH + 2.0, 3.2 + 0.2 * len(places)), layout="constrained")
-    top, rows = figure.subplots(2, sharex=True, height_ratios=(1.4, 0.2 * len(places) + 0.6))
+    figure = Figure(figsize=(DRAWING_WIDTH + 2.0, 3.2 + 0.2 * len(groups)), layout="constrained")
+    top, rows = figure.subplots(2, sharex=True, height_ratios=(1.4, 0.2 * len(groups) + 0.6))
     top.stairs(np.nan_to_num(rates).max(axis=0), edges, color=INK, linewidth=1.2)
     top.set_ylabel("highest\nlearning rate")
     top.set_ylim(bottom=0.0)
     top.spines[["top", "right"]].set_visible(False)
     colors = rows.pcolormesh(
         edges,
-        np.arange(len(places) + 1),
+        np.arange(len(groups) + 1),
         np.ma.masked_invalid(rates),
         cmap=COLORS,
         norm=Normalize(0.0, np.nanmax(rates)),
         rasterized=True,
     )
     rows.set_facecolor(FROZEN)
-    rows.set_yticks(np.arange(len(places)) + 0.5, [place.replace("_", " ") for place in places])
+    rows.set_yticks(np.arange(len(groups)) + 0.5, [group.replace("_", " ") for group in groups])
     rows.tick_params(axis="y", length=0, labelsize=8)
     rows.set_xlabel("optimizer step")
     rows.set_xlim(edges[0], edges[-1])
@@ -109,24 +109,24 @@ def plot(strategy: Strategy, path: str | Path, base_learning_rate: float) -> Pat
 
 
 def _losses(stage: Stage) -> str:
-    """Name the losses that count in a stage."""
+    """Name the losses of a stage."""
     losses = []
     if stage.transfer_layers:
         losses.append(f"FMT + AT {_layers(stage.transfer_layers)}")
-    if stage.pretraining:
+    if stage.use_distillation_loss:
         losses.append("MLM + NSP")
     return ", ".join(losses)
 
 
 def _learning(stage: Stage) -> str:
     """Name what learns in a stage, with its factor; neighbouring layers of the same factor together."""
-    if len(set(stage.rates.values())) == 1:
-        return f"all x {stage.head_rate:g}"
-    parts = [("embeddings", stage.embedding_rate)]
-    for rate, group in groupby(range(len(stage.layer_rates)), key=stage.layer_rates.__getitem__):
-        parts.append((_layers(tuple(group)), rate))
-    parts.append(("heads", stage.head_rate))
-    return ", ".join(f"{places} x {rate:g}" for places, rate in parts if rate)
+    if len(set(stage.lr_scales.values())) == 1:
+        return f"all x {stage.head_lr_scale:g}"
+    parts = [("embeddings", stage.embedding_lr_scale)]
+    for scale, group in groupby(range(len(stage.layer_lr_scales)), key=stage.layer_lr_scales.__getitem__):
+        parts.append((_layers(tuple(group)), scale))
+    parts.append(("heads", stage.head_lr_scale))
+    return ", ".join(f"{groups} x {scale:g}" for groups, scale in parts if scale)
 
 
 def _layers(layers: tuple[int, ...]) -> str:
@@ -137,7 +137,7 @@ def _layers(layers: tuple[int, ...]) -> str:
 
 
 def _sample(strategy: Strategy, base_learning_rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return step edges [n + 1] and learning rates [places, n] between them, NaN where a place is frozen."""
+    """Return step edges [n + 1] and learning rates [groups, n] between them, NaN where a group is frozen."""
     edges: list[int] = []
     columns: list[list[float]] = []
     for stage, start in zip(strategy.stages, strategy.boundaries, strict=True):
@@ -145,7 +145,7 @@ def _sample(strategy: Strategy, base_learning_rate: float) -> tuple[np.ndarray, 
         for step in range(0, stage.steps, stride):
             factor = stage.curve_factor(step) * base_learning_rate
             edges.append(start + step)
-            columns.append([rate * factor if rate else np.nan for rate in stage.rates.values()])
+            columns.append([scale * factor if scale else np.nan for scale in stage.lr_scales.values()])
     return np.array([*edges, strategy.steps]), np.array(columns).T
 
 

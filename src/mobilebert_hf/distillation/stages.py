@@ -1,11 +1,11 @@
-"""What a strategy of knowledge transfer is made of: stages, which are data and not control flow.
+"""Stages of knowledge transfer and strategies, which are lists of stages: data, not control flow.
 
-A [`Stage`] says how many layers run, which layers' losses count, what learns at which factor of the base
-learning rate, and for how many steps. Which stage is running is a pure function of the global step, so that
-resuming needs no state of its own, and a schedule can be printed, plotted and tested without training.
+A [`Stage`] says how many layers run, which losses count, the learning-rate scale of every parameter group, and how
+many steps it takes. The stage is a pure function of the global step, so resuming needs no extra state, and a
+schedule can be printed, plotted and tested without training.
 
-Steps and layers count from 0. The places that have a learning-rate factor are named "embeddings", "layer_0",
-"layer_1", ..., "heads", as the optimizer's parameter groups are.
+Steps and layers count from 0. The parameter groups are "embeddings", "layer_0", "layer_1", ..., "heads", as in the
+optimizer.
 """
 
 import math
@@ -19,20 +19,21 @@ Curve = Literal["wave", "linear", "constant"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training in which the same layers run, learn and are compared with the teacher's.
+    """A part of training with fixed depth, losses and learning-rate scales.
 
-    A place whose rate is 0 is frozen in this stage: its parameters need no gradient and do not change at all.
+    A parameter group with scale 0 is frozen: its parameters require no gradient and do not change.
 
     Args:
-        name (`str`): what tables and logs call the stage.
+        name (`str`): the name of the stage in tables and logs.
         steps (`int`): its length in optimizer steps, at least 1.
         depth (`int`): how many encoder layers run, in both networks.
-        transfer_layers (`tuple[int, ...]`): the layers whose feature-map and attention losses count.
-        pretraining (`bool`): whether masked-LM distillation and next-sentence loss count; needs all layers.
-        layer_rates (`tuple[float, ...]`): one factor of the base learning rate for each layer of the network.
-        embedding_rate (`float`): the factor of the embeddings.
-        head_rate (`float`): the factor of everything else, pooler and heads.
-        curve (`Curve`): how the rates change in the course of the stage, see [`Stage.curve_factor`].
+        transfer_layers (`tuple[int, ...]`): the layers whose transfer losses count.
+        use_distillation_loss (`bool`): whether the losses on the model's outputs count, such as masked-LM
+            distillation and next-sentence prediction; requires all layers.
+        layer_lr_scales (`tuple[float, ...]`): a factor of the base learning rate for each layer of the model.
+        embedding_lr_scale (`float`): the factor for the embeddings.
+        head_lr_scale (`float`): the factor for everything else, pooler and heads.
+        curve (`Curve`): how the learning rates change over the stage, see [`Stage.curve_factor`].
         warmup (`int`, *optional*, defaults to 0): steps of warm-up; for the "linear" curve only.
         end_factor (`float`, *optional*, defaults to 1e-4): the value of the "linear" curve at its end.
         parallel (`bool`, *optional*, defaults to `False`): whether every layer of the student reads the teacher's
@@ -43,10 +44,10 @@ class Stage:
     steps: int
     depth: int
     transfer_layers: tuple[int, ...]
-    pretraining: bool
-    layer_rates: tuple[float, ...]
-    embedding_rate: float
-    head_rate: float
+    use_distillation_loss: bool
+    layer_lr_scales: tuple[float, ...]
+    embedding_lr_scale: float
+    head_lr_scale: float
     curve: Curve
     warmup: int = 0
     # The original's decay ends here (its `end_lr_rate`) and not at zero; kept to be equal to it at every
@@ -55,17 +56,25 @@ class Stage:
     parallel: bool = False
 
     def __post_init__(self) -> None:
-        layers = len(self.layer_rates)
-        rates = self.rates.values()
+        layers = len(self.layer_lr_scales)
+        scales = self.lr_scales.values()
         for field, allowed, what in (
             ("steps", self.steps >= 1, "at least 1"),
-            ("depth", 1 <= self.depth <= layers, f"from 1 to the {layers} layers of layer_rates"),
-            ("depth", not self.pretraining or self.depth == layers, f"{layers}, all layers, for pretraining"),
+            ("depth", 1 <= self.depth <= layers, f"from 1 to the {layers} layers of layer_lr_scales"),
+            (
+                "depth",
+                not self.use_distillation_loss or self.depth == layers,
+                f"{layers}, all layers, for distillation losses",
+            ),
             ("transfer_layers", set(self.transfer_layers) <= set(range(self.depth)), "layers that run"),
-            ("transfer_layers", self.pretraining or self.transfer_layers, "given unless pretraining counts"),
-            ("rates", min(rates) >= 0.0 and max(rates) > 0.0, "not negative, and not all 0"),
-            ("parallel", not (self.parallel and self.pretraining), "False where pretraining counts"),
-            ("layer_rates", not any(self.layer_rates[self.depth :]), "0 for layers that do not run"),
+            (
+                "transfer_layers",
+                self.use_distillation_loss or self.transfer_layers,
+                "given unless distillation losses count",
+            ),
+            ("lr_scales", min(scales) >= 0.0 and max(scales) > 0.0, "not negative, and not all 0"),
+            ("parallel", not (self.parallel and self.use_distillation_loss), "False where distillation losses count"),
+            ("layer_lr_scales", not any(self.layer_lr_scales[self.depth :]), "0 for layers that do not run"),
             ("curve", self.curve in get_args(Curve), f"one of {', '.join(get_args(Curve))}"),
             ("warmup", 0 <= self.warmup <= self.steps, f"from 0 to the {self.steps} steps of the stage"),
             ("warmup", self.warmup == 0 or self.curve == "linear", "0 unless the curve is linear"),
@@ -74,13 +83,13 @@ class Stage:
             require(bool(allowed), field, getattr(self, field), what)
 
     @property
-    def rates(self) -> dict[str, float]:
-        """The factor of the base learning rate for each place, without the curve; 0 means frozen."""
-        layers = {f"layer_{index}": rate for index, rate in enumerate(self.layer_rates)}
-        return {"embeddings": self.embedding_rate, **layers, "heads": self.head_rate}
+    def lr_scales(self) -> dict[str, float]:
+        """The factor of the base learning rate for each parameter group, without the curve; 0 means frozen."""
+        layers = {f"layer_{index}": scale for index, scale in enumerate(self.layer_lr_scales)}
+        return {"embeddings": self.embedding_lr_scale, **layers, "heads": self.head_lr_scale}
 
     def curve_factor(self, step: int) -> float:
-        """Return what the curve multiplies all rates by, from 0 to 1.
+        """Return the factor of the curve for all parameter groups, from 0 to 1.
 
         - "constant": 1.
         - "wave": min(0.9 + 0.1 * sqrt(1 - t), 10 * t) where t is the part of the stage that is over: a
@@ -112,7 +121,7 @@ class Stage:
 
 
 class Position(NamedTuple):
-    """Where a global step is: the index of its stage, that stage, and the step within it."""
+    """The position of a global step: the index of its stage, the stage, and the step within it."""
 
     stage_index: int
     stage: Stage
@@ -133,8 +142,8 @@ class Strategy:
 
     def __post_init__(self) -> None:
         require(bool(self.stages), "stages", self.stages, "at least one")
-        layers = [len(stage.layer_rates) for stage in self.stages]
-        require(len(set(layers)) == 1, "layer_rates", layers, "of the same length in all stages")
+        layers = [len(stage.layer_lr_scales) for stage in self.stages]
+        require(len(set(layers)) == 1, "layer_lr_scales", layers, "of the same length in all stages")
 
     @property
     def steps(self) -> int:
@@ -165,8 +174,8 @@ class Strategy:
         stage = self.stages[index]
         return Position(index, stage, min(global_step - boundaries[index], stage.steps))
 
-    def rates(self, global_step: int) -> dict[str, float]:
-        """Return the factor of the base learning rate for each place at a global step, curve included.
+    def lr_scales(self, global_step: int) -> dict[str, float]:
+        """Return the factor of the base learning rate for each parameter group at a global step, curve included.
 
         Args:
             global_step (`int`): as in [`Strategy.position`].
@@ -179,7 +188,7 @@ class Strategy:
         """
         _, stage, step = self.position(global_step)
         factor = stage.curve_factor(step)
-        return {place: rate * factor for place, rate in stage.rates.items()}
+        return {group: scale * factor for group, scale in stage.lr_scales.items()}
 
 
 def require(allowed: bool, field: str, value: object, what: str) -> None:

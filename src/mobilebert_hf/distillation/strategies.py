@@ -1,7 +1,7 @@
 """The strategies of knowledge transfer, each a list of stages.
 
-Three are those of "Training Strategies" in the MobileBERT paper (arXiv 2004.02984), in the form of the
-original code; [`parallel`] is for teachers whose embeddings the student cannot simply copy.
+[`auxiliary`], [`joint`] and [`progressive`] are those of "Training Strategies" in the MobileBERT paper (arXiv
+2004.02984), as in the original code. [`parallel`] is for teachers whose embeddings the student cannot copy.
 """
 
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ Freezing = Literal["hard", "soft"]
 StrategyName = Literal["auxiliary", "joint", "parallel", "progressive"]
 
 # From the original code. The layer that is being transferred learns at this factor of the base rate ...
-TRANSFER_RATE = 3.0
+TRANSFER_LR_SCALE = 3.0
 # ... and, where freezing is soft, the finished layers below it learn at this factor of its rate.
-BACKGROUND_RATE = 0.1
+BACKGROUND_LR_SCALE = 0.1
 # The full-scale recipe warms up for 10k of its 500k steps of distillation.
 WARMUP_RATIO = 0.02
 
@@ -49,9 +49,9 @@ def joint(
     num_layers: int,
     transfer_steps: int,
     distillation_steps: int,
-    transfer_rate: float = TRANSFER_RATE,
+    transfer_lr_scale: float = TRANSFER_LR_SCALE,
     warmup_ratio: float = WARMUP_RATIO,
-    embedding_rate: float = 0.0,
+    embedding_lr_scale: float = 0.0,
 ) -> Strategy:
     """Joint knowledge transfer: first all layers' transfer losses at once, then distillation.
 
@@ -62,10 +62,10 @@ def joint(
         num_layers (`int`): encoder layers of the student.
         transfer_steps (`int`): the length of the transfer stage, at least 1.
         distillation_steps (`int`): the length of the distillation stage; 0 leaves it out.
-        transfer_rate (`float`, *optional*, defaults to 3.0): the layers' factor of the base learning rate.
+        transfer_lr_scale (`float`, *optional*, defaults to 3.0): the layers' factor of the base learning rate.
         warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the distillation stage that is
             warm-up, in [0, 1].
-        embedding_rate (`float`, *optional*, defaults to 0.0): the embeddings' factor during transfer; 0, the
+        embedding_lr_scale (`float`, *optional*, defaults to 0.0): the embeddings' factor during transfer; 0, the
             original's, freezes them.
 
     Returns:
@@ -77,7 +77,9 @@ def joint(
     require(num_layers >= 1, "num_layers", num_layers, "at least 1")
     require(transfer_steps >= 1, "transfer_steps", transfer_steps, "at least 1")
     layers = tuple(range(num_layers))
-    transfer = _transfer("joint transfer", transfer_steps, layers, (transfer_rate,) * num_layers, embedding_rate)
+    transfer = _transfer(
+        "joint transfer", transfer_steps, layers, (transfer_lr_scale,) * num_layers, embedding_lr_scale
+    )
     return Strategy("joint", (transfer, *_final_stage(num_layers, distillation_steps, warmup_ratio)))
 
 
@@ -85,22 +87,22 @@ def parallel(
     num_layers: int,
     transfer_steps: int,
     distillation_steps: int,
-    transfer_rate: float = TRANSFER_RATE,
+    transfer_lr_scale: float = TRANSFER_LR_SCALE,
     warmup_ratio: float = WARMUP_RATIO,
-    embedding_rate: float = 0.0,
+    embedding_lr_scale: float = 0.0,
 ) -> Strategy:
     """Parallel knowledge transfer: all layers learn at once, each on the teacher's features of the layer below.
 
-    So no layer waits for those below it, as it does in [`progressive`], nor learns on what they do not yet know, as
-    in [`joint`]. The second half of the transfer is joint: it joins the layers.
+    Unlike in [`progressive`], no layer waits for the layers below it; unlike in [`joint`], no layer trains on the
+    inputs of untrained layers. The second half of the transfer is joint, so that the layers fit together.
 
     Args:
         num_layers (`int`): encoder layers of the student.
         transfer_steps (`int`): steps of both halves of the transfer, at least 2.
         distillation_steps (`int`): the length of the distillation stage; 0 leaves it out.
-        transfer_rate (`float`, *optional*, defaults to 3.0): see [`joint`].
+        transfer_lr_scale (`float`, *optional*, defaults to 3.0): see [`joint`].
         warmup_ratio (`float`, *optional*, defaults to 0.02): see [`joint`].
-        embedding_rate (`float`, *optional*, defaults to 0.0): see [`joint`].
+        embedding_lr_scale (`float`, *optional*, defaults to 0.0): see [`joint`].
 
     Returns:
         [`Strategy`]: two or three stages.
@@ -110,7 +112,9 @@ def parallel(
     """
     require(transfer_steps >= 2, "transfer_steps", transfer_steps, "at least 2")
     half = transfer_steps // 2
-    joined = joint(num_layers, transfer_steps - half, distillation_steps, transfer_rate, warmup_ratio, embedding_rate)
+    joined = joint(
+        num_layers, transfer_steps - half, distillation_steps, transfer_lr_scale, warmup_ratio, embedding_lr_scale
+    )
     alone = replace(joined.stages[0], name="parallel transfer", steps=half, parallel=True)
     return Strategy("parallel", (alone, *joined.stages))
 
@@ -120,14 +124,14 @@ def progressive(
     transfer_steps: int,
     distillation_steps: int,
     freezing: Freezing = "soft",
-    transfer_rate: float = TRANSFER_RATE,
-    background_rate: float = BACKGROUND_RATE,
+    transfer_lr_scale: float = TRANSFER_LR_SCALE,
+    background_lr_scale: float = BACKGROUND_LR_SCALE,
     warmup_ratio: float = WARMUP_RATIO,
-    embedding_rate: float = 0.0,
+    embedding_lr_scale: float = 0.0,
 ) -> Strategy:
     """Progressive knowledge transfer: a stage for each layer, bottom up, then distillation.
 
-    In a layer's stage only its own transfer losses count, it learns at `transfer_rate`, and nothing above it
+    In a layer's stage only its own transfer losses count, it learns at `transfer_lr_scale`, and nothing above it
     runs. Heads are frozen until the distillation stage, in which everything learns at factor 1.
 
     Args:
@@ -137,13 +141,13 @@ def progressive(
         distillation_steps (`int`): the length of the distillation stage; 0 leaves it out.
         freezing (`Freezing`, *optional*, defaults to `"soft"`): "hard" freezes the finished layers below the
             current one; "soft", the original code's way, lets them learn slowly.
-        transfer_rate (`float`, *optional*, defaults to 3.0): the current layer's factor of the base learning
+        transfer_lr_scale (`float`, *optional*, defaults to 3.0): the current layer's factor of the base learning
             rate.
-        background_rate (`float`, *optional*, defaults to 0.1): what multiplies `transfer_rate` for the layers
+        background_lr_scale (`float`, *optional*, defaults to 0.1): what multiplies `transfer_lr_scale` for the layers
             below, if freezing is soft.
         warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the distillation stage that is
             warm-up, in [0, 1].
-        embedding_rate (`float`, *optional*, defaults to 0.0): the embeddings' factor during transfer; 0, the
+        embedding_lr_scale (`float`, *optional*, defaults to 0.0): the embeddings' factor during transfer; 0, the
             original's, freezes them.
 
     Returns:
@@ -160,15 +164,15 @@ def progressive(
         f"at least one for each of {num_layers} layers",
     )
     require(freezing in get_args(Freezing), "freezing", freezing, f"one of {', '.join(get_args(Freezing))}")
-    below = transfer_rate * background_rate if freezing == "soft" else 0.0
+    below = transfer_lr_scale * background_lr_scale if freezing == "soft" else 0.0
     steps, left_over = divmod(transfer_steps, num_layers)
     stages = [
         _transfer(
             f"layer {layer}",
             steps + (layer < left_over),
             (layer,),
-            (below,) * layer + (transfer_rate,) + (0.0,) * (num_layers - layer - 1),
-            embedding_rate,
+            (below,) * layer + (transfer_lr_scale,) + (0.0,) * (num_layers - layer - 1),
+            embedding_lr_scale,
         )
         for layer in range(num_layers)
     ]
@@ -181,9 +185,9 @@ def build_strategy(
     transfer_steps: int,
     distillation_steps: int,
     freezing: Freezing = "soft",
-    transfer_rate: float = TRANSFER_RATE,
+    transfer_lr_scale: float = TRANSFER_LR_SCALE,
     warmup_ratio: float = WARMUP_RATIO,
-    embedding_rate: float = 0.0,
+    embedding_lr_scale: float = 0.0,
 ) -> Strategy:
     """Build a strategy by its name, so that all can be compared for the same number of steps.
 
@@ -195,11 +199,11 @@ def build_strategy(
             takes the sum.
         freezing (`Freezing`, *optional*, defaults to `"soft"`): see [`progressive`]; the others freeze no
             layer.
-        transfer_rate (`float`, *optional*, defaults to 3.0): see [`progressive`] and [`joint`]; not for
+        transfer_lr_scale (`float`, *optional*, defaults to 3.0): see [`progressive`] and [`joint`]; not for
             auxiliary.
         warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the last stage that is warm-up, in
             [0, 1].
-        embedding_rate (`float`, *optional*, defaults to 0.0): see [`joint`]; not for auxiliary, which freezes
+        embedding_lr_scale (`float`, *optional*, defaults to 0.0): see [`joint`]; not for auxiliary, which freezes
             nothing.
 
     Returns:
@@ -210,17 +214,21 @@ def build_strategy(
     """
     if name == "auxiliary":
         return auxiliary(num_layers, transfer_steps + distillation_steps, warmup_ratio)
-    rates = {"transfer_rate": transfer_rate, "warmup_ratio": warmup_ratio, "embedding_rate": embedding_rate}
+    options = {
+        "transfer_lr_scale": transfer_lr_scale,
+        "warmup_ratio": warmup_ratio,
+        "embedding_lr_scale": embedding_lr_scale,
+    }
     if name == "joint":
-        return joint(num_layers, transfer_steps, distillation_steps, **rates)
+        return joint(num_layers, transfer_steps, distillation_steps, **options)
     if name == "parallel":
-        return parallel(num_layers, transfer_steps, distillation_steps, **rates)
+        return parallel(num_layers, transfer_steps, distillation_steps, **options)
     require(name == "progressive", "name", name, f"one of {', '.join(get_args(StrategyName))}")
-    return progressive(num_layers, transfer_steps, distillation_steps, freezing, **rates)
+    return progressive(num_layers, transfer_steps, distillation_steps, freezing, **options)
 
 
 def _transfer(
-    name: str, steps: int, layers: tuple[int, ...], rates: tuple[float, ...], embedding_rate: float
+    name: str, steps: int, layers: tuple[int, ...], lr_scales: tuple[float, ...], embedding_lr_scale: float
 ) -> Stage:
     """Return a stage of transfer alone, no deeper than it must be."""
     return Stage(
@@ -228,10 +236,10 @@ def _transfer(
         steps=steps,
         depth=max(layers) + 1,
         transfer_layers=layers,
-        pretraining=False,
-        layer_rates=rates,
-        embedding_rate=embedding_rate,
-        head_rate=0.0,
+        use_distillation_loss=False,
+        layer_lr_scales=lr_scales,
+        embedding_lr_scale=embedding_lr_scale,
+        head_lr_scale=0.0,
         curve="wave",
     )
 
@@ -247,10 +255,10 @@ def _distillation(
         steps=steps,
         depth=num_layers,
         transfer_layers=tuple(transfer_layers),
-        pretraining=True,
-        layer_rates=(1.0,) * num_layers,
-        embedding_rate=1.0,
-        head_rate=1.0,
+        use_distillation_loss=True,
+        layer_lr_scales=(1.0,) * num_layers,
+        embedding_lr_scale=1.0,
+        head_lr_scale=1.0,
         curve="linear",
         warmup=round(warmup_ratio * steps),
     )

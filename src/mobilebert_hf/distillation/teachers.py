@@ -1,122 +1,143 @@
-"""Any BERT-like encoder of transformers as a teacher.
+"""Teachers: adapters that return, for a batch, what objectives need of a network.
 
-IB-BERT says by itself what transfer compares. For all others, hooks read what passes by: the outputs of the layers,
-which are one `ModuleList`; query, key and value in the library's attention interface, behind which the fused kernel
-stays on; and, under a masked-LM head, the positions that are predicted, so that they alone become logits. A forward
-pass ends with the highest layer that is asked for.
+`IBBertTeacher` runs a model of this package. `EncoderTeacher` runs any other BERT-like encoder of transformers and
+reads it through hooks: the outputs of its layers, which are one `ModuleList`; its queries, keys and values in the
+attention interface; and, under a masked-LM head, the masked positions, so that logits are computed only there. A
+forward pass ends with the deepest layer that is needed.
 """
 
 import inspect
-from collections.abc import Collection, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedConfig, PreTrainedModel
 
-RECORDING = "mobilebert_recording"
-
-
-class Projections(NamedTuple):
-    """What a layer's attention reads: [batch, heads, seq, head_size] each, and the factor of the scores."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    scaling: float
+from ..data.masking import IGNORED
+from .initialization import check_match
+from .networks import LayerOutputs, Needs, encoder_inputs, run_mobilebert
+from .projections import recording
 
 
-class TeacherOutput(NamedTuple):
-    """What a teacher says of a batch.
+class Teacher(nn.Module, ABC):
+    """A frozen network and the mapping of the student's layers to its own.
 
     Args:
-        last_hidden_state: [batch, seq, width], or None where not all layers ran.
-        layer_outputs: Of the captured layers, [batch, seq, width] each.
-        projections: Of the captured layers.
-        prediction_logits: [n, vocab] of the n predicted positions, or None.
+        model: The network.
+        mapping: For each layer of the student the index of the teacher's layer.
     """
 
-    last_hidden_state: Tensor | None
-    layer_outputs: tuple[Tensor, ...]
-    projections: tuple[Projections, ...]
-    prediction_logits: Tensor | None
+    def __init__(self, model: PreTrainedModel, mapping: Sequence[int]) -> None:
+        super().__init__()
+        self.model, self.config, self.mapping = model, model.config, tuple(mapping)
+        self.layers = find_layers(model)
+        self.eval().requires_grad_(False)
+
+    @abstractmethod
+    def check_student(self, config: PreTrainedConfig) -> None:
+        """Raises a ValueError that names what does not match if a student of this configuration cannot be compared."""
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor], needs: Needs) -> LayerOutputs:
+        """Runs the network.
+
+        Args:
+            inputs: A batch of `PretrainingCollator`.
+            needs: What to return, in terms of the student's layers.
+        """
 
 
-class _Reached(Exception):
-    """The highest layer that was asked for has run."""
-
-
-class EncoderTeacher(nn.Module):
-    """An encoder that is asked for some of its layers.
+class IBBertTeacher(Teacher):
+    """An IB-BERT (or MobileBERT) of this package, whose layers the student's match one to one.
 
     Args:
-        model: An encoder, with a masked-LM head or without a head.
-
-    Raises:
-        ValueError: It has no list of as many layers as its configuration says; names what there is.
+        model: A `...ForPreTraining` model.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
-        self.layers = find_layers(model)
-        self._inputs = set(inspect.signature(model.forward).parameters)
+        super().__init__(model, range(model.config.num_hidden_layers))
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        stop_layer: int | None = None,
-        capture_layers: Collection[int] = (),
-        capture_projections: Collection[int] = (),
-        prediction_mask: Tensor | None = None,
-    ) -> TeacherOutput:
-        """Runs the encoder up to layer `stop_layer`, or in full with its head.
+    def check_student(self, config: PreTrainedConfig) -> None:
+        """All widths that are compared must be equal."""
+        check_match(config, self.config)
 
-        Args:
-            input_ids: [batch, seq].
-            attention_mask: [batch, seq].
-            token_type_ids: [batch, seq]; left out where the encoder takes none.
-            stop_layer: How many layers run.
-            capture_layers: Whose outputs are wanted; -1 is what the first layer reads. That of the last layer is what
-                the encoder makes of it, its final norm included where it has one.
-            capture_projections: Whose queries, keys and values are wanted.
-            prediction_mask: bool [batch, seq], where logits are wanted of a masked-LM head.
+    def forward(self, inputs: Mapping[str, Tensor], needs: Needs) -> LayerOutputs:
+        """Runs the layers that are needed."""
+        return run_mobilebert(self.model, self.model, inputs, needs)
+
+
+class EncoderTeacher(Teacher):
+    """Any BERT-like encoder of transformers.
+
+    Args:
+        model: An encoder, with a masked-LM head or without a head.
+        mapping: For each layer of the student the index of the encoder's layer; by default one to one.
+
+    Raises:
+        ValueError: The model has no list of as many layers as its configuration says.
+    """
+
+    def __init__(self, model: PreTrainedModel, mapping: Sequence[int] | None = None) -> None:
+        super().__init__(model, range(len(find_layers(model))) if mapping is None else mapping)
+        self._accepted = set(inspect.signature(model.forward).parameters)
+
+    def check_student(self, config: PreTrainedConfig) -> None:
+        """Widths and vocabularies must be equal, and every layer of the student must be mapped."""
+        for name in ("hidden_size", "vocab_size"):
+            own, others = getattr(config, name), getattr(self.config, name)
+            if own != others:
+                raise ValueError(f"Student and teacher do not match ({name}: student {own}, teacher {others}).")
+        if len(self.mapping) != config.num_hidden_layers or max(self.mapping) >= len(self.layers):
+            raise ValueError(
+                f"mapping={self.mapping} must name one of the teacher's {len(self.layers)} layers for each of the "
+                f"student's {config.num_hidden_layers}."
+            )
+
+    def forward(self, inputs: Mapping[str, Tensor], needs: Needs) -> LayerOutputs:
+        """Runs the encoder, and its head where it has one and logits are needed.
+
+        The output of the last layer is that of the encoder, including its final norm if it has one.
 
         Raises:
-            ValueError: Projections are wanted, and the encoder does not use the library's attention interface.
+            ValueError: Scores or projections are needed, and the model does not use the attention interface.
         """
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs = {name: value for name, value in given.items() if value is not None and name in self._inputs}
+        depth = None if needs.depth is None else self._layer(needs.depth - 1) + 1
+        recorded = sorted({self._layer(layer) for layer in (*needs.scores, *needs.projections)})
+        prediction_mask = inputs["labels"] != IGNORED if needs.heads else None
+        given = {name: value for name, value in encoder_inputs(inputs).items() if name in self._accepted}
         outputs: dict[int, Tensor] = {}
         last: list[Tensor] = []
         logits = None
         with (
-            self._reading_layers(outputs, stop_layer),
+            self._reading_layers(outputs, depth),
             self._reading_last(last, prediction_mask),
-            recording(self.model, capture_projections) as projections,
+            recording(self.model, recorded) as projections,
             suppress(_Reached),
         ):
-            logits = self.model(**inputs).get("logits")
+            logits = self.model(**given).get("logits")
         if last:
             outputs[len(self.layers) - 1] = last[0]
-        return TeacherOutput(
-            last[0] if last else None,
-            tuple(outputs[layer] for layer in capture_layers),
-            tuple(projections),
-            None if logits is None or prediction_mask is None else logits[0],
+        read = dict(zip(recorded, projections, strict=True))
+        return LayerOutputs(
+            {layer: outputs[self._layer(layer)] for layer in needs.features},
+            {layer: read[self._layer(layer)].scores() for layer in needs.scores},
+            {layer: read[self._layer(layer)] for layer in needs.projections},
+            logits[0] if needs.heads and logits is not None else None,
+            last_hidden_state=last[0] if last else None,
         )
 
+    def _layer(self, layer: int) -> int:
+        """The index of the teacher's layer for the student's; -1 is the output of the embeddings in both."""
+        return self.mapping[layer] if layer >= 0 else -1
+
     @contextmanager
-    def _reading_layers(self, outputs: dict[int, Tensor], stop: int | None) -> Iterator[None]:
+    def _reading_layers(self, outputs: dict[int, Tensor], depth: int | None) -> Iterator[None]:
         def read(index: int) -> Any:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
                 outputs[index] = output if isinstance(output, Tensor) else output[0]
-                if index + 1 == stop and stop < len(self.layers):
+                if index + 1 == depth and depth < len(self.layers):
                     raise _Reached
 
             return hook
@@ -134,7 +155,7 @@ class EncoderTeacher(nn.Module):
 
     @contextmanager
     def _reading_last(self, last: list[Tensor], prediction_mask: Tensor | None) -> Iterator[None]:
-        """Reads the encoder's result, and leaves a head the predicted positions alone, as one row."""
+        """Reads the output of the encoder, and passes only the masked positions on to a head, as one sequence."""
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             last.append(output.last_hidden_state)
@@ -147,6 +168,15 @@ class EncoderTeacher(nn.Module):
             yield
         finally:
             handle.remove()
+
+
+class _Reached(Exception):
+    """Ends a forward pass after the deepest layer that is needed."""
+
+
+def as_teacher(model: "PreTrainedModel | Teacher") -> Teacher:
+    """The adapter of a model of this package; a `Teacher` as it is."""
+    return model if isinstance(model, Teacher) else IBBertTeacher(model)
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:
@@ -166,52 +196,3 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
             "Expected an encoder that runs one layer after the other."
         )
     return found[0]
-
-
-# Which layers are being recorded, and into what; a kernel is told neither.
-_recorded: list[tuple[Collection[int], list[Projections], list[int]]] = []
-
-
-@contextmanager
-def recording(model: PreTrainedModel, layers: Collection[int]) -> Iterator[list[Projections]]:
-    """Inside the block, what the attention of some layers reads is appended to a list, in order of the layers.
-
-    Args:
-        model: Any model on the library's attention interface, teacher or student.
-        layers: Whose.
-
-    Raises:
-        ValueError: The model is not on the interface.
-    """
-    projections: list[Projections] = []
-    if not layers:
-        yield projections
-        return
-    before = model.config._attn_implementation
-    AttentionInterface.register(RECORDING, _record)
-    AttentionMaskInterface.register(RECORDING, sdpa_mask)
-    model.set_attn_implementation(RECORDING)
-    counter = [0]
-    _recorded.append((layers, projections, counter))
-    try:
-        yield projections
-    finally:
-        _recorded.pop()
-        model.set_attn_implementation(before)
-    if not counter[0]:
-        raise ValueError(
-            f"{type(model).__name__} does not use the library's attention interface, so its queries, keys and values "
-            "cannot be read: transfer feature maps alone."
-        )
-
-
-@torch.compiler.disable  # the count would be compiled in, for each layer anew
-def _record(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    layers, projections, counter = _recorded[-1]
-    if counter[0] in layers:
-        scaling = kwargs.get("scaling")
-        projections.append(Projections(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling))
-    counter[0] += 1
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from transformers import AutoConfig, AutoModel, EvalPrediction, PreTrainedTokenizerBase, TrainingArguments
 
-from ..distillation.any_teacher.sentence_encoder import write_sentence_encoder
-from ..distillation.objectives import mean_pool
+from ..distillation.losses import mean_pool
+from ..distillation.sentence_encoder import write_sentence_encoder
 from ..tasks.glue_tasks import TASKS, GlueTask
 from ..tasks.heads import FEATURES
 from .encoder import EncoderArguments, add_adapter, load_encoder

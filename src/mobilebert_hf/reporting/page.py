@@ -24,7 +24,7 @@ def draw_report(folder: Path, name: str = PICTURE) -> Path:
 
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> tuple[Path, Path]:
-    """Draws a run of `recipes/distil_student.py` or `recipes/pretrain_teacher.py`, finished or going on.
+    """Draws a run of `recipes/distill.py` or `recipes/pretrain.py`, finished or going on.
 
     Args:
         folder: The run's `output_dir`.

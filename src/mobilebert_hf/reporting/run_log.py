@@ -15,7 +15,7 @@ from ..runs.stages import RunStage, RunStages
 Line = dict[str, float]
 
 STATE = "trainer_state.json"
-TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention")
+TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention", "relations")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,15 @@
-"""Runs that are not lost: what pre-training, distillation and fine-tuning share."""
+"""Training that resumes exactly: what pre-training, distillation and fine-tuning share."""
 
-from .durable import DurableTrainer, EndAt, TrainingInterrupted
+from .arguments import PreTrainingArguments
+from .durable import DurableTrainer
+from .interruption import EndAt, TrainingInterrupted
+from .optimizer import lamb, parameter_groups
 
-__all__ = ["DurableTrainer", "EndAt", "TrainingInterrupted"]
+__all__ = [
+    "DurableTrainer",
+    "EndAt",
+    "PreTrainingArguments",
+    "TrainingInterrupted",
+    "lamb",
+    "parameter_groups",
+]

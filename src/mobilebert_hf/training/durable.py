@@ -1,103 +1,80 @@
-"""A `transformers.Trainer` whose runs are not lost: not to a kill, a full disk, a signal, or a number that blew up."""
+"""A `transformers.Trainer` whose runs survive kills, full disks, signals and numbers that are not finite."""
 
-import math
 import shutil
-import signal
-import sys
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
+from transformers import Trainer
 
+from ..files import move_files
 from ..runs.checkpoints import STAGING
 from ..runs.checkpoints import publish as publish_checkpoint
-from .hub_trainer import HubTrainer
+from ..runs.facts import ModelFacts
+from ..runs.stages import RunStages
+from .compat import rotate_checkpoints, sort_checkpoints
+from .finite_check import FiniteCheck
+from .interruption import Interruption, TrainingInterrupted
+from .publishing import Publisher
 
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came, and a checkpoint was written; the message says how to go on."""
-
-
-class DurableTrainer(HubTrainer):
+class DurableTrainer(Trainer):
     """As the library's, and:
 
-    - A checkpoint appears whole, under its name, or not at all (see `checkpoints.py`).
-    - SIGINT and SIGTERM end training after the step that runs, with a checkpoint, by `TrainingInterrupted`. A second
-      SIGINT ends it at once.
-    - A loss or gradient that is not finite ends it by a FloatingPointError before the step is taken. Gradients in
-      float16 are left to the loss scaler.
-    - A checkpoint that cannot be written ends it by an OSError; the earlier ones stay.
+    - A checkpoint appears complete, under its name, or not at all (see `checkpoints.py`).
+    - SIGINT and SIGTERM end training after the current step, with a checkpoint, by `TrainingInterrupted`. A second
+      SIGINT ends it at once (see `interruption.py`).
+    - A loss or gradient that is not finite ends it by a FloatingPointError before the step is taken (see
+      `finite_check.py`).
+    - A checkpoint that cannot be written ends it by an OSError; the earlier ones are kept.
+    - Model cards and publishing are those of `mobilebert-hf publish` (see `publishing.py`).
 
-    All processes end together: they exchange two numbers a step.
+    Attributes:
+        facts: What is known of the model; subclasses say more.
+        stages: The stages of the run, if it has several; written to its folder when training begins.
     """
+
+    stages: RunStages | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.args.logging_nan_inf_filter = False  # it hides what is to end the run
         self._staging: Path | None = None
-        self._signal: signal.Signals | None = None
-        self._interrupted = False
-        self.add_callback(_Interruption(self))
+        self.facts = ModelFacts()
+        self.publisher = Publisher(self)
+        self.finite_check = FiniteCheck(self)
+        self.interruption = Interruption(self)
+        self.add_callback(self.interruption)
 
     def loss_terms(self) -> Mapping[str, Tensor]:
         """The scalars that the current step's loss is made of, by name; to say which of them is not finite."""
         return {}
 
-    def place_of(self, step: int) -> str:
-        """Where in the run a step is, for messages."""
+    def describe_step(self, step: int) -> str:
+        """The position of a step in the run, for messages."""
         return f"step {step + 1:,} of {self.state.max_steps:,}"
-
-    # ---- signals
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the library's.
 
         Raises:
-            TrainingInterrupted: SIGINT or SIGTERM came.
+            TrainingInterrupted: SIGINT or SIGTERM was received.
             FloatingPointError: A loss or gradient is not finite.
             OSError: A checkpoint cannot be written.
         """
-        self._signal, self._interrupted = None, False
         if self.stages is not None and self.is_world_process_zero():
             self.stages.write(Path(self.args.output_dir or "."))
-        with self._catching_signals():
+        with self.interruption.catching():
             result = super().train(*args, **kwargs)
-        if self._interrupted:
+        if self.interruption.agreed:
             checkpoint = sort_checkpoints(self._get_output_dir(None))[-1]
             raise TrainingInterrupted(
-                f"Interrupted after {self.place_of(self.state.global_step - 1)}. Everything is in {checkpoint}: "
+                f"Interrupted after {self.describe_step(self.state.global_step - 1)}. Everything is in {checkpoint}: "
                 "the same command goes on from there."
             )
         self.create_model_card()
         return result
-
-    @contextmanager
-    def _catching_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may ask for signals
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        # A launcher may follow a SIGINT of the terminal with a SIGTERM of its own: only the user's second one counts.
-        if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._signal is None and self.is_world_process_zero():
-            name = signal.Signals(number).name
-            print(f"\n{name}: writing a checkpoint after this step. Ctrl-C ends at once.", file=sys.stderr, flush=True)
-        self._signal = signal.Signals(number)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Resumed from its last checkpoint, the library would take one step too many.
@@ -106,48 +83,24 @@ class DurableTrainer(HubTrainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
-    # ---- numbers
-
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """As the library's; after the last accumulated batch, looks whether training can go on."""
+        """As the library's; after the last accumulated batch, checks whether training can go on."""
+        self.finite_check.begin_step()
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            self._look_around(model, loss)
+            self.finite_check.check_finite_and_signals(model, loss)
         return loss
 
-    def _look_around(self, model: nn.Module, loss: Tensor) -> None:
-        """Ends training, or asks for its end, where any process has to."""
-        total = loss.float()
-        if self.accelerator.scaler is None:
-            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            total = total + whole(torch.nn.utils.get_total_norm(gradients)).to(total)
-        flags = torch.stack([~torch.isfinite(total), torch.tensor(self._signal is not None, device=total.device)])
-        broken, interrupted = self.accelerator.reduce(flags.float(), reduction="sum").tolist()
-        if broken:
-            raise FloatingPointError(self._describe_breakdown(model))
-        self._interrupted = bool(interrupted)
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        # The library's would compute the norm again and, where it overflows float32, make every gradient zero.
+        if not self.finite_check.norm_is_global:
+            return super()._clip_grad_norm(model)
+        return self.finite_check.clip(model, self.args.max_grad_norm)
 
-    def _describe_breakdown(self, model: nn.Module) -> str:
-        terms = {name: value.item() for name, value in self.loss_terms().items()}
-        broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
-        gradients = [
-            name
-            for name, parameter in model.named_parameters()
-            if parameter.grad is not None and not torch.isfinite(whole(parameter.grad)).all()
-        ]
-        if broken:
-            what = f"The loss is not finite: {_listed(broken)}"
-        elif gradients:
-            others = f" and {len(gradients) - 1} other parameters" if len(gradients) > 1 else ""
-            what = f"The gradient of {gradients[0]}{others} is not finite; the losses are: {_listed(terms)}"
-        else:
-            what = "A loss or gradient is not finite on another process, which names it"
-        kept = sort_checkpoints(self._get_output_dir(None))
-        return (
-            f"{what}, in {self.place_of(self.state.global_step)}. The step was not taken. "
-            + (f"The last checkpoint, {kept[-1]}, is from before it. " if kept else "There is no checkpoint yet. ")
-            + "Try a lower learning_rate, more warm-up, max_grad_norm=1, or float32 in place of bfloat16."
-        )
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        if grad_norm is None and self.finite_check.norm_is_global:
+            return self.finite_check.global_norm(model)
+        return super()._get_grad_norm(model, grad_norm)
 
     # ---- checkpoints
 
@@ -167,7 +120,7 @@ class DurableTrainer(HubTrainer):
             self.save_data_state(staging / name)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                self._mend_best_checkpoint(staging / name, final)
+                self._correct_best_checkpoint(staging / name, final)
                 publish_checkpoint(staging / name, final)
         except Exception as error:  # the libraries' own, which have nothing else in common
             shutil.rmtree(staging, ignore_errors=True)
@@ -186,86 +139,63 @@ class DurableTrainer(HubTrainer):
         self.accelerator.wait_for_everyone()
 
     def save_data_state(self, checkpoint: Path) -> None:
-        """Saves what each process needs to find its place in the data; a map-style data set needs nothing."""
+        """Saves the cursor of each process in the data; a map-style data set needs none."""
 
-    def _mend_best_checkpoint(self, written: Path, final: Path) -> None:
-        """The library noted the folder aside as the place of the best checkpoint."""
+    def _correct_best_checkpoint(self, written: Path, final: Path) -> None:
+        """The library noted the staging folder as the best checkpoint."""
         if self.state.best_model_checkpoint == str(written):
             self.state.best_model_checkpoint = str(final)
             self.state.save_to_json(str(written / "trainer_state.json"))
 
+    # ---- the final model and the Hub
+
+    def save_final_model(self) -> None:
+        """Saves model and tokenizer to `output_dir`, each file complete or not at all."""
+        staging = Path(self.args.output_dir or ".") / STAGING
+        self.save_model(str(staging), _internal_call=True)
+        if self.args.should_save:
+            move_files(staging, staging.parent)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> None:
+        """The end of a recipe: the model card and, with `push_to_hub`, the publication."""
+        if self.args.push_to_hub:
+            self.push_to_hub()
+        else:
+            self.create_model_card()
+
+    def create_model_card(self, **fields: Any) -> None:  # type: ignore[override]
+        """Writes the model card to `output_dir`; `fields` as in `Publisher.write_card`."""
+        self.publisher.write_card(**fields)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Publishes model, tokenizer, code, card and scores in one commit to `hub_model_id`; see `hub.publish`.
+
+        Args:
+            commit_message: The message of the commit.
+            blocking: Is always true here.
+            token: By default `hub_token`, or that of the logged-in user.
+            revision: The branch; by default `hub_revision`.
+            private: Whether a new repository is private; by default `hub_private_repo`.
+            kwargs: Fields of the card; see `create_model_card`.
+
+        Returns:
+            The commit, on the main process.
+        """
+        token = token or self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_final_model()
+        return self.publisher.publish(commit_message, token, revision, private, **kwargs)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self._staging is None:  # not before the checkpoint has its name
-            super()._push_from_checkpoint(checkpoint_folder)
-
-
-class _Ending(TrainerCallback, ABC):
-    """Ends training with a checkpoint."""
-
-    @abstractmethod
-    def is_due(self, state: TrainerState) -> bool:
-        """Whether the step that was just taken is the last one."""
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Asks for both."""
-        if self.is_due(state):
-            control.should_save = control.should_training_stop = True
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Leaves it at that, where the library takes the end for that of an epoch and of the run."""
-        if self.is_due(state):
-            control.should_save = control.should_evaluate = False
-            # It would load the best checkpoint and, where only one is to be kept, delete the others.
-            state.best_model_checkpoint = None
-
-
-class _Interruption(_Ending):
-    """Ends training without a long evaluation."""
-
-    def __init__(self, trainer: DurableTrainer) -> None:
-        self.trainer = trainer
-
-    def is_due(self, state: TrainerState) -> bool:
-        """Where a signal came."""
-        return self.trainer._interrupted
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Asks for checkpoint and end alone."""
-        super().on_step_end(args, state, control, **kwargs)
-        control.should_evaluate &= not self.is_due(state)
-
-
-class EndAt(_Ending):
-    """Ends training after a step before its last one."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def is_due(self, state: TrainerState) -> bool:
-        """At the step."""
-        return state.global_step >= self.step
-
-
-@contextmanager
-def hold_signals() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM wait until the end of a block; processes that are started in it never get them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP2 shards, gathered; any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def _listed(terms: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} = {value:.4g}" for name, value in terms.items()) or "not named"
+            self.publisher.push_checkpoint(checkpoint_folder)

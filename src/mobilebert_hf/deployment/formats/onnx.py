@@ -96,10 +96,10 @@ def unsigned_matmuls(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
     for node in graph.node:
         # A convolution's weight, the fourth input, is [out, in, 1].
-        name = node.input[3 if node.op_type == "QLinearConv" else 1] if node.op_type in INT8_OPERATORS else None
-        if name in constants:
-            weight = numpy_helper.to_array(constants[name])
-            yield name, weight[:, :, 0] if node.op_type == "QLinearConv" else weight.T
+        index = 3 if node.op_type == "QLinearConv" else 1
+        if node.op_type in INT8_OPERATORS and node.input[index] in constants:
+            weight = numpy_helper.to_array(constants[node.input[index]])
+            yield node.input[index], weight[:, :, 0] if node.op_type == "QLinearConv" else weight.T
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:

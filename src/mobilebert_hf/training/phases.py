@@ -1,0 +1,115 @@
+"""Training in phases: examples of one length, then longer ones, in one run that resumes exactly."""
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from ..data import PretrainingCollator, PretrainingData, PretrainingDataArguments, prepare_pretraining_data
+from ..models.configuration import MobileBertConfig
+from ..runs.checkpoints import step_of
+from ..runs.facts import hub_ids
+from ..runs.run_folder import find_checkpoint
+from .arguments import PreTrainingArguments
+from .durable import DurableTrainer
+from .interruption import EndAt
+
+AnyTrainer = TypeVar("AnyTrainer", bound=DurableTrainer)
+
+
+@dataclass
+class Phase:
+    """A part of training on examples of one length, up to global step `end` (None: to the end of training)."""
+
+    data: PretrainingDataArguments
+    training: PreTrainingArguments
+    examples: PretrainingData
+    end: int | None
+
+    def inputs(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The keyword arguments of the Trainer for the data."""
+        data = self.data
+        collator = PretrainingCollator(tokenizer, data.mlm_probability, data.whole_word_mask, seed=self.training.seed)
+        return {
+            "train_dataset": self.examples["train"],
+            "eval_dataset": self.examples["validation"],
+            "data_collator": collator,
+            "processing_class": tokenizer,
+        }
+
+
+def plan_phases(
+    data: PretrainingDataArguments,
+    training: PreTrainingArguments,
+    steps: int,
+    tokenizer: PreTrainedTokenizerBase,
+    config: MobileBertConfig,
+) -> list[Phase]:
+    """One phase, or two if `long_seq_length` is set, of which the second has the longer examples.
+
+    The long phase has as many examples in a step, in smaller batches of which more are accumulated, so that no more
+    tokens are in memory at a time. All data is prepared here, before training starts.
+
+    Args:
+        data: The data to prepare.
+        training: The arguments of the whole run.
+        steps: The number of steps of the run; below 1 if it is given in epochs.
+        tokenizer: The tokenizer.
+        config: The configuration of the model.
+
+    Raises:
+        ValueError: The model does not take examples this long, or there are two phases but no number of steps.
+    """
+    lengths = [length for length in (data.max_seq_length, data.long_seq_length) if length is not None]
+    if max(lengths) > config.max_position_embeddings:
+        raise ValueError(
+            f"The longest examples have {max(lengths)} tokens, but the network takes "
+            f"{config.max_position_embeddings}: shorten max_seq_length or long_seq_length, or make a network with "
+            "more max_position_embeddings."
+        )
+    if data.long_seq_length is None:
+        return [Phase(data, training, prepare_data(data, tokenizer, training), None)]
+    if steps < 1:
+        raise ValueError("long_seq_length needs max_steps: it counts in steps, not in epochs.")
+    long_data = replace(data, max_seq_length=data.long_seq_length, long_seq_length=None)
+    long_training = copy(training)
+    batch = training.per_device_train_batch_size
+    fitting = max(batch * data.max_seq_length // data.long_seq_length, 1)
+    long_training.per_device_train_batch_size = next(size for size in range(fitting, 0, -1) if batch % size == 0)
+    long_training.gradient_accumulation_steps *= batch // long_training.per_device_train_batch_size
+    return [
+        Phase(data, training, prepare_data(data, tokenizer, training), steps - round(data.long_seq_ratio * steps)),
+        Phase(long_data, long_training, prepare_data(long_data, tokenizer, training), None),
+    ]
+
+
+def prepare_data(
+    data: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, training: PreTrainingArguments
+) -> PretrainingData:
+    """The examples, prepared by one process and read from its cache by the others."""
+    with training.main_process_first(desc="preparing the corpus"):
+        return prepare_pretraining_data(data, tokenizer)
+
+
+def run_phases(make_trainer: Callable[[Phase], AnyTrainer], phases: Sequence[Phase]) -> AnyTrainer:
+    """Trains all phases, from the last complete checkpoint on, evaluates, and saves model, metrics and state.
+
+    Args:
+        make_trainer: Makes the trainer of a phase, with a new model each time.
+        phases: At least one.
+    """
+    for phase in phases:
+        checkpoint = find_checkpoint(phase.training)
+        if phase.end is not None and checkpoint is not None and step_of(checkpoint) >= phase.end:
+            continue
+        trainer = make_trainer(phase)
+        trainer.facts = replace(trainer.facts, datasets=hub_ids(phase.data.corpus))
+        if phase.end is not None:
+            trainer.add_callback(EndAt(phase.end))
+        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_final_model()
+    trainer.save_state()
+    trainer.save_metrics("eval", trainer.evaluate(), combined=False)
+    return trainer

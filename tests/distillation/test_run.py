@@ -1,0 +1,211 @@
+"""Whole runs, from a teacher's folder and a corpus to a student that is used as its teacher was."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from huggingface_hub import ModelCard
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoTokenizer, pipeline
+
+from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS
+from mobilebert_hf.distillation.sentence_encoder import embed
+from mobilebert_hf.machine import describe_machine
+from mobilebert_hf.recipe import parse_recipe
+
+from .encoders import run_distillation, save_teacher
+
+TEXTS = ["a dog", "the cat sat on the mat and saw another cat"]
+
+
+def results(folder):
+    return json.loads((folder / "student" / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def sentence_encoder(tmp_path_factory, tiny_corpus, tiny_tokenizer):
+    folder = tmp_path_factory.mktemp("sentence_encoder")
+    teacher = save_teacher(folder / "teacher", tiny_tokenizer, sentence_encoder=True)
+    trainer = run_distillation(teacher, tiny_corpus, folder)
+    return folder, trainer
+
+
+def test_a_sentence_encoders_student_gives_its_embeddings(sentence_encoder):
+    folder, trainer = sentence_encoder
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    found, expected = (
+        embed(AutoModel.from_pretrained(folder / name), tokenizer, TEXTS) for name in ("student", "teacher")
+    )
+    assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.9
+    assert results(folder)["evaluation"]["eval_pooled_similarity"] > 0.95
+    assert trainer.state.global_step == 30
+
+
+def test_sentence_transformers_finds_its_files(sentence_encoder):
+    folder = sentence_encoder[0] / "student"
+    modules = json.loads((folder / "modules.json").read_text())
+    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    assert pooling == {
+        "word_embedding_dimension": 32,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_cls_token": False,
+    }
+    assert json.loads((folder / "sentence_bert_config.json").read_text()) == {"max_seq_length": 24}
+
+
+def test_stock_transformers_loads_the_student(sentence_encoder):
+    folder = sentence_encoder[0] / "student"
+    stock = transformers.MobileBertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.testing.assert_close(
+        embed(stock, tokenizer, TEXTS),
+        embed(AutoModel.from_pretrained(folder), tokenizer, TEXTS),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_its_recipe_makes_it_again(sentence_encoder, tmp_path):
+    recipe = sentence_encoder[0] / "student" / "recipe.yaml"
+    student, data, training = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(recipe), "--output_dir", str(tmp_path)])
+    assert student.teacher == str(sentence_encoder[0] / "teacher")
+    assert data.mlm_probability == 0.15
+    assert training.distillation_steps == 30
+
+
+def test_table_and_card_tell_what_was_made(sentence_encoder):
+    folder = sentence_encoder[0] / "student"
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "sentence-transformers"
+    measured = results(sentence_encoder[0])
+    assert f"{measured['evaluation']['eval_pooled_similarity']:.3f}" in card.text
+    assert f"minutes on {describe_machine()['cpu']}." in card.text
+    model = AutoModel.from_pretrained(folder)
+    assert measured["student"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert measured["student"]["parameters"] < measured["teacher"]["parameters"]
+
+
+def test_a_masked_lm_teachers_student_fills_masks(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer, head="ForMaskedLM")
+    run_distillation(teacher, tiny_corpus, tmp_path)
+    fill = pipeline("fill-mask", str(tmp_path / "student"), device="cpu")
+    assert len(fill(f"the {fill.tokenizer.mask_token} sat", top_k=3)) == 3
+    measured = results(tmp_path)
+    assert measured["initialization"]["logit_variance"] > 0.3
+    assert measured["evaluation"]["eval_layer_2/similarity"] > 0.9
+    assert not (tmp_path / "student" / "modules.json").exists()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"dtype": torch.bfloat16},
+        {"max_shard_size": "10KB"},
+        {"hidden_size": 36, "num_attention_heads": 3},
+        {"vocab_size": 256},
+        {"family": "Roberta", "max_position_embeddings": 50},
+        {"family": "DistilBert"},
+        {"family": "ModernBert"},
+    ],
+    ids=str,
+)
+def test_unusual_teachers(tmp_path, tiny_corpus, tiny_tokenizer, odd):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer, **odd)
+    run_distillation(teacher, tiny_corpus, tmp_path, steps=20)
+    if "max_shard_size" in odd:
+        assert len(list(teacher.glob("*.safetensors"))) > 2
+    student = AutoModel.from_pretrained(tmp_path / "student")
+    assert student.dtype == torch.float32
+    assert student.config.vocab_size == odd.get("vocab_size", len(tiny_tokenizer))
+    assert results(tmp_path)["evaluation"]["eval_layer_2/similarity"] > 0.8
+
+
+def test_a_teacher_that_pads_on_the_left(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(teacher, padding_side="left")
+    tokenizer.save_pretrained(teacher)
+    run_distillation(teacher, tiny_corpus, tmp_path, steps=2)
+    assert AutoTokenizer.from_pretrained(tmp_path / "student").padding_side == "right"
+
+
+def test_both_are_compared_in_float32(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
+    trainer = run_distillation(teacher, tiny_corpus, tmp_path, steps=2, teacher_dtype="bfloat16")
+    assert trainer.teacher.model.dtype == trainer.model.dtype == torch.float32
+
+
+def test_layers_mapped_and_relations(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
+    trainer = run_distillation(teacher, tiny_corpus, tmp_path, layers="1,2", relation_weight=1.0)
+    assert AutoModel.from_pretrained(tmp_path / "student").config.num_hidden_layers == 2
+    logged = [line["layer_1/relation"] for line in trainer.state.log_history if "layer_1/relation" in line]
+    assert sum(logged[-5:]) < sum(logged[:5])
+
+
+def test_an_interrupted_run_goes_on_as_it_was_planned(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "plan.json").write_text('{"transfer_steps": 0, "distillation_steps": 7}')
+    trainer = run_distillation(teacher, tiny_corpus, tmp_path, steps=1000, minutes=1)
+    assert trainer.state.global_step == 7
+
+
+def test_the_steps_are_planned_to_the_minutes(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
+    trainer = run_distillation(teacher, tiny_corpus, tmp_path, minutes=0.25, logging_steps=100)
+    plan = json.loads((tmp_path / "student" / "plan.json").read_text())
+    assert plan["distillation_steps"] == trainer.state.global_step
+    assert 3 < results(tmp_path)["minutes"] * 60 < 30
+
+
+def test_what_cannot_be_done_is_refused(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
+    for wrong, message in (
+        ({"task": "cola", "task_data": "x"}, "task='cola' is not known: expected stsb"),
+        ({"task": "stsb"}, "needs task_data"),
+        ({"size": "huge"}, "size='huge' is not one of"),
+        ({"objective": "logits"}, "objective='logits' is not one of auto, pretraining, masked_lm, pooled, features"),
+        ({"minutes": -1}, "minutes is -1: expected"),
+        ({"streaming": True}, "streaming=True"),
+        ({"max_seq_length": 128}, "the network takes 64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_distillation(teacher, tiny_corpus, tmp_path, **wrong)
+    with pytest.raises(FileNotFoundError, match="data file at"):
+        run_distillation(teacher, tiny_corpus, tmp_path, task="stsb", task_data=str(tmp_path / "student"))
+    shared = save_teacher(tmp_path / "albert", tiny_tokenizer, family="Albert")
+    with pytest.raises(ValueError, match="AlbertModel cannot be a teacher: it has no list of its 3 layers"):
+        run_distillation(shared, tiny_corpus, tmp_path)
+
+
+@pytest.mark.slow
+def test_one_command_on_two_processes(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer, sentence_encoder=True, num_hidden_layers=2)
+    command = [
+        str(Path(sys.executable).with_name("mobilebert-hf")),
+        "distill",
+        "--teacher",
+        str(teacher),
+        "--minutes",
+        "1",
+    ]
+    command += ["--corpus", str(tiny_corpus), "--output", str(tmp_path / "student"), "--processes", "2"]
+    command += ["--max_seq_length", "24", "--validation_fraction", "0.1", "--cache_dir", str(tmp_path / "cache")]
+    command += ["--report_to", "none", "--config_overrides", '{"intra_bottleneck_size": 16, "embedding_size": 16}']
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "cosine, pooled" in run.stdout
+    assert results(tmp_path)["minutes"] < 2
+    assert results(tmp_path)["processes"] == 2
+
+
+def test_sentence_transformers_gives_the_same_embeddings(sentence_encoder):
+    folder = sentence_encoder[0] / "student"
+    found = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    ours = embed(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), TEXTS)
+    torch.testing.assert_close(found, torch.nn.functional.normalize(ours, dim=-1), rtol=1e-4, atol=1e-5)

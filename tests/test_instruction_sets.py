@@ -1,0 +1,30 @@
+"""Tests that train, on processors with fewer instructions, which round sums otherwise: they must not notice."""
+
+import os
+
+import pytest
+
+from .workshop import FORKS, INSTRUCTION_SETS, InstructionSet
+
+# A run of this test diverged on processors with AVX2 alone.
+QUICK = ["tests/distillation/test_runs.py::test_every_group_learns_at_the_strategys_rate"]
+ALL = ["tests/distillation", "tests/models", "tests/training"]
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
+@pytest.mark.parametrize("tests", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)], ids=["quick", "all"])
+def test_other_rounding_changes_no_outcome(pytestconfig, tmp_path, instructions, tests):
+    log = tmp_path / "log"
+    process = FORKS.Process(target=_run_tests, args=(pytestconfig.rootpath, log, instructions, tests))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, log.read_text()[-3000:]
+
+
+def _run_tests(root, log, instructions, tests):
+    os.chdir(root)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    InstructionSet(instructions)()
+    os._exit(pytest.main(["-q", "-p", "no:cacheprovider", "--basetemp", str(log.parent / "tests"), *tests]))

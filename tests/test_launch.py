@@ -1,0 +1,60 @@
+"""`mobilebert-hf pretrain` and `distill` run the recipes, with what the machine has."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from mobilebert_hf import launch
+from mobilebert_hf.distillation import DistillationArguments, distill, pretrain
+from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf_cli import app, recipes
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The recipes that are launched in this process: function, classes and options."""
+    calls = []
+    monkeypatch.setattr(launch, "launch", lambda *call: calls.append(call))
+    return calls
+
+
+def invoke(*options):
+    outcome = CliRunner().invoke(app, options)
+    assert outcome.exit_code == 0, outcome.output
+
+
+def test_pretrain_passes_its_options_on(launched):
+    invoke("pretrain", "--processes", "1", "--config", "pretrain.yaml", "--max_steps", "7")
+    [(recipe, _, options)] = launched
+    assert recipe is pretrain
+    assert options == ["--config", "pretrain.yaml", "--max_steps", "7"]
+
+
+def test_distill_has_settings_for_the_machine(launched, tmp_path):
+    given = ("--teacher", "t", "--corpus", "a.txt", "--corpus", "b.txt", "--output", str(tmp_path), "--minutes", "5")
+    invoke("distill", "--processes", "1", *given, "--size", "tiny", "--bf16", "false")
+    [(recipe, classes, options)] = launched
+    student, data, training = parse_recipe(classes, options)
+    assert recipe is distill
+    assert (student.teacher, student.size, data.corpus) == ("t", "tiny", ["a.txt", "b.txt"])
+    assert isinstance(training, DistillationArguments)
+    assert (training.output_dir, training.minutes, training.save_total_limit) == (str(tmp_path), 5.0, 2)
+    assert training.per_device_train_batch_size in (recipes.BATCH_SIZE, recipes.ACCELERATED_BATCH_SIZE)
+
+
+@pytest.mark.parametrize("config", [("--config", "my.yaml"), ("--config=my.yaml",)])
+def test_distill_leaves_a_recipes_settings_as_they_are(launched, config):
+    invoke("distill", "--processes", "1", "--teacher", "t", *config)
+    assert launched[0][2] == ["--teacher", "t", *config]
+
+
+def test_several_processes_are_started_by_accelerate(launched, monkeypatch):
+    commands = []
+    done = subprocess.CompletedProcess((), 0)
+    monkeypatch.setattr(recipes.subprocess, "run", lambda command, check: commands.append(command) or done)
+    invoke("distill", "--processes", "2", "--config", "my.yaml")
+    assert not launched
+    assert commands[0][:4] == [sys.executable, "-m", "accelerate.commands.launch", "--num_processes"]
+    assert commands[0][-5:] == ["-m", "mobilebert_hf.launch", "distill", "--config", "my.yaml"]
