@@ -98,13 +98,17 @@ def launch(recipe: Callable[..., Any], argument_classes: Sequence[type], options
     PartialState().destroy_process_group()
 
 
-def _recipe(name: str) -> tuple[Callable[..., Any], tuple[type, ...]]:
-    from . import distillation
-    from .distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
-    from .distillation.run import RECIPE_ARGUMENTS as DISTILLATION
+def _recipe(name: str) -> tuple[Callable[..., Any], Sequence[type]]:
+    """The function and the argument classes of a recipe."""
+    if name == "pretrain":
+        from .distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
+        from .distillation.pretrain import pretrain as run_pretraining
 
-    recipes = {"pretrain": (distillation.pretrain, PRETRAINING), "distill": (distillation.distill, DISTILLATION)}
-    return recipes[name]
+        return run_pretraining, PRETRAINING
+    from .distillation.run import RECIPE_ARGUMENTS as DISTILLATION
+    from .distillation.run import distill as run_distillation
+
+    return run_distillation, DISTILLATION
 
 
 def machine_options(processes: int) -> list[str]:
