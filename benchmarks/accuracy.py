@@ -15,10 +15,10 @@ from rich.console import Console
 
 from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment import FORMATS, export
-from mobilebert_hf.deployment.manifest import graph_size, open_manifest, read_manifest
 from mobilebert_hf.deployment.scoring import score_export
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.machine import DIRTY, describe_machine, describe_version
+from mobilebert_hf.runs.exports import graph_size, open_manifest, read_manifest
 from mobilebert_hf.tables import terminal_table
 
 RESULTS = Path(__file__).parent / "accuracy" / "results.json"

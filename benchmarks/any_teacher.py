@@ -23,21 +23,21 @@ import typer
 from rich.console import Console
 from transformers import AutoModel, AutoTokenizer
 
-from mobilebert_hf.data.glue import load_glue
-from mobilebert_hf.data.glue_tasks import TASKS
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.benchmark.networks import Setting, write_stock
 from mobilebert_hf.deployment.check import Run
-from mobilebert_hf.deployment.tasks import INPUTS
-from mobilebert_hf.deployment.tasks import TASKS as HEADS
+from mobilebert_hf.deployment.student import INPUTS
 from mobilebert_hf.distillation.report import result_rows
 from mobilebert_hf.distillation.sentence_encoder import score_similarity
 from mobilebert_hf.files import write_aside
 from mobilebert_hf.hub.run_card import without_places
 from mobilebert_hf.machine import describe_machine, time_in_turns
-from mobilebert_hf.reporting.page import PICTURE
+from mobilebert_hf.runs.facts import FACTS, PICTURE
+from mobilebert_hf.runs.run_folder import RECIPE, Recipe
 from mobilebert_hf.tables import terminal_table
-from mobilebert_hf.training.run_folder import RECIPE, Recipe
+from mobilebert_hf.tasks.glue_data import load_glue
+from mobilebert_hf.tasks.glue_tasks import TASKS
+from mobilebert_hf.tasks.heads import TASKS as HEADS
 
 RESULTS = Path(__file__).parent / "any_teacher" / "results.json"
 LENGTH = 128
@@ -96,7 +96,7 @@ def main(
     }
     RESULTS.parent.mkdir(exist_ok=True)
     write_aside(RESULTS, json.dumps(results, indent=2))
-    for name in ("config.json", PICTURE):
+    for name in ("config.json", FACTS, PICTURE):
         shutil.copyfile(student / name, RESULTS.parent / name)
     recipe = Recipe.read(student / RECIPE)
     recipe._replace(values=without_places(recipe.values)).write(RESULTS.parent / RECIPE)

@@ -14,6 +14,7 @@ import any_teacher
 import data
 import distillation
 import finetuning
+import processors
 import strategies
 from mobilebert_hf.demo.report import Result, table_rows
 from mobilebert_hf.deployment.benchmark import report
@@ -24,7 +25,13 @@ from mobilebert_hf.tables import Rows, markdown_table
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", ROOT / "benchmarks" / "deployment" / "README.md"]
 DEMO, DEPLOYMENT = (ROOT / "benchmarks" / name / "results.json" for name in ("demo", "deployment"))
-STUDENTS = {"any-teacher": any_teacher, "strategies": strategies, "finetuning": finetuning, "accuracy": accuracy}
+STUDENTS = {
+    "any-teacher": any_teacher,
+    "strategies": strategies,
+    "finetuning": finetuning,
+    "accuracy": accuracy,
+    "processors": processors,
+}
 TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?:.*\n)?<!-- /(?P=name) -->", re.DOTALL)
 
 

@@ -16,14 +16,15 @@ import yaml
 from mobilebert_hf import models
 from mobilebert_hf.deployment.benchmark.report import summary_cells
 from mobilebert_hf.deployment.formats import FORMATS
-from mobilebert_hf.deployment.tasks import find_task
 from mobilebert_hf.distillation.shapes import count_parameters
 from mobilebert_hf.files import write_aside
-from mobilebert_hf.hub.card import Facts, render_card
+from mobilebert_hf.hub.card import CardData, render_card
 from mobilebert_hf.hub.remote_code import MODULES
-from mobilebert_hf.hub.run_card import describe, describe_shape, read_run
+from mobilebert_hf.hub.run_card import describe, describe_shape
 from mobilebert_hf.hub.uses import uses_of
-from mobilebert_hf.reporting.page import PICTURE
+from mobilebert_hf.runs.facts import PICTURE, ModelRecord, Source
+from mobilebert_hf.runs.run_folder import RECIPE
+from mobilebert_hf.tasks.heads import find_task
 
 HERE = Path(__file__).parent
 SPEED = HERE.parent / "benchmarks" / "deployment" / "results.json"
@@ -38,11 +39,11 @@ NOT_HERE = (
 PAPERS = "These are the paper's numbers, of its authors' weights; ours will stand beside them."
 
 
-def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool = False) -> Facts:
+def card_of(name: str, member: dict[str, Any], organization: str, *, int8: bool = False) -> CardData:
     """What the card of a member says, or that of its export in 8 bits."""
     teacher = member["preset"].startswith("ib-bert")
     config = (models.IBBertConfig if teacher else models.MobileBertConfig).from_preset(member["preset"])
-    task = find_task(member["head"]).name
+    task = find_task(member["head"])
     repo = f"{organization}/{name}"
     base = name.removesuffix("-int8") if int8 else member.get("base_model")
     files = {FORMATS["onnx"].FILES[kind] for kind in ((None, "int8", "int8-static") if int8 else (None, "int8"))}
@@ -50,13 +51,13 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
     results = json.loads(SPEED.read_text(encoding="utf-8"))
     # "mobilebert-hf 0.1.0, commit ..." of each runtime's rows.
     versions = "; ".join(dict.fromkeys(row["version"] for row in results["rows"]))
-    return Facts(
+    return CardData(
         name=name,
         summary=f"{member['summary'].strip()}\n\n{NOT_YET}\n\n{describe_size(config)}",
         training=f"Exported from `{organization}/{base}`, weights and products in 8 bits."
         if int8
         else member["training"],
-        pipeline_tag=task,
+        pipeline_tag=task.name,
         license="apache-2.0",
         language="en",
         base_model=f"{organization}/{base}" if base else None,
@@ -76,17 +77,23 @@ def facts_of(name: str, member: dict[str, Any], organization: str, *, int8: bool
     )
 
 
-def facts_of_run(name: str, student: dict[str, Any], organization: str) -> Facts:
+def card_of_run(name: str, student: dict[str, Any], organization: str) -> CardData:
     """What the card of a student says that was trained here."""
-    run = read_run(HERE.parent / student["run"])
-    run = replace(run, values={**run.values, "teacher": student["teacher"]})
-    files = {"modules.json", *(FORMATS["onnx"].FILES[kind] for kind in (None, "int8"))}
+    folder = HERE.parent / student["run"]
+    record = ModelRecord.read(folder)
+    source = Source.of("teacher", student["teacher"])
+    record = replace(
+        record,
+        facts=replace(record.facts, source=source),
+        arguments={**record.arguments, "teacher": student["teacher"]},
+    )
+    files = {"modules.json", RECIPE, *(FORMATS["onnx"].FILES[kind] for kind in (None, "int8"))}
     picture = f"../{student['run']}/{PICTURE}"
-    facts = describe(run, f"{organization}/{name}", files, picture=picture, **student["fields"])
-    results = run.results()
+    card = describe(record, f"{organization}/{name}", files, picture=picture, **student["fields"])
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return replace(
-        facts,
-        summary=f"{facts.summary}\n\n{NOT_HERE}",
+        card,
+        summary=f"{card.summary}\n\n{NOT_HERE}",
         speed=graph_rows(results),
         speed_note=(
             f"One text of 128 tokens in ONNX Runtime on {results['threads']} threads of an "
@@ -119,12 +126,12 @@ def cards() -> dict[str, str]:
     rendered = {}
     organization = family["organization"]
     for name, student in family["trained"].items():
-        rendered[f"{name}.md"] = render_card(facts_of_run(name, student, organization)) + "\n"
+        rendered[f"{name}.md"] = render_card(card_of_run(name, student, organization)) + "\n"
     for name, member in family["members"].items():
-        rendered[f"{name}.md"] = render_card(facts_of(name, member, organization)) + "\n"
+        rendered[f"{name}.md"] = render_card(card_of(name, member, organization)) + "\n"
         if member.get("int8"):
-            facts = facts_of(f"{name}-int8", member, organization, int8=True)
-            rendered[f"{name}-int8.md"] = render_card(facts) + "\n"
+            card = card_of(f"{name}-int8", member, organization, int8=True)
+            rendered[f"{name}-int8.md"] = render_card(card) + "\n"
     return rendered
 
 

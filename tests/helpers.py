@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
-from mobilebert_hf import cli
+import mobilebert_hf_cli as cli
 from mobilebert_hf.data import PretrainingCollator
 from mobilebert_hf.distillation import PAPER, DistillationArguments
 

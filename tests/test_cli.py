@@ -1,5 +1,6 @@
 """The command `mobilebert-hf` as a user types it."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,24 @@ from mobilebert_hf.recipe import parse_recipe
 from .helpers import mobilebert
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def test_help_is_quick_and_loads_no_network_library():
+    script = """
+import sys
+from mobilebert_hf_cli import app
+try:
+    app(["--help"])
+finally:
+    assert not {"torch", "transformers", "mobilebert_hf"} & set(sys.modules)
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "distill" in done.stdout
+    # Of a processor, which others may use as well: not of the clock.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.7
 
 
 def test_schedule_prints_a_table_and_draws_a_picture(tmp_path, monkeypatch, capsys):

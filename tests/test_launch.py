@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mobilebert_hf import launch
-from mobilebert_hf.cli import app
 from mobilebert_hf.distillation import DistillationArguments, distill, pretrain
 from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf_cli import app, recipes
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_distill_has_settings_for_the_machine(launched, tmp_path):
     assert (student.teacher, student.size, data.corpus) == ("t", "tiny", ["a.txt", "b.txt"])
     assert isinstance(training, DistillationArguments)
     assert (training.output_dir, training.minutes, training.save_total_limit) == (str(tmp_path), 5.0, 2)
-    assert training.per_device_train_batch_size in (launch.BATCH_SIZE, launch.ACCELERATED_BATCH_SIZE)
+    assert training.per_device_train_batch_size in (recipes.BATCH_SIZE, recipes.ACCELERATED_BATCH_SIZE)
 
 
 @pytest.mark.parametrize("config", [("--config", "my.yaml"), ("--config=my.yaml",)])
@@ -53,7 +53,7 @@ def test_distill_leaves_a_recipes_settings_as_they_are(launched, config):
 def test_several_processes_are_started_by_accelerate(launched, monkeypatch):
     commands = []
     done = subprocess.CompletedProcess((), 0)
-    monkeypatch.setattr(launch.subprocess, "run", lambda command, check: commands.append(command) or done)
+    monkeypatch.setattr(recipes.subprocess, "run", lambda command, check: commands.append(command) or done)
     invoke("distill", "--processes", "2", "--config", "my.yaml")
     assert not launched
     assert commands[0][:4] == [sys.executable, "-m", "accelerate.commands.launch", "--num_processes"]

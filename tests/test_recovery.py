@@ -18,7 +18,7 @@ from filelock import FileLock
 from mobilebert_hf.data import train_wordpiece
 from mobilebert_hf.distillation import DistillationTrainer
 from mobilebert_hf.hub import run_card
-from mobilebert_hf.training.checkpoints import find_damage
+from mobilebert_hf.runs.checkpoints import find_damage
 
 from .data.conftest import write_corpus
 from .workshop import RECIPES, Death, Workshop

@@ -92,7 +92,7 @@ def as_words(command):
         options = [word for name, value in small.items() for word in (f"--{name}", value)]
         return [sys.executable, "-m", "accelerate.commands.launch", "--cpu", *words[2:], *options]
     assert words[0] == "mobilebert-hf", command
-    return [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", *words[1:]]
+    return [sys.executable, "-c", "from mobilebert_hf_cli import run; run()", *words[1:]]
 
 
 @pytest.mark.slow

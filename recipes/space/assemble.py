@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 
 from mobilebert_hf.deployment.formats import FORMATS
-from mobilebert_hf.deployment.manifest import read_manifest
 from mobilebert_hf.files import written_aside
+from mobilebert_hf.runs.exports import read_manifest
 
 HERE = Path(__file__).parent
 PAGE = ("index.html", "style.css", "app.js", "README.md")

@@ -1,78 +1,25 @@
-"""Runs recipes: `mobilebert-hf pretrain` and `mobilebert-hf distill`, and the scripts under `recipes/`.
+"""Runs recipes: the scripts under `recipes/`, and `python -m mobilebert_hf.launch pretrain|distill ...`.
 
-`python -m mobilebert_hf.launch pretrain|distill ...` runs a recipe in one process of a launcher. Heavy imports happen
-inside the functions, so that `mobilebert-hf --help` answers at once.
+The latter is what each process of a launcher runs for `mobilebert-hf pretrain` and `mobilebert-hf distill`.
 """
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from accelerate import PartialState
 
-# On CPUs, one process a core with one thread each: small matmuls gain little from more threads, and more processes
-# take more memory than they save time.
-MAX_PROCESSES = 8
-# Examples of a step, over all processes. An accelerator takes as long for a few as for many.
-BATCH_SIZE, ACCELERATED_BATCH_SIZE = 64, 512
-WORKERS = 4
+from .distillation import distill, pretrain
+from .distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
+from .distillation.run import RECIPE_ARGUMENTS as DISTILLATION
+from .recipe import parse_recipe
+from .training.interruption import TrainingInterrupted
 
-Processes = Annotated[
-    int | None, typer.Option(help="Number of processes: by default one for each core, with an accelerator one.")
-]
-
-
-def pretrain(context: typer.Context, processes: Processes = None) -> None:
-    """Pre-trains a teacher from raw text. Options are those of recipes/pretrain.py, such as --config FILE.yaml."""
-    _run("pretrain", context.args, processes or default_processes())
-
-
-def distill(
-    context: typer.Context,
-    teacher: Annotated[
-        str | None, typer.Option(help="Hub id or folder of a BERT-like encoder with tokenizer.")
-    ] = None,
-    corpus: Annotated[
-        list[str] | None, typer.Option(help="File, folder, glob, or Hub data set; can be repeated.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the student.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Duration, to which the numbers of steps are planned; 30 without --config.")
-    ] = None,
-    processes: Processes = None,
-) -> None:
-    """Distills a student from a teacher, with settings for this machine; or runs a recipe with --config FILE.yaml.
-
-    All other options are those of recipes/distill.py, such as --size tiny.
-    """
-    processes = processes or default_processes()
-    given = {"teacher": teacher, "output_dir": output, "minutes": minutes}
-    options = [option for name, value in given.items() if value is not None for option in (f"--{name}", str(value))]
-    options += ["--corpus", *corpus] if corpus else []
-    has_config = any(argument.split("=")[0] == "--config" for argument in context.args)
-    defaults = [] if has_config else machine_options(processes)
-    _run("distill", [*defaults, *options, *context.args], processes)
-
-
-def _run(name: str, options: Sequence[str], processes: int) -> None:
-    """Runs a recipe in this process or, with several processes, under `accelerate launch`.
-
-    Raises:
-        ValueError: The run failed in a process of its own, which has printed the reason.
-    """
-    if processes == 1:
-        launch(*_recipe(name), options)
-        return
-    launcher = ["accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    launcher += ["--multi_gpu"]  # on CPUs, too: with --cpu there would be one process
-    command = [sys.executable, "-m", *launcher, "-m", "mobilebert_hf.launch", name, *options]
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        raise ValueError(f"{name} ended with exit status {code}; the reason is printed above.")
+# The function of each recipe, and the dataclasses of its arguments.
+RECIPES: dict[str, tuple[Callable[..., Any], tuple[type, ...]]] = {
+    "pretrain": (pretrain, PRETRAINING),
+    "distill": (distill, DISTILLATION),
+}
 
 
 def launch(recipe: Callable[..., Any], argument_classes: Sequence[type], options: Sequence[str] | None = None) -> None:
@@ -83,11 +30,6 @@ def launch(recipe: Callable[..., Any], argument_classes: Sequence[type], options
         argument_classes: The dataclasses of its arguments.
         options: The command line; by default that of the process.
     """
-    from accelerate import PartialState
-
-    from .recipe import parse_recipe
-    from .training.interruption import TrainingInterrupted
-
     try:
         recipe(*parse_recipe(argument_classes, options))
     except TrainingInterrupted as interruption:
@@ -98,52 +40,5 @@ def launch(recipe: Callable[..., Any], argument_classes: Sequence[type], options
     PartialState().destroy_process_group()
 
 
-def _recipe(name: str) -> tuple[Callable[..., Any], Sequence[type]]:
-    """The function and the argument classes of a recipe."""
-    if name == "pretrain":
-        from .distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
-        from .distillation.pretrain import pretrain as run_pretraining
-
-        return run_pretraining, PRETRAINING
-    from .distillation.run import RECIPE_ARGUMENTS as DISTILLATION
-    from .distillation.run import distill as run_distillation
-
-    return run_distillation, DISTILLATION
-
-
-def machine_options(processes: int) -> list[str]:
-    """The options of a distillation of half an hour on this machine in a number of processes."""
-    import torch
-
-    on_cpu = not torch.accelerator.is_available()
-    batch_size = BATCH_SIZE if on_cpu else ACCELERATED_BATCH_SIZE
-    arguments = {
-        "minutes": 30,
-        "per_device_train_batch_size": max(1, batch_size // processes),
-        "dataloader_num_workers": 0 if on_cpu else WORKERS,
-        "use_cpu": on_cpu,
-        "bf16": _multiplies_bfloat16(on_cpu),
-        "logging_steps": 20,
-        "save_steps": 500,
-        "save_total_limit": 2,
-    }
-    return [option for name, value in arguments.items() for option in (f"--{name}", str(value))]
-
-
-def default_processes() -> int:
-    """1 with an accelerator, else one for each core."""
-    import torch
-
-    return 1 if torch.accelerator.is_available() else min(os.cpu_count() or 1, MAX_PROCESSES)
-
-
-def _multiplies_bfloat16(on_cpu: bool) -> bool:
-    import torch
-
-    if on_cpu:
-        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 if __name__ == "__main__":
-    launch(*_recipe(sys.argv[1]), sys.argv[2:])
+    launch(*RECIPES[sys.argv[1]], sys.argv[2:])

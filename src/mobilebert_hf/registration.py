@@ -1,24 +1,19 @@
 """The one place with global effects: what other libraries learn when this package is imported."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Any
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, BertTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 from . import models
+from .models.modeling_folded import register_kernels
 from .pipelines.question_answering import DEFAULT_MODEL, TASK, QuestionAnsweringPipeline
-
-# AutoModelForX is registered for ...ForX of all families.
-HEADS = (
-    "PreTraining",
-    "MaskedLM",
-    "NextSentencePrediction",
-    "SequenceClassification",
-    "QuestionAnswering",
-    "TokenClassification",
-    "MultipleChoice",
-)
+from .runs.facts import ModelRecord
+from .runs.publishing import register_publisher
+from .tasks.heads import HEADS
 
 
 def register() -> None:
@@ -39,11 +34,32 @@ def register() -> None:
         AutoTokenizer.register(config, tokenizer_class=BertTokenizer, exist_ok=True)
         transformers.AutoModel.register(config, getattr(models, f"{prefix}Model"), exist_ok=True)
         for head in HEADS:
-            auto_class = getattr(transformers, f"AutoModelFor{head}")
-            auto_class.register(config, getattr(models, f"{prefix}For{head}"), exist_ok=True)
+            auto_class = getattr(transformers, f"AutoModel{head}")
+            auto_class.register(config, getattr(models, f"{prefix}{head}"), exist_ok=True)
+    register_kernels()
     _register_pipeline()
+    register_publisher(Hub())
     if find_spec("peft") is not None:
         _register_adapters()
+
+
+class Hub:
+    """Cards and publishing for trainers; imported when there is something to publish."""
+
+    def write_card(self, record: ModelRecord, **fields: Any) -> None:
+        """See `hub.run_card.write_run_card`."""
+        from .hub.run_card import write_run_card
+
+        write_run_card(record, **fields)
+
+    def publish(
+        self, folder: str, repo: str, record: ModelRecord, options: Mapping[str, Any], fields: Mapping[str, Any]
+    ) -> Any:
+        """See `hub.publish`."""
+        from .hub import prepared, publish
+
+        with prepared(folder, repo, record=record, **fields) as publication:
+            return publish(publication, **options)
 
 
 def _register_pipeline() -> None:

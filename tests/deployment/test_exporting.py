@@ -20,8 +20,9 @@ from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig, MobileBer
 from mobilebert_hf.deployment import export
 from mobilebert_hf.deployment.check import SHAPES, check
 from mobilebert_hf.deployment.formats import FORMATS
-from mobilebert_hf.deployment.manifest import graph_size, read_manifest
-from mobilebert_hf.deployment.tasks import INPUTS, TASKS, find_task, load_student, sample_inputs
+from mobilebert_hf.deployment.student import INPUTS, load_student, sample_inputs
+from mobilebert_hf.runs.exports import graph_size, read_manifest
+from mobilebert_hf.tasks.heads import EXPORTED, TASKS, find_task
 
 SIZES = {
     "hidden_size": 32,
@@ -44,7 +45,7 @@ def save(folder, tokenizer, head="ForQuestionAnswering", seed=0, **fields):
 
 
 CASES = [
-    *((head, {}, True) for head in TASKS),
+    *((head, {}, True) for head in EXPORTED),
     ("ForQuestionAnswering", TINY, True),
     ("ForSequenceClassification", {"normalization_type": "layer_norm"}, False),
     ("ForSequenceClassification", {"mask_padding": False}, True),
@@ -278,7 +279,7 @@ def test_a_missing_package_and_an_unknown_format_are_named(monkeypatch, tmp_path
 
 def test_the_command_says_how_near_the_graph_is(tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
-    script = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "export", model]
+    script = [sys.executable, "-c", "from mobilebert_hf_cli import run; run()", "export", model]
     for options, file in (([], "onnx/model.onnx"), (["--format", "openvino"], "openvino/openvino_model.xml")):
         done = subprocess.run([*script, str(tmp_path / "out"), *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -11,11 +11,11 @@ from transformers import AutoModelForQuestionAnswering, BertTokenizer
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.calibration import calibration_batches
-from mobilebert_hf.deployment.manifest import graph_files
 from mobilebert_hf.deployment.network import prepare
 from mobilebert_hf.deployment.quantization import Quantized, QuantizedLinear, quantize_static
-from mobilebert_hf.deployment.tasks import load_student, sample_inputs
+from mobilebert_hf.deployment.student import load_student, sample_inputs
 from mobilebert_hf.models.encoder import NoNorm
+from mobilebert_hf.runs.exports import graph_files
 
 from .test_exporting import TINY, save
 
@@ -138,7 +138,9 @@ def test_weights_are_rounded_row_by_row():
         weight = rounded(torch.eye(16)).t() - linear.bias[:, None]
     assert rounded.weight.dtype == torch.int8
     assert ((weight - linear.weight).abs() <= 0.5001 * rounded.scale[:, None]).all()
-    assert rounded.weight.abs().amax(dim=1).tolist() == [127, 127, 127, 0]
+    largest = rounded.weight.abs().amax(dim=1)
+    assert ((largest[:3] >= 64) & (largest[:3] <= 127)).all(), "at most halved, for pairs of columns"
+    assert largest[3] == 0
 
 
 def test_activations_are_rounded_and_cut():

@@ -10,14 +10,14 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments, 
 from typer.testing import CliRunner
 
 from mobilebert_hf import fold
-from mobilebert_hf.cli import app
 from mobilebert_hf.deployment import export, scoring
 from mobilebert_hf.deployment.check import run_pytorch
 from mobilebert_hf.deployment.scoring import score_export
-from mobilebert_hf.deployment.tasks import sample_inputs
+from mobilebert_hf.deployment.student import sample_inputs
 from mobilebert_hf.finetuning.encoder import EncoderArguments
 from mobilebert_hf.finetuning.squad import SquadArguments, finetune_squad
 from mobilebert_hf.models.fake_quantization import stop_rounding
+from mobilebert_hf_cli import app
 
 from ..data.conftest import WORDS
 from ..finetuning.test_squad import write as write_squad

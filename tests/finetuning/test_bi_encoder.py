@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 
-from mobilebert_hf.data.glue import load_glue
-from mobilebert_hf.data.glue_tasks import TASKS
 from mobilebert_hf.finetuning.bi_encoder import best_threshold, cosent_loss
 from mobilebert_hf.finetuning.glue import finetune_glue
+from mobilebert_hf.tasks.glue_data import load_glue
+from mobilebert_hf.tasks.glue_tasks import TASKS
 
 from .test_glue import arguments
 

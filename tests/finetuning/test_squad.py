@@ -11,7 +11,6 @@ from datasets import load_dataset
 from transformers import AutoModelForQuestionAnswering, TrainingArguments, pipeline
 
 from mobilebert_hf.data.squad import load_squad
-from mobilebert_hf.evaluation.squad_scores import squad_scores, squad_v2_scores
 from mobilebert_hf.finetuning.encoder import EncoderArguments
 from mobilebert_hf.finetuning.squad import (
     RECIPE_ARGUMENTS,
@@ -20,6 +19,7 @@ from mobilebert_hf.finetuning.squad import (
     finetune_squad,
 )
 from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf.tasks.squad_scores import squad_scores, squad_v2_scores
 from mobilebert_hf.training import DurableTrainer
 
 from ..data.conftest import WORDS
@@ -89,6 +89,7 @@ def test_version_1_ends_with_scored_answers_in_official_files(pretrained, files,
     results = json.loads((tmp_path / "eval_results.json").read_text())
     assert results["eval_exact_match"] == pytest.approx(official["exact_match"])
     assert results["train_windows"] >= 200
+    assert f"| SQuAD v1.1 dev, f1 | {official['f1']:.2f} |" in (tmp_path / "README.md").read_text()
     nbest = json.loads((tmp_path / "nbest_predictions.json").read_text())
     assert {key: answers[0]["text"] for key, answers in nbest.items()} == predictions
     assert not (tmp_path / "null_odds.json").exists()

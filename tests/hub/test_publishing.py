@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import AutoTokenizer
 
 from mobilebert_hf.deployment import export
+from mobilebert_hf.finetuning.facts import describe_squad_model
 from mobilebert_hf.hub import prepared, publish
 
 from ..data.conftest import write_corpus
@@ -59,7 +60,9 @@ def folder(tiny_tokenizer, tmp_path_factory):
         "# EncoderArguments, SquadArguments, TrainingArguments\n# mobilebert-hf 0.1.0, commit abc\n"
         "model: org/mobilebert\nvalidation: dev-v1.1.json\n"
     )
-    (folder / "eval_results.json").write_text(json.dumps({"eval_exact_match": 61.5, "eval_f1": 72.25}))
+    measured = {"eval_exact_match": 61.5, "eval_f1": 72.25}
+    (folder / "eval_results.json").write_text(json.dumps(measured))
+    describe_squad_model("org/mobilebert", "train-v1.1.json", "dev-v1.1.json", measured).write(folder)
     return folder
 
 
@@ -90,7 +93,7 @@ print(json.dumps([start.tolist(), answerer(question="Which river is long?", cont
 def test_a_student_loads_with_transformers_alone(hub, folder, tmp_path):
     exported = tmp_path / "exported"
     export(folder, exported, "onnx", "int8")
-    command = [sys.executable, "-c", "from mobilebert_hf.cli import run; run()", "publish", str(folder)]
+    command = [sys.executable, "-c", "from mobilebert_hf_cli import run; run()", "publish", str(folder)]
     command += ["--repo", "org/squad", "--exports", str(exported), "--license", "apache-2.0", "--language", "en"]
     environment = hub.environment(tmp_path / "home", WRITER)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -107,6 +110,7 @@ def test_a_student_loads_with_transformers_alone(hub, folder, tmp_path):
         "config.json",
         "eval_results.json",
         "export.json",
+        "facts.json",
         "model.safetensors",
         "onnx/model_quantized.onnx",
         "question_answering.py",
@@ -276,7 +280,7 @@ def test_no_network_is_told(folder, online, monkeypatch):
 
 
 def test_dry_run_lists_the_files(here, folder, capsys):
-    from mobilebert_hf.cli import app
+    from mobilebert_hf_cli import app
 
     with pytest.raises(SystemExit) as ended:
         app(["publish", str(folder), "--repo", "org/squad", "--dry-run"])
@@ -322,7 +326,8 @@ rows = [{"input_ids": torch.arange(5, 15), "attention_mask": torch.ones(10, dtyp
     "token_type_ids": torch.zeros(10, dtype=torch.long), "labels": torch.arange(5, 15),
     "next_sentence_label": torch.tensor(0)}] * 16
 arguments = DistillationArguments(sys.argv[1], transfer_steps=3, distillation_steps=1, save_strategy="no",
-    use_cpu=True, strategy="progressive", hub_model_id="org/student", report_to="none")
+    use_cpu=True, per_device_train_batch_size=8,
+    strategy="progressive", hub_model_id="org/student", report_to="none")
 trainer = DistillationTrainer(MobileBertForPreTraining(student_config()), IBBertForPreTraining(teacher_config()),
     arguments, train_dataset=rows)
 trainer.train()

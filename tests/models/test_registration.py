@@ -1,14 +1,18 @@
 """Importing the package makes the Auto classes and pipelines work for both families, silently."""
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from transformers import BertTokenizer
 
+import mobilebert_hf
 from mobilebert_hf import models
-from mobilebert_hf.registration import HEADS
+from mobilebert_hf.hub.remote_code import add_remote_code
+from mobilebert_hf.tasks.heads import HEADS
 
 from .helpers import FAMILIES, build
 
@@ -66,7 +70,7 @@ def found(tmp_path_factory):
     vocabulary.write_text("\n".join(WORDS))
     tokenizer = BertTokenizer(str(vocabulary))
     for family in FAMILIES:
-        for head in ("Model", *(f"For{head}" for head in HEADS)):
+        for head in ("Model", *HEADS):
             folder = parent / f"{family}-{head}"
             build(family, head, vocab_size=len(WORDS), num_hidden_layers=1).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
@@ -74,7 +78,7 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("head", ["Model", *(f"For{head}" for head in HEADS)])
+@pytest.mark.parametrize("head", ["Model", *HEADS])
 def test_auto_classes_resolve(found, family, head):
     resolved = found[f"{family}-{head}"]
     model_class = getattr(models, f"{family}{head}")
@@ -124,3 +128,49 @@ def test_importing_prints_nothing():
         line for line in done.stderr.splitlines() if "torchao" not in line and "torch/utils/_pytree.py" not in line
     ]
     assert (done.stdout, ours) == ("", [])
+
+
+LIGHT = """
+import sys, transformers.models.mobilebert.modeling_mobilebert
+before = set(sys.modules)  # transformers imports scipy where it is installed
+import mobilebert_hf
+heavy = {"matplotlib", "sklearn", "scipy", "datasets", "evaluate", "pytorch_optimizer"}
+print(*sorted(heavy & {name.split(".")[0] for name in set(sys.modules) - before}))
+"""
+
+
+def test_importing_is_light():
+    assert python("-c", LIGHT).stdout.strip() == ""
+
+
+def test_importing_registers_in_one_place():
+    package = Path(mobilebert_hf.__file__).parent
+    registering = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Call)
+        and ast.unparse(statement.value.func).rpartition(".")[2].startswith("register")
+    }
+    assert registering == {"__init__.py"}
+
+
+PACKED = """
+import torch, transformers
+model = transformers.AutoModel.from_pretrained(
+    sys.argv[1], trust_remote_code=True, attn_implementation="mobilebert_packed"
+)
+ids = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+with torch.inference_mode():
+    packed = model(ids, attention_mask=(ids > 0).long()).last_hidden_state
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(packed[0], model(ids, attention_mask=(ids > 0).long()).last_hidden_state[0])
+"""
+
+
+def test_the_code_of_a_repository_registers_its_kernels(tmp_path):
+    folder = tmp_path / "folded"
+    models.fold(build("MobileBert", "Model", num_hidden_layers=1)).save_pretrained(folder)
+    add_remote_code(folder)
+    python("-c", "import sys; sys.modules['mobilebert_hf'] = None\n" + PACKED, str(folder))

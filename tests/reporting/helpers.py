@@ -5,6 +5,7 @@ import json
 import yaml
 
 from mobilebert_hf.distillation import PAPER
+from mobilebert_hf.runs.stages import RunStage, RunStages
 
 TERMS = ("feature_map", "mean", "variance", "attention")
 
@@ -26,6 +27,16 @@ def write_state(folder, lines, total, step=None):
     folder.mkdir(parents=True, exist_ok=True)
     state = {"global_step": lines[-1]["step"] if step is None else step, "max_steps": total, "log_history": lines}
     (folder / "trainer_state.json").write_text(json.dumps(state))
+
+
+def write_stages(folder, steps, layers, weights=None):
+    """The stages of a progressive distillation: as many `steps` for each of the layers, and for all together."""
+    stages = [
+        RunStage(f"layer {layer}", layer * steps, (layer + 1) * steps, (layer,), False, layer + 1)
+        for layer in range(layers)
+    ]
+    stages.append(RunStage("distillation", layers * steps, (layers + 1) * steps, (), True, layers))
+    RunStages("progressive", tuple(stages), weights or dict.fromkeys(TERMS, 1.0)).write(folder)
 
 
 def write_recipe(folder, **values):

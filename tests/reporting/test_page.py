@@ -120,7 +120,7 @@ def test_a_real_pre_training_is_drawn_into_its_folder_by_the_command(runs, monke
 
 def test_a_run_that_goes_on_is_drawn_from_its_checkpoint(runs, tmp_path):
     shutil.copytree(runs / "student" / "checkpoint-15", tmp_path / "checkpoint-15")
-    shutil.copy(runs / "student" / "recipe.yaml", tmp_path)
+    shutil.copy(runs / "student" / "stages.json", tmp_path)
     _, page = write_report(tmp_path)
     text = Page(page).text
     assert "15 of 20 (75%)" in text

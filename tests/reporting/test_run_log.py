@@ -7,17 +7,16 @@ import pytest
 
 from mobilebert_hf.reporting.run_log import read_run
 
-from .helpers import TERMS, evaluation_line, training_line, write_recipe, write_state
+from .helpers import TERMS, evaluation_line, training_line, write_stages, write_state
 
 PRETRAINING = {"masked_lm_loss": 5.0, "masked_lm_distillation": 2.0, "next_sentence_loss": 0.7}
 
 
-def write_progressive(folder, lines, step=None, layers=2, **recipe):
+def write_progressive(folder, lines, step=None, layers=2, weights=None):
     """12 steps: 4 for each of two layers, then 4 of distillation."""
     write_state(folder, lines, total=12, step=step)
     (folder / "config.json").write_text(json.dumps({"num_hidden_layers": layers}))
-    values = {"transfer_steps": 8, "distillation_steps": 4, "learning_rate": 0.01, **recipe}
-    write_recipe(folder, **values)
+    write_stages(folder, 4, layers, weights)
 
 
 def test_the_newest_of_root_and_checkpoints_counts(tmp_path):
@@ -48,7 +47,7 @@ def test_a_run_without_log_lines_and_a_damaged_one_say_so(tmp_path):
         read_run(tmp_path)
 
 
-def test_stages_come_from_the_recipe(tmp_path):
+def test_stages_are_those_that_the_run_wrote(tmp_path):
     lines = [training_line(4, 0, [0]), training_line(6, 1, [1])]
     write_progressive(tmp_path, lines)
     run = read_run(tmp_path)
@@ -56,9 +55,11 @@ def test_stages_come_from_the_recipe(tmp_path):
     assert found == [("layer 0", 0, 4, (0,), 1), ("layer 1", 4, 8, (1,), 2)], "the last stage has not begun"
 
 
-def test_a_recipe_for_a_gpu_is_read_anywhere(tmp_path):
-    write_progressive(tmp_path, [training_line(4, 0, [0])], bf16=True, tf32=True, optim="adamw_torch_fused")
-    assert read_run(tmp_path).strategy.steps == 12
+def test_damaged_stages_are_named(tmp_path):
+    write_progressive(tmp_path, [training_line(4, 0, [0])])
+    (tmp_path / "stages.json").write_text('{"strategy": "joint"}')
+    with pytest.raises(ValueError, match=r"stages\.json: stages is missing"):
+        read_run(tmp_path)
 
 
 def test_a_window_across_a_boundary_counts_for_both_stages(tmp_path):
@@ -87,7 +88,7 @@ def test_a_stage_shorter_than_the_windows_is_not_lost(tmp_path):
     assert [run.curve("variance", stage) for stage in run.stages[:2]] == [([4], [1.0]), ([8], [2.0])]
 
 
-def test_without_a_recipe_the_lines_tell_the_stages(tmp_path):
+def test_without_the_runs_word_the_lines_tell_the_stages(tmp_path):
     lines = [
         training_line(3, 0, [0]),
         training_line(6, 1, [0, 1]),
@@ -96,7 +97,7 @@ def test_without_a_recipe_the_lines_tell_the_stages(tmp_path):
     ]
     write_state(tmp_path, lines, total=12)
     run = read_run(tmp_path)
-    assert (run.recipe, run.strategy, run.layers) == (None, None, 2)
+    assert (run.recipe, run.planned, run.layers) == (None, None, 2)
     found = [(stage.name, stage.start, stage.end, stage.layers, stage.pretraining) for stage in run.stages]
     assert found == [
         ("stage 0", 0, 3, (0,), False),
@@ -106,23 +107,22 @@ def test_without_a_recipe_the_lines_tell_the_stages(tmp_path):
     assert run.rates(lines[0]) == {}
 
 
-def test_rates_are_the_logged_ones_or_else_the_strategys(tmp_path):
+def test_rates_are_the_logged_ones(tmp_path):
     logged = training_line(4, 0, [0], **{"learning_rate/heads": 0.5, "learning_rate/layer_0": 0.25})
     write_progressive(tmp_path, [training_line(3, 0, [0]), logged])
     run = read_run(tmp_path)
     assert run.rates(run.training[1]) == {"heads": 0.5, "layer_0": 0.25}
-    fallback = run.rates(run.training[0])
-    factors = run.strategy.lr_scales(2)  # of the third step
-    assert fallback == {place: pytest.approx(0.01 * factor) for place, factor in factors.items()}
-    assert fallback["layer_0"] > 0.01
+    assert run.rates(run.training[0]) == {}
 
 
 def test_a_layers_loss_has_the_runs_weights(tmp_path):
-    weights = {f"{term}_weight": 10.0**index for index, term in enumerate(TERMS)}
-    write_progressive(tmp_path, [training_line(4, 0, [0]), evaluation_line(4, [0, 1])], **weights)
+    weights = {term: 10.0**index for index, term in enumerate(TERMS)}
+    write_progressive(tmp_path, [training_line(4, 0, [0]), evaluation_line(4, [0, 1])], weights=weights)
     run = read_run(tmp_path)
     assert run.layer_losses(run.evaluations[0], "eval_") == [1111.0, 2222.0]
     assert run.layer_losses(run.training[0]) == [1111.0, pytest.approx(np.nan, nan_ok=True)]
+    (tmp_path / "stages.json").unlink()
+    assert read_run(tmp_path).layer_losses(run.evaluations[0], "eval_") == [4.0, 8.0], "not weighted"
 
 
 def test_the_final_evaluation_is_the_last_one(tmp_path):

@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 
 from mobilebert_hf.data import PretrainingCollator
 from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.runs.checkpoints import find_damage, last_good_checkpoint
 from mobilebert_hf.training import EndAt, PreTrainingArguments, TrainingInterrupted
-from mobilebert_hf.training.checkpoints import find_damage, last_good_checkpoint
 from mobilebert_hf.training.gradients import gradients_of, total_norm
 
 from ..helpers import (

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ..progress import show_progress
+from ..runs.facts import ModelFacts, Source
 from .corpus import paragraph_classification
 
 MAX_LENGTH = 64  # as far as the demo pre-trains positions
@@ -63,7 +64,13 @@ def fine_tune(model_folder: Path, task: DatasetDict, tokenizer: PreTrainedTokeni
     show_progress(trainer, f"fine-tuning {model_folder.name}")
     trainer.train()
     trainer.save_model()
-    return trainer.evaluate()["eval_accuracy"]
+    accuracy = trainer.evaluate()["eval_accuracy"]
+    ModelFacts(
+        summary="{source}, fine-tuned to tell which of ten textbooks a paragraph is from.",
+        source=Source.of("base", str(model_folder)),
+        results=(("", "this model"), ("accuracy on held-out paragraphs", f"{accuracy:.1%}")),
+    ).write(output_dir)
+    return accuracy
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:

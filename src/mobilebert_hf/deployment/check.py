@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..tasks.heads import Task
 from .network import Batches
-from .tasks import Task, sample_inputs
+from .student import sample_inputs
 
 # Rows and tokens of the batches that are compared: a text of no words, one row, padding, other lengths than the graph
 # was traced with; the longest text comes on top.

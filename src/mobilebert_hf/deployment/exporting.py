@@ -10,12 +10,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ..machine import describe_version
 from ..models.fake_quantization import stop_rounding
 from ..models.modeling_folded import FoldedMobileBertPreTrainedModel
+from ..runs.exports import adding, fingerprint, open_manifest
 from .calibration import calibration_batches
 from .check import check
 from .formats import FORMATS
-from .manifest import adding, fingerprint, open_manifest
 from .network import foldable, prepare
-from .tasks import load_student, unfolded_config
+from .saturation import check_saturation
+from .student import load_student, unfolded_config
 
 # How far an output may be off, relative to the output's largest value: in float32, and in 8 bits, where it is to catch
 # what is broken: students with logits off by a sixth scored as before. What 8 bits cost, a task's score says.
@@ -78,6 +79,7 @@ def export(
         graph = aside / file
         graph.parent.mkdir()
         backend.write(prepare(source, folded=folded and quantize not in backend.FOLDS), task, graph, quantize, batches)
+        check_saturation(backend.unsigned_matmuls(graph))
         errors = check(source, task, backend.load(graph, task), tolerance, batches[:2])
         manifest["task"] = task.name
         found = {"folded": folded, "quantize": quantize, "relative_errors": errors, "version": describe_version()}

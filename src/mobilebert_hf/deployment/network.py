@@ -26,10 +26,6 @@ def _plain_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs:
     return (1.0 - attention_mask.float())[:, None, None, :] * MASKED
 
 
-AttentionInterface.register(PLAIN, eager_attention_forward)
-AttentionMaskInterface.register(PLAIN, _plain_mask)
-
-
 def foldable(model: PreTrainedModel) -> bool:
     """Whether a student has norms that can be folded."""
     return model.config.normalization_type == "no_norm" and not isinstance(model, FoldedMobileBertPreTrainedModel)
@@ -37,6 +33,8 @@ def foldable(model: PreTrainedModel) -> bool:
 
 def prepare(model: PreTrainedModel, *, folded: bool = True) -> PreTrainedModel:
     """A copy of a student with any head to trace, its norms folded if they can be, or not."""
+    AttentionInterface.register(PLAIN, eager_attention_forward)
+    AttentionMaskInterface.register(PLAIN, _plain_mask)
     network = fold(model) if folded and foldable(model) else deepcopy(model)
     network.set_attn_implementation(PLAIN)
     return network

@@ -83,12 +83,10 @@ def _one_text_mask(batch_size: int, attention_mask: Tensor | None = None, **kwar
     return None if attention_mask is None else (1.0 - attention_mask.float()) * MASKED
 
 
-AttentionInterface.register(ONE_TEXT, one_text_attention_forward)
-AttentionMaskInterface.register(ONE_TEXT, _one_text_mask)
-
-
 def for_one_text(network: PreTrainedModel) -> PreTrainedModel:
     """Changes a network in place: of what it is given, [1, seq], it takes any length, also when it is converted."""
+    AttentionInterface.register(ONE_TEXT, one_text_attention_forward)
+    AttentionMaskInterface.register(ONE_TEXT, _one_text_mask)
     base: Any = network.base_model
     base.embeddings = OneTextEmbeddings(base.embeddings)
     network.set_attn_implementation(ONE_TEXT)

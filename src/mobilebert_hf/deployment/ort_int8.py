@@ -32,11 +32,6 @@ def _fused_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs:
     return None if attention_mask is None else attention_mask.int()
 
 
-# Attention itself is in the layer.
-AttentionInterface.register(FUSED, lambda *args, **kwargs: None)
-AttentionMaskInterface.register(FUSED, _fused_mask)
-
-
 def lower_int8(network: PreTrainedModel) -> None:
     """Gives a network that `quantize_static` quantized this encoder; it can be traced then, and no longer run.
 
@@ -47,6 +42,8 @@ def lower_int8(network: PreTrainedModel) -> None:
         raise ValueError(
             f"hidden_act={network.config.hidden_act!r}: int8-static on ONNX Runtime goes with relu and relu6 alone."
         )
+    AttentionInterface.register(FUSED, lambda *args, **kwargs: None)  # attention itself is in the layer
+    AttentionMaskInterface.register(FUSED, _fused_mask)
     network.set_attn_implementation(FUSED)
     base = cast(FoldedMobileBertModel, network.base_model)
     base.set_submodule("encoder", OrtInt8Encoder(base.encoder))

@@ -12,7 +12,15 @@ from torch.ao.quantization import MinMaxObserver
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 (defines torch.ops.quantized_decomposed)
 from transformers import PreTrainedModel
 
-from ..models.fake_quantization import HIGHEST, LOWEST, LearnedRange, QuantizationPoint, replace, row_scales
+from ..models.fake_quantization import (
+    HIGHEST,
+    LOWEST,
+    LearnedRange,
+    QuantizationPoint,
+    matmul_scales,
+    replace,
+    row_scales,
+)
 from ..models.modeling_folded import FoldedMobileBertModel
 from .network import Batches
 
@@ -39,7 +47,7 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.scale, self.weight = _round_rows(linear.weight)
+        self.scale, self.weight = _round_rows(linear.weight, matmul_scales(linear.weight))
         self.zero_point = nn.Buffer(torch.zeros_like(self.scale, dtype=torch.int64))
         self.bias = linear.bias
 
@@ -56,16 +64,15 @@ class QuantizedEmbedding(nn.Module):
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.scale, self.weight = _round_rows(embedding.weight)
+        self.scale, self.weight = _round_rows(embedding.weight, row_scales(embedding.weight))
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] -> [..., width]."""
         return self.weight[ids].to(self.scale.dtype) * self.scale[ids][..., None]
 
 
-def _round_rows(weight: Tensor) -> tuple[nn.Buffer, nn.Buffer]:
-    """A scale a row, and the rows in int8, symmetric."""
-    scales = row_scales(weight)
+def _round_rows(weight: Tensor, scales: Tensor) -> tuple[nn.Buffer, nn.Buffer]:
+    """The scales of the rows, and the rows in int8, symmetric."""
     return nn.Buffer(scales), nn.Buffer((weight.detach() / scales[:, None]).round().to(torch.int8))
 
 

@@ -13,18 +13,19 @@ from rich.progress import Progress
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batching import example_lengths
-from ..data.glue import load_glue, tokenize_glue
-from ..data.glue_tasks import find_task
 from ..data.squad import load_squad
-from ..evaluation import score_glue
 from ..files import locked
 from ..finetuning.cross_encoder import best_classes
 from ..finetuning.squad import SquadArguments, make_features, score_logits
 from ..models.fake_quantization import stop_rounding
+from ..runs.exports import fingerprint, read_manifest, write_manifest
+from ..tasks.glue_data import load_glue, tokenize_glue
+from ..tasks.glue_tasks import find_task
+from ..tasks.heads import CLASSIFICATION, QUESTION_ANSWERING, Task
+from ..tasks.metrics import score_glue
 from .check import Run, run_pytorch
 from .exporting import find_format
-from .manifest import fingerprint, read_manifest, write_manifest
-from .tasks import INPUTS, Task, load_student
+from .student import INPUTS, load_student
 
 SQUAD = "squad"
 # Texts in a batch; their lengths are alike.
@@ -135,7 +136,7 @@ def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: 
         found = score_glue(task, best_classes(task, np.stack(outputs["logits"])[:, order]), examples["label"])
         return {metric: 100 * (found[metric] or 0.0) for metric in task.metrics}
 
-    return Examination(examples, score, "text-classification", len(task.labels) or 1)
+    return Examination(examples, score, CLASSIFICATION.name, len(task.labels) or 1)
 
 
 def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Examination:
@@ -154,7 +155,7 @@ def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length:
         scores, *_ = score_logits(questions, windows, starts, ends, arguments)
         return {metric: scores[metric] for metric in ("exact_match", "exact", "f1") if metric in scores}
 
-    return Examination(windows, score, "question-answering", 2)
+    return Examination(windows, score, QUESTION_ANSWERING.name, 2)
 
 
 def run_all(

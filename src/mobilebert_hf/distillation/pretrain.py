@@ -11,9 +11,9 @@ from ..files import written_aside
 from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
 from ..progress import show_progress
 from ..recipe import parse_mapping
+from ..runs.run_folder import open_run_folder
 from ..training.arguments import PreTrainingArguments
 from ..training.phases import Phase, plan_phases, run_phases
-from ..training.run_folder import open_run_folder
 from .trainer import DistillationTrainer
 
 

@@ -49,6 +49,8 @@ def recording(model: PreTrainedModel, layers: Collection[int]) -> Iterator[list[
         yield projections
         return
     before = attention_implementation(model)
+    AttentionInterface.register(RECORDING, _record)
+    AttentionMaskInterface.register(RECORDING, sdpa_mask)
     model.set_attn_implementation(RECORDING)
     counter = [0]
     _recorded.append((layers, projections, counter))
@@ -74,7 +76,3 @@ def _record(
         projections.append(Projections(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling))
     counter[0] += 1
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-
-AttentionInterface.register(RECORDING, _record)
-AttentionMaskInterface.register(RECORDING, sdpa_mask)

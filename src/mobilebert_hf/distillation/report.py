@@ -10,12 +10,11 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.glue import load_glue
-from ..data.glue_tasks import TASKS
 from ..files import write_aside
 from ..machine import describe_device, time_in_turns
 from ..models import fold
-from ..tables import Rows
+from ..tasks.glue_data import load_glue
+from ..tasks.glue_tasks import TASKS
 from .sentence_encoder import score_similarity
 from .shapes import count_parameters
 from .trainer import DistillationTrainer
@@ -63,7 +62,7 @@ def write_results(
     initialization: dict[str, Any],
     task: ScoredTask | None,
     minutes: float,
-) -> Rows:
+) -> dict[str, Any]:
     """Compares teacher and student and writes `results.json`.
 
     Args:
@@ -75,7 +74,7 @@ def write_results(
         minutes: The duration of the run so far.
 
     Returns:
-        The rows of the table.
+        The content of `results.json`.
     """
     student = trainer.accelerator.unwrap_model(trainer.model).eval()
     # Scores and latency are those of float32, also if the teacher was in bfloat16 during training.
@@ -113,7 +112,7 @@ def write_results(
     if task is not None:
         results["task"] = {"name": task.name, "split": task.split}
     write_aside(folder / RESULTS, json.dumps(results, indent=2))
-    return result_rows(results)
+    return results
 
 
 def result_rows(results: dict[str, Any]) -> list[list[str]]:

@@ -4,6 +4,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer
 from ..files import write_aside
 from ..progress import show_progress
+from ..runs.run_folder import open_run_folder
 from ..tables import terminal_table
 from ..training.phases import Phase, plan_phases, run_phases
-from ..training.run_folder import open_run_folder
 from .arguments import DistillationArguments, StudentArguments
+from .facts import describe_student
 from .planning import plan_steps
-from .report import ScoredTask, write_results
+from .report import ScoredTask, result_rows, write_results
 from .sentence_encoder import write_sentence_encoder
 from .shapes import compare_sizes
 from .students import Initialized, StudentPlan, plan_student
@@ -85,7 +87,10 @@ def distill(
             if plan.output == "pooled":
                 write_sentence_encoder(folder, student.teacher, plan.config.hidden_size, data.max_seq_length)
             minutes = (time.monotonic() - began) / 60
-            table = write_results(folder, student.teacher, trainer, initialized.report, task, minutes)
+            results = write_results(folder, student.teacher, trainer, initialized.report, task, minutes)
+            table = result_rows(results)
+            facts = describe_student(student.teacher, results, table)
+            trainer.facts = replace(facts, datasets=trainer.facts.datasets)
             Console().print(terminal_table(table, f"{folder}"))
         trainer.finish()
     return trainer

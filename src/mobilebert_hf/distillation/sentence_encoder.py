@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from ..data.glue_tasks import TASKS
-from ..evaluation.scores import glue_scores
 from ..files import write_aside
+from ..tasks.glue_scores import glue_scores
+from ..tasks.glue_tasks import TASKS
 from .losses import mean_pool
 
 MODULES = "modules.json"

@@ -19,6 +19,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import PretrainingCollator
+from ..runs.run_folder import find_checkpoint
 from ..training.arguments import PreTrainingArguments
 from ..training.batches import TrainingBatches
 from ..training.compat import mark_scheduler_as_created, prepare_inputs, take_over_compilation
@@ -29,9 +30,9 @@ from ..training.meter import Meter
 from ..training.metric_sums import mean_metrics, stack_sums
 from ..training.normalizers import Normalizers, count_batch
 from ..training.optimizer import create_optimizer, per_group_scheduler
-from ..training.run_folder import find_checkpoint
 from .arguments import DistillationArguments
 from .costs import step_flops
+from .facts import describe_distilled, describe_pretrained, describe_stages
 from .networks import LayerOutputs, Needs, run_mobilebert
 from .objectives import MaskedLM, NextSentence, Objective, OutputObjective, Outputs
 from .stage_callback import StageCallback, without_dropout
@@ -96,6 +97,7 @@ class DistillationTrainer(DurableTrainer):
             objective.check(model)
         args.remove_unused_columns = False  # the forward pass of an encoder does not name the labels
         super().__init__(model=model, args=args, **kwargs)
+        self._describe_run()
         self.loss_is_scaled_for_ga = True  # by `Normalizers`
         self.compute_metrics = self._mean_metrics
         self.meter = Meter()
@@ -104,6 +106,15 @@ class DistillationTrainer(DurableTrainer):
         self._metric_names: list[str] = []
         self.compilation = take_over_compilation(self.accelerator)
         self._prepare_teacher_and_compile()
+
+    def _describe_run(self) -> None:
+        """What `facts.json` and `stages.json` say."""
+        if self.teacher is None:
+            self.facts = describe_pretrained(self.accelerator.unwrap_model(self.model).config.model_type)
+            return
+        assert self.strategy is not None
+        self.facts = describe_distilled(self.teacher, self.strategy.name)
+        self.stages = describe_stages(self.strategy, self.objectives)
 
     def _prepare_teacher_and_compile(self) -> None:
         if self.teacher is not None:

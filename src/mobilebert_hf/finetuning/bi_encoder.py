@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from transformers import AutoConfig, AutoModel, EvalPrediction, PreTrainedTokenizerBase, TrainingArguments
 
-from ..data.glue_tasks import TASKS, GlueTask
 from ..distillation.losses import mean_pool
 from ..distillation.sentence_encoder import write_sentence_encoder
+from ..tasks.glue_tasks import TASKS, GlueTask
+from ..tasks.heads import FEATURES
 from .encoder import EncoderArguments, add_adapter, load_encoder
 from .trainer import FineTuner
 
@@ -64,7 +65,7 @@ class BiEncoder:
 
     def load(self, source: EncoderArguments, steps: int) -> nn.Module:
         """The network, without a head, with an adapter if one is asked for; `steps` is how many training has."""
-        return add_adapter(load_encoder(source, AutoModel), source, "FEATURE_EXTRACTION", steps)
+        return add_adapter(load_encoder(source, AutoModel), source, FEATURES.adapter, steps)
 
     def trainer(self, model: Any, training: TrainingArguments, splits: DatasetDict) -> FineTuner:
         """Validates by Spearman's correlation of cosines and labels, `score`, which needs no threshold."""

@@ -13,9 +13,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..data.glue import tokenize_glue
-from ..data.glue_tasks import GlueTask
-from ..evaluation import score_glue
+from ..tasks.glue_data import tokenize_glue
+from ..tasks.glue_tasks import GlueTask
+from ..tasks.heads import CLASSIFICATION
+from ..tasks.metrics import score_glue
 from .encoder import EncoderArguments, add_adapter, label_fields, load_encoder
 from .trainer import FineTuner
 
@@ -39,7 +40,7 @@ class CrossEncoder:
     def load(self, source: EncoderArguments, steps: int) -> nn.Module:
         """The network, with an adapter if one is asked for; `steps` is how many training has."""
         model = load_encoder(source, AutoModelForSequenceClassification, **label_fields(self.task.labels))
-        return add_adapter(model, source, "SEQ_CLS", steps)
+        return add_adapter(model, source, CLASSIFICATION.adapter, steps)
 
     def trainer(self, model: Any, training: TrainingArguments, splits: DatasetDict) -> FineTuner:
         """Validates by the task's metrics, and by `score`, their mean."""

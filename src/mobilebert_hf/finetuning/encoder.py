@@ -118,7 +118,7 @@ def add_adapter(model: nn.Module, arguments: EncoderArguments, task_type: str, s
     Args:
         model: Of `load_encoder`.
         arguments: Which adapter.
-        task_type: PEFT's name of the task: `"SEQ_CLS"` or `"QUESTION_ANS"`.
+        task_type: PEFT's name of the task, such as `"SEQ_CLS"`.
         steps: How many training has, of `planned_steps`; AdaLoRA plans with them.
 
     Raises:

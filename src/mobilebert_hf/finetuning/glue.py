@@ -1,6 +1,7 @@
 """GLUE from an encoder to a table, a plot, and the files that the benchmark's server takes."""
 
 import logging
+import shutil
 import time
 from copy import copy
 from dataclasses import dataclass, field
@@ -13,17 +14,20 @@ from datasets import DatasetDict
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from ..data.glue import HUB_DATASET, load_glue
-from ..data.glue_tasks import TASKS, GlueTask, find_task
-from ..evaluation import score_glue
-from ..evaluation.scores import task_score
-from ..evaluation.submission import write_predictions, write_submission
 from ..progress import show_progress
-from ..training import find_checkpoint, open_run_folder
+from ..runs.facts import ModelRecord
+from ..runs.publishing import get_publisher
+from ..runs.run_folder import RECIPE, find_checkpoint, open_run_folder
+from ..tasks.glue_data import HUB_DATASET, load_glue
+from ..tasks.glue_scores import task_score
+from ..tasks.glue_tasks import TASKS, GlueTask, find_task
+from ..tasks.metrics import score_glue
+from ..tasks.submission import write_predictions, write_submission
 from . import glue_report
 from .bi_encoder import BiEncoder
 from .cross_encoder import CrossEncoder
 from .encoder import EncoderArguments, count_parameters
+from .facts import describe_glue_model
 from .sweep import Cell, Finished, GridArguments, keep_best_model, plan, read_finished, write_finished
 from .trainer import planned_steps
 
@@ -158,8 +162,6 @@ class GlueRecipe:
 
     def run_task(self, task: GlueTask, splits: DatasetDict) -> list[Finished]:
         """All runs of a task; those that are done are read."""
-        from ..hub.run_card import read_run, write_run_card  # the end of the way, see DurableTrainer
-
         folder = self.folder / task.name
         runs = []
         for number, cell in enumerate(self.cells, 1):
@@ -168,9 +170,19 @@ class GlueRecipe:
                 run = self._run_cell(task, splits, cell, f"{task.name} {number}/{len(self.cells)}")
                 if self.training.process_index == 0:
                     write_finished(folder / cell.name, run)
-                    write_run_card(read_run(keep_best_model(folder)))
+                    self._describe_best(task, keep_best_model(folder))
             runs.append(run)
         return runs
+
+    def _describe_best(self, task: GlueTask, folder: Path) -> None:
+        """Writes recipe, facts and card of a task's best run so far."""
+        run = read_finished(folder)
+        assert run is not None
+        shutil.copyfile(self.folder / RECIPE, folder / RECIPE)
+        glue = self.glue
+        options = {"bi_encoder": glue.bi_encoder, "held_out": glue.holdout is not None}
+        describe_glue_model(task, run.details, self.encoder.model, glue.data, **options).write(folder)
+        get_publisher().write_card(ModelRecord.read(folder))
 
     def _run_cell(self, task: GlueTask, splits: DatasetDict, cell: Cell, name: str) -> Finished:
         started = time.monotonic()

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rich.console import Console
 
-from ..data.glue_tasks import TASKS, GlueTask
-from ..evaluation.scores import Score, glue_average, task_score
 from ..files import write_aside, written_aside
 from ..tables import markdown_table, terminal_table
+from ..tasks.glue_scores import Score, glue_average, task_score
+from ..tasks.glue_tasks import TASKS, GlueTask
 from .sweep import Finished, best_point, by_point, median_score, read_finished
 
 HEADINGS = ("task", "majority", "each seed", "median", "of which", "batch, rate, epochs", "runs")

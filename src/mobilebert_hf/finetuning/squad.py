@@ -21,12 +21,14 @@ from transformers import (
 
 from ..data.batching import example_lengths
 from ..data.squad import build_features, is_version_2, load_squad
-from ..evaluation.squad_answers import NOTHING_FOUND, Answers, find_answers
-from ..evaluation.squad_scores import squad_scores, squad_v2_scores
 from ..files import write_aside
 from ..progress import show_progress
-from ..training import find_checkpoint, open_run_folder
+from ..runs.run_folder import find_checkpoint, open_run_folder
+from ..tasks.heads import QUESTION_ANSWERING
+from ..tasks.squad_answers import NOTHING_FOUND, Answers, find_answers
+from ..tasks.squad_scores import squad_scores, squad_v2_scores
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder
+from .facts import describe_squad_model
 from .trainer import FineTuner, planned_steps
 
 logger = logging.getLogger(__name__)
@@ -101,7 +103,7 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
         questions = load_squad(squad.validation, "validation")
         windows = make_features(questions, tokenizer, squad, training=False)
     model: nn.Module = load_encoder(encoder, AutoModelForQuestionAnswering)
-    model = add_adapter(model, encoder, "QUESTION_ANS", planned_steps(training, len(train)))
+    model = add_adapter(model, encoder, QUESTION_ANSWERING.adapter, planned_steps(training, len(train)))
     total, learning = count_parameters(model)
     folder = Path(training.output_dir or ".")
     with open_run_folder(training, (encoder, squad, training)):
@@ -115,9 +117,12 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
         )
+        sources = encoder.model, squad.train, squad.validation
+        trainer.facts = describe_squad_model(*sources, measured={})
         show_progress(trainer, "SQuAD")
         trainer.train(resume_from_checkpoint=find_checkpoint(training))
         scores = trainer.evaluate()
+        trainer.facts = describe_squad_model(*sources, scores)
         if training.process_index == 0:
             trainer.answers.save(folder, trainer.null_threshold)
             results = {**scores, "parameters": total, "trained_parameters": learning, "train_windows": len(train)}

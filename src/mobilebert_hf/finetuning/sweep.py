@@ -16,7 +16,7 @@ from typing import Any
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..files import write_aside
-from ..training.checkpoints import STAGING
+from ..runs.checkpoints import STAGING
 
 RESULTS = "results.json"
 

@@ -1,6 +1,5 @@
-"""Where networks come from and go to: conversion, model cards, publishing."""
+"""Where networks go to: model cards, publishing."""
 
-from .conversion import convert
 from .publishing import prepared, publish
 
-__all__ = ["convert", "prepared", "publish"]
+__all__ = ["prepared", "publish"]

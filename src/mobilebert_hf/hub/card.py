@@ -8,6 +8,7 @@ from typing import NamedTuple
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
+from ..runs.facts import Score
 from ..tables import Rows, markdown_table
 
 TEMPLATE = Path(__file__).with_name("templates") / "card.md"
@@ -22,28 +23,6 @@ on are beyond it, and so is everything after the longest text it takes. Run it i
 float16 its activations can overflow."""
 
 
-class Score(NamedTuple):
-    """A number that a run measured on a data set.
-
-    Args:
-        task: The Hub's name for the kind of task, as `"text-classification"`.
-        name: The data set's, for people.
-        dataset: The data set's id on the Hub.
-        config: Which part of it, or None.
-        split: Which split.
-        metric: The Hub's name of the metric.
-        value: In the metric's unit; shares in percent.
-    """
-
-    task: str
-    name: str
-    dataset: str
-    config: str | None
-    split: str
-    metric: str
-    value: float
-
-
 class Use(NamedTuple):
     """A few lines of code."""
 
@@ -53,7 +32,7 @@ class Use(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class CardData:
     """Everything that a card says of a model.
 
     Args:
@@ -101,7 +80,7 @@ class Facts:
     speed_note: str = ""
 
 
-def render_card(facts: Facts) -> str:
+def render_card(card: CardData) -> str:
     """The card: metadata with the scores in the legacy form (`model-index`), and the text."""
     results = [
         EvalResult(
@@ -113,34 +92,34 @@ def render_card(facts: Facts) -> str:
             metric_type=score.metric,
             metric_value=round(score.value, 4),
         )
-        for score in facts.scores
+        for score in card.scores
     ]
     data = ModelCardData(
-        model_name=facts.name,
-        license=facts.license,
-        language=facts.language,
-        library_name=facts.library_name,
-        pipeline_tag=facts.pipeline_tag,
-        base_model=facts.base_model,
-        datasets=list(facts.datasets) or None,
-        metrics=list(dict.fromkeys(score.metric for score in facts.scores)) or None,
-        tags=[*TAGS, *facts.tags],
+        model_name=card.name,
+        license=card.license,
+        language=card.language,
+        library_name=card.library_name,
+        pipeline_tag=card.pipeline_tag,
+        base_model=card.base_model,
+        datasets=list(card.datasets) or None,
+        metrics=list(dict.fromkeys(score.metric for score in card.scores)) or None,
+        tags=[*TAGS, *card.tags],
         eval_results=results or None,
     )
-    values = vars(facts) | {
+    values = vars(card) | {
         "marker": MARKER,
         "limits": LIMITS,
-        "rows": markdown_table(facts.rows) if facts.rows else "",
-        "exports": markdown_table(facts.exports) if facts.exports else "",
-        "speed": markdown_table(facts.speed) if facts.speed else "",
+        "rows": markdown_table(card.rows) if card.rows else "",
+        "exports": markdown_table(card.exports) if card.exports else "",
+        "speed": markdown_table(card.speed) if card.speed else "",
     }
     return str(ModelCard.from_template(data, template_path=str(TEMPLATE), **values))
 
 
-def eval_results(facts: Facts) -> dict[str, str]:
+def eval_results(card: CardData) -> dict[str, str]:
     """The scores in the Hub's current form: `.eval_results/*.yaml` and what is in them, one for each data set."""
     entries: dict[str, list[EvalResultEntry]] = {}
-    for score in facts.scores:
+    for score in card.scores:
         entry = EvalResultEntry(
             dataset_id=score.dataset,
             task_id=score.config or "default",

@@ -14,13 +14,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from huggingface_hub.utils import httpx, validate_repo_id
 from transformers import AutoTokenizer
 
-from ..deployment.manifest import MANIFEST, fingerprint, graph_files, graph_size, read_manifest, write_manifest
-from ..deployment.tasks import load_student
-from ..reporting.page import PICTURE
-from ..training.run_folder import RECIPE, Recipe
+from ..deployment.student import load_student
+from ..runs.exports import MANIFEST, fingerprint, graph_files, graph_size, read_manifest, write_manifest
+from ..runs.facts import FACTS, PICTURE, ModelRecord
+from ..runs.run_folder import RECIPE, Recipe
 from .card import CARD, eval_results, render_card
 from .remote_code import add_remote_code
-from .run_card import Run, describe, find_recipe, is_own_card, read_run, without_places
+from .run_card import describe, is_own_card, without_places
 
 # What of a folder is the model, and not the run's.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
@@ -33,7 +33,9 @@ FILES = (
     "added_tokens.json",
     "vocab.txt",
     CARD,
+    FACTS,
     PICTURE,
+    RECIPE,
     "results.json",
     "eval_results.json",
     "*.py",
@@ -66,7 +68,7 @@ class Publication:
 
 @contextmanager
 def prepared(
-    folder: str | Path, repo: str, exports: str | Path | None = None, run: Run | None = None, **fields: Any
+    folder: str | Path, repo: str, exports: str | Path | None = None, record: ModelRecord | None = None, **fields: Any
 ) -> Iterator[Publication]:
     """Puts together what is to be published, aside: the folder stays as it is.
 
@@ -74,8 +76,8 @@ def prepared(
         folder: Of a saved model, such as a recipe's output.
         repo: `organization/name`.
         exports: The folder that `export` wrote of this model.
-        run: What is known of it; by default what the folder tells.
-        fields: Of the card's `Facts`, such as `license`.
+        record: What is known of it; by default what the folder tells.
+        fields: Of the card's `CardData`, such as `license`.
 
     Raises:
         FileNotFoundError: The folder has no configuration, or no weights in safetensors, or that of exports lacks a
@@ -91,12 +93,13 @@ def prepared(
         raise FileNotFoundError(f"{source} holds no model: there is no config.json in it.")
     if not any(name.endswith(".safetensors") for name in found):
         raise FileNotFoundError(f"{source} has no weights in safetensors: save the model with save_pretrained.")
-    if (recipe := find_recipe(source)) is not None:
-        found[RECIPE] = recipe
+    record = record or ModelRecord.read(source)
+    if (record.folder / RECIPE).is_file():  # of a checkpoint, in the run's folder
+        found[RECIPE] = record.folder / RECIPE
     if exports is not None:
         found |= _exported(Path(exports), source)
         fields["exports"] = export_rows(Path(exports))
-    facts = describe(run or read_run(source), repo, files=found, **fields)
+    card = describe(record, repo, files=found, **fields)
     with tempfile.TemporaryDirectory() as name:
         aside = Path(name) / repo.split("/")[1]
         for path, place in found.items():
@@ -107,9 +110,9 @@ def prepared(
                 (aside / path).symlink_to(place.resolve())
         _make_public(aside, repo)
         add_remote_code(aside)
-        texts = eval_results(facts)
+        texts = eval_results(card)
         if not is_own_card(source):
-            texts[CARD] = f"{render_card(facts)}\n"
+            texts[CARD] = f"{render_card(card)}\n"
         for path, text in texts.items():
             (aside / path).parent.mkdir(exist_ok=True)
             (aside / path).write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from ..files import write_aside
 from ..models import modeling_folded, modeling_ib_bert
 from ..pipelines import publish_code
-from ..registration import HEADS
+from ..tasks.heads import HEADS
 
 # Networks that transformers does not have; students are stock's.
 MODULES = {"ib_bert": (modeling_ib_bert, "IBBert"), "folded_mobilebert": (modeling_folded, "FoldedMobileBert")}
@@ -31,12 +31,16 @@ def add_remote_code(folder: Path) -> None:
         main = str(module.__file__)
         for source in (main, *get_relative_import_files(main)):
             shutil.copyfile(source, folder / Path(source).name)
+        if register := getattr(module, "register_kernels", None):
+            # There is no registration.py: loading the code registers.
+            with (folder / Path(main).name).open("a", encoding="utf-8") as code:
+                code.write(f"\n\n{register.__name__}()\n")
         name = module.__name__.rpartition(".")[2]
         config_module = getattr(module, f"{prefix}Config").__module__.rpartition(".")[2]
         config["auto_map"] = {
             "AutoConfig": f"{config_module}.{prefix}Config",
             "AutoModel": f"{name}.{prefix}Model",
-            **{f"AutoModelFor{head}": f"{name}.{prefix}For{head}" for head in HEADS},
+            **{f"AutoModel{head}": f"{name}.{prefix}{head}" for head in HEADS},
         }
         write_aside(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     elif config.get("architectures", [""])[0].endswith("ForQuestionAnswering"):

@@ -1,25 +1,13 @@
 """Five lines for each way to use a model, as its card shows them."""
 
+import json
 from collections.abc import Collection
 
 from ..deployment.formats import FORMATS
-from ..deployment.tasks import TASKS
+from ..tasks.heads import FEATURES, QUESTION_ANSWERING, Task
 from .card import Use
 
-QUESTION = '"Where do I live?", "My name is Wolfgang and I live in Berlin."'
-TEXT = '"A plane is taking off."'
-# What a pipeline is called with, by its task, in Python and in JavaScript.
-CALLS = {
-    "question-answering": (
-        'question="Where do I live?", context="My name is Wolfgang and I live in Berlin."',
-        QUESTION,
-    ),
-    "text-classification": ('"A delightful film."', '"A delightful film."'),
-    "token-classification": ('"My name is Wolfgang."', '"My name is Wolfgang."'),
-    "fill-mask": ('f"The capital of France is {run.tokenizer.mask_token}."', '"The capital of France is [MASK]."'),
-    "feature-extraction": (TEXT, TEXT),
-}
-AUTO_CLASSES = {task.name: task.auto_class for task in TASKS.values()} | {"fill-mask": "AutoModelForMaskedLM"}
+MASK = "[MASK]"
 
 SENTENCES = """from sentence_transformers import SentenceTransformer
 
@@ -54,36 +42,48 @@ console.log(await run({call}));"""
 
 
 def uses_of(
-    repo: str, task: str, files: Collection[str], *, sentences: bool = False, remote_code: bool = False
+    repo: str, task: Task, files: Collection[str], *, sentences: bool = False, remote_code: bool = False
 ) -> list[Use]:
     """How to use a model.
 
     Args:
         repo: Its id on the Hub, or its folder.
-        task: The pipeline's name.
+        task: What its head is for.
         files: Which it has: exports are shown if they are there.
         sentences: Whether sentence-transformers loads it.
         remote_code: Whether it needs this package, or its code from the repository.
     """
     remote = ", trust_remote_code=True"
     # transformers has this pipeline up to 5.2.
-    removed = task == "question-answering"
-    call, javascript_call = CALLS[task]
-    text = QUESTION if removed else TEXT
-    code = TRANSFORMERS.format(
-        auto_class=AUTO_CLASSES[task], repo=repo, remote=remote if remote_code else "", text=text
-    )
+    removed = task == QUESTION_ANSWERING
+    text = _words(QUESTION_ANSWERING if removed else FEATURES)
+    code = TRANSFORMERS.format(auto_class=task.auto_class, repo=repo, remote=remote if remote_code else "", text=text)
     uses = [Use("transformers", "python", code)]
     if sentences:
         uses.insert(0, Use("sentence-transformers", "python", SENTENCES.format(repo=repo)))
     else:
         title = "The pipeline; `import mobilebert_hf` does instead of remote code" if removed else "The pipeline"
-        code = PIPELINE.format(task=task, repo=repo, remote=remote if remote_code or removed else "", call=call)
+        call = _python_call(task)
+        code = PIPELINE.format(task=task.name, repo=repo, remote=remote if remote_code or removed else "", call=call)
         uses.append(Use(title, "python", code))
     graphs = FORMATS["onnx"].FILES
     for kind, dtype in (("int8", "q8"), (None, "fp32")):
         if graphs[kind] in files:
             uses.append(Use("ONNX Runtime", "python", ONNX.format(repo=repo, file=graphs[kind], text=text)))
-            code = JAVASCRIPT.format(task=task, repo=repo, dtype=dtype, call=javascript_call)
+            code = JAVASCRIPT.format(task=task.name, repo=repo, dtype=dtype, call=_words(task))
             return [*uses, Use("transformers.js", "js", code)]
     return uses
+
+
+def _words(task: Task) -> str:
+    """A task's example as arguments, the same in Python and in JavaScript."""
+    return ", ".join(json.dumps(text) for text in task.example)
+
+
+def _python_call(task: Task) -> str:
+    """A task's example as the pipeline's arguments; the mask is the tokenizer's."""
+    if task == QUESTION_ANSWERING:
+        question, context = map(json.dumps, task.example)
+        return f"question={question}, context={context}"
+    words = _words(task)
+    return f"f{words}".replace(MASK, "{run.tokenizer.mask_token}") if MASK in words else words

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .encoder import attend
 
@@ -75,7 +75,7 @@ class RoundedLinear(nn.Linear):
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        weight = round_rows(self.weight) if self.enabled else self.weight
+        weight = round_rows(self.weight, matmul_scales(self.weight.float())) if self.enabled else self.weight
         return nn.functional.linear(states, weight, self.bias)
 
 
@@ -92,7 +92,10 @@ class RoundedEmbedding(nn.Embedding):
     def forward(self, ids: Tensor) -> Tensor:
         """[...] -> [..., width]."""
         rows = super().forward(ids)
-        return round_rows(rows.flatten(0, -2)).view_as(rows) if self.enabled else rows
+        if not self.enabled:
+            return rows
+        flat = rows.flatten(0, -2)
+        return round_rows(flat, row_scales(flat.float())).view_as(rows)
 
 
 def row_scales(weight: Tensor) -> Tensor:
@@ -100,9 +103,20 @@ def row_scales(weight: Tensor) -> Tensor:
     return (weight.detach().abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def round_rows(weight: Tensor) -> Tensor:
-    """Rows [rows, width] as 8 bits hold them, with a gradient of ones."""
-    scales = row_scales(weight.float())
+def matmul_scales(weight: Tensor) -> Tensor:
+    """The scales [rows] of a matmul's weight [rows, width], with which no x86 processor saturates.
+
+    Without VNNI, x86 multiplies unsigned activations and signed weights with `vpmaddubsw`. It adds the products of
+    columns 2i and 2i + 1 in 16 bits and saturates. With these scales both weights and the sums of such pairs are from
+    -127 to 127 before rounding, so a pair's products are at most 255 * 128 = 32,640 in size and fit. The step is 1 to
+    2 times that of `row_scales`: halving the range of all weights always costs a factor of 2.
+    """
+    pairs = nn.functional.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2)).sum(2)
+    return row_scales(torch.cat([weight, pairs], dim=1))
+
+
+def round_rows(weight: Tensor, scales: Tensor) -> Tensor:
+    """Rows [rows, width] rounded to int8 with their scales [rows], with a gradient of ones."""
     zeros = torch.zeros_like(scales, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight.float(), scales, zeros, 0, -127, 127).to(weight.dtype)
 
@@ -148,9 +162,6 @@ def clipped_attention_forward(
     return attend(module.scores(scores), value, None, dropout)
 
 
-def _boolean_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+def boolean_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """[batch, 1, 1, seq], True = attend, as `clipped_attention_forward` takes it."""
     return None if attention_mask is None else attention_mask.bool()[:, None, None, :]
-
-
-AttentionInterface.register(CLIPPED, clipped_attention_forward)
-AttentionMaskInterface.register(CLIPPED, _boolean_mask)

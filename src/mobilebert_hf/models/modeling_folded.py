@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -24,7 +25,13 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration import MobileBertConfig
 from .encoder import Embeddings, eager_attention_forward
-from .fake_quantization import CLIPPED, QuantizationPoint, make_quantization_aware
+from .fake_quantization import (
+    CLIPPED,
+    QuantizationPoint,
+    boolean_mask,
+    clipped_attention_forward,
+    make_quantization_aware,
+)
 from .heads import EncoderOutput, Pooler
 from .modeling_mobilebert import (
     MobileBertForMaskedLM,
@@ -39,7 +46,7 @@ from .modeling_mobilebert_tasks import (
     MobileBertForSequenceClassification,
     MobileBertForTokenClassification,
 )
-from .packing import PACKED, pack, unpack
+from .packing import PACKED, pack, packed_attention_forward, unpack
 
 # What `MobileBertModel.forward` takes, and a folded model does not.
 FOR_TRAINING = ("output_attentions", "start_layer", "stop_layer", "capture_layers", "capture_scores", "layer_inputs")
@@ -273,3 +280,10 @@ class FoldedMobileBertForTokenClassification(FoldedMobileBertPreTrainedModel, Mo
 
 class FoldedMobileBertForMultipleChoice(FoldedMobileBertPreTrainedModel, MobileBertForMultipleChoice):
     """Folded; see `MobileBertForMultipleChoice`."""
+
+
+def register_kernels() -> None:
+    """Makes the attention kernels known by which a folded model takes packed tokens, or clips its scores."""
+    AttentionInterface.register(PACKED, packed_attention_forward)
+    AttentionInterface.register(CLIPPED, clipped_attention_forward)
+    AttentionMaskInterface.register(CLIPPED, boolean_mask)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 PACKED = "mobilebert_packed"
 
@@ -60,6 +59,3 @@ def packed_attention_forward(
         for q, k, v in zip(*parts, strict=True)
     ]
     return torch.cat(contexts, dim=2).transpose(1, 2), None
-
-
-AttentionInterface.register(PACKED, packed_attention_forward)

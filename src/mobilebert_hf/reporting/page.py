@@ -7,34 +7,24 @@ from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from transformers import TrainingArguments
 
 from ..files import write_aside, written_aside
+from ..runs.facts import HELD_OUT, PICTURE
 from .picture import draw
 from .run_log import RunLog, read_run
 
-HELD_OUT = {
-    "eval_masked_lm_loss": ("masked-LM loss", "{:.3f}"),
-    "eval_masked_lm_accuracy": ("masked-LM accuracy", "{:.1%}"),
-    "eval_next_sentence_loss": ("next-sentence loss", "{:.3f}"),
-    "eval_next_sentence_accuracy": ("next-sentence accuracy", "{:.1%}"),
-}
 
-
-PICTURE = "report.png"
-
-
-def draw_report(folder: Path, training: TrainingArguments) -> Path:
-    """Draws a run that has just ended into its folder: the picture of `write_report`, without the page."""
-    path = folder / PICTURE
-    picture = draw(read_run(folder, training))
+def draw_report(folder: Path, name: str = PICTURE) -> Path:
+    """Draws a run into its folder: the picture of `write_report`, without the page."""
+    path = folder / name
+    picture = draw(read_run(folder))
     with written_aside(path) as aside:
         aside.write_bytes(picture)
     return path
 
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> tuple[Path, Path]:
-    """Draws a run of `recipes/distil_student.py` or `recipes/pretrain_teacher.py`, finished or going on.
+    """Draws a run of `recipes/distill.py` or `recipes/pretrain.py`, finished or going on.
 
     Args:
         folder: The run's `output_dir`.
@@ -89,7 +79,7 @@ def _summarize(run: RunLog) -> dict[str, str]:
     last = run.training[-1]
     facts = {"steps": f"{run.step:,} of {run.total_steps:,} ({run.step / run.total_steps:.0%})"}
     if run.is_distillation:
-        stages = f" of {len(run.strategy.stages)}" if run.strategy else ""
+        stages = f" of {run.total_stages}" if run.total_stages else ""
         facts["stage"] = f"{run.stages[-1].name} ({len(run.stages)}{stages})"
     if run.finished:
         facts["state"] = "finished"

@@ -210,7 +210,7 @@ def _draw_layers(axes: Axes, run: RunLog) -> None:
     norm = LogNorm(least, most if most > least else least * 1.01)
     _heat_map(axes, edges, losses, "viridis", norm, "weighted\ntransfer loss")
     where = "on held-out text" if prefix else "in training (gray: not computed)"
-    known = "" if run.strategy else ", with the paper's weights"
+    known = "" if run.planned else ", not weighted"
     axes.set_title(f"Distance of each layer from the teacher's {where}{known}")
     _label_rows(axes, [f"layer {layer}" for layer in range(run.layers)])
 

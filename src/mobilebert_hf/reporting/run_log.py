@@ -2,47 +2,20 @@
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import TrainingArguments
 
-from ..distillation.arguments import PAPER, DistillationArguments
-from ..distillation.run import PLAN, RECIPE_ARGUMENTS
-from ..distillation.stages import Strategy
-from ..recipe import parse_recipe
-from ..training.run_folder import RECIPE
+from ..runs.run_folder import RECIPE
+from ..runs.stages import RunStage, RunStages
 
 Line = dict[str, float]
 
 STATE = "trainer_state.json"
-TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention", "relation")
-# A recipe for an accelerator is read on any machine.
-_ANY_MACHINE = ("--use_cpu", "true", "--fp16", "false", "--bf16", "false", "--tf32", "false")
-
-
-@dataclass(frozen=True)
-class LoggedStage:
-    """A stretch of a run in which the same losses count.
-
-    Args:
-        name: What the strategy calls it; "stage 3" where the strategy is not known.
-        start: Steps that were done before it.
-        end: Steps that are done after it.
-        layers: Whose transfer losses count.
-        pretraining: Whether masked-LM and next-sentence losses count.
-        depth: How many layers run, where it is known.
-    """
-
-    name: str
-    start: int
-    end: int
-    layers: tuple[int, ...]
-    pretraining: bool
-    depth: int | None = None
+TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention", "relations")
 
 
 @dataclass(frozen=True)
@@ -57,9 +30,7 @@ class RunLog:
         evaluations: Log lines of evaluation, by step, and `eval_results.json` as the last one.
         layers: How many layers the networks have; 0 where the lines tell nothing of layers.
         recipe: The text of `recipe.yaml`, if there is one.
-        strategy: That of a distillation run whose recipe is known.
-        base_learning_rate: What the strategy's rates multiply.
-        weights: Of the transfer terms; without a recipe the paper's.
+        planned: The stages that the run was planned with, if it says.
     """
 
     folder: Path
@@ -69,9 +40,7 @@ class RunLog:
     evaluations: list[Line]
     layers: int
     recipe: str | None
-    strategy: Strategy | None
-    base_learning_rate: float
-    weights: dict[str, float]
+    planned: RunStages | None
 
     @property
     def finished(self) -> bool:
@@ -88,7 +57,7 @@ class RunLog:
         """What the run is, in a few words."""
         if not self.is_distillation:
             return f"{self.folder.resolve().name}: pre-training"
-        strategy = f"{self.strategy.name} knowledge transfer" if self.strategy else "knowledge transfer"
+        strategy = f"{self.planned.strategy} knowledge transfer" if self.planned else "knowledge transfer"
         return f"{self.folder.resolve().name}: {strategy}, {self.layers} layers"
 
     @cached_property
@@ -98,33 +67,21 @@ class RunLog:
         return list(zip(starts, self.training, strict=True))
 
     @cached_property
-    def stages(self) -> list[LoggedStage]:
+    def stages(self) -> list[RunStage]:
         """The stages that have begun; of a pre-training run, the only one."""
-        if self.strategy is not None:
-            starts = (*self.strategy.boundaries, self.strategy.steps)
-            stages = [
-                LoggedStage(
-                    stage.name,
-                    starts[i],
-                    starts[i + 1],
-                    stage.transfer_layers,
-                    stage.use_distillation_loss,
-                    stage.depth,
-                )
-                for i, stage in enumerate(self.strategy.stages)
-            ]
-            return [stage for stage in stages if stage.start < self.step]
+        if self.planned is not None:
+            return [stage for stage in self.planned.stages if stage.start < self.step]
         if not self.is_distillation:
-            return [LoggedStage("pre-training", 0, self.total_steps, (), True)]
+            return [RunStage("pre-training", 0, self.total_steps, (), True)]
         return self._stages_of_lines()
 
-    def _stages_of_lines(self) -> list[LoggedStage]:
+    def _stages_of_lines(self) -> list[RunStage]:
         """The stages as far as the lines tell: they change where `stage` does, give or take a logging window."""
-        stages: dict[int, LoggedStage] = {}
+        stages: dict[int, RunStage] = {}
         for start, line in self.windows:
             index = int(line["stage"])
             # A window's first line in a stage can tell of the stage before as well; its last line does not.
-            stages[index] = LoggedStage(
+            stages[index] = RunStage(
                 name=f"stage {index}",
                 start=stages[index].start if index in stages else start,
                 end=int(line["step"]),
@@ -133,7 +90,7 @@ class RunLog:
             )
         return list(stages.values())
 
-    def term(self, line: Line, name: str, stage: LoggedStage, prefix: str = "") -> float:
+    def term(self, line: Line, name: str, stage: RunStage, prefix: str = "") -> float:
         """A loss term of a line: for a transfer term, the mean of the stage's layers that have it; else NaN."""
         if name not in TRANSFER_TERMS:
             return line.get(prefix + name, np.nan) if stage.pretraining or prefix else np.nan
@@ -141,44 +98,47 @@ class RunLog:
         known = [value for value in values if not np.isnan(value)]
         return float(np.mean(known)) if known else np.nan
 
-    def curve(self, name: str, stage: LoggedStage) -> tuple[list[int], list[float]]:
+    def curve(self, name: str, stage: RunStage) -> tuple[list[int], list[float]]:
         """Steps and values of a term in a stage. A window that reaches out of the stage counts up to its end."""
         lines = [line for start, line in self.windows if start < stage.end and line["step"] > stage.start]
         return [min(int(line["step"]), stage.end) for line in lines], [self.term(line, name, stage) for line in lines]
 
-    def lines_within(self, stage: LoggedStage) -> list[Line]:
+    def lines_within(self, stage: RunStage) -> list[Line]:
         """The training lines that tell of this stage alone."""
         return [line for start, line in self.windows if stage.start <= start and line["step"] <= stage.end]
 
+    @property
+    def total_stages(self) -> int:
+        """How many stages there will have been in the end; 0 where the run does not say."""
+        return len(self.planned.stages) if self.planned else 0
+
     def layer_losses(self, line: Line, prefix: str = "") -> list[float]:
-        """For each layer the weighted sum of its transfer terms; NaN where they were not computed."""
+        """For each layer the weighted sum of its transfer terms; NaN where they were not computed.
+
+        Where the run does not say its weights, all are 1.
+        """
+        weights = self.planned.loss_weights if self.planned else dict.fromkeys(TRANSFER_TERMS, 1.0)
         return [
             sum(
                 weight * line.get(f"{prefix}layer_{layer}/{term}", np.nan)
-                for term, weight in self.weights.items()
+                for term, weight in weights.items()
                 if weight > 0
             )
             for layer in range(self.layers)
         ]
 
     def rates(self, line: Line) -> dict[str, float]:
-        """The learning rate of each place at a line's last step; empty where neither line nor recipe tells."""
-        logged = {key.split("/")[1]: value for key, value in line.items() if key.startswith("learning_rate/")}
-        if logged or self.strategy is None:
-            return logged
-        scales = self.strategy.lr_scales(int(line["step"]) - 1)
-        return {group: self.base_learning_rate * scale for group, scale in scales.items()}
+        """The learning rate of each place at a line's last step; empty where the line does not say."""
+        return {key.split("/")[1]: value for key, value in line.items() if key.startswith("learning_rate/")}
 
 
-def read_run(folder: str | Path, known: TrainingArguments | None = None) -> RunLog:
-    """Reads the folder of a run of either recipe.
+def read_run(folder: str | Path) -> RunLog:
+    """Reads the folder of a run of pre-training or distillation.
 
     A finished run's log is in `trainer_state.json`; that of a run that goes on, in its newest checkpoint.
 
     Args:
         folder: The run's `output_dir`.
-        known: Its arguments, in the process that trains: to read them from the recipe anew would take the devices'
-            state away from the trainer.
 
     Raises:
         FileNotFoundError: There is no such folder, or no state in it.
@@ -199,10 +159,6 @@ def read_run(folder: str | Path, known: TrainingArguments | None = None) -> RunL
         evaluations = [line for line in evaluations if line["step"] < step] + [{**_read_json(results), "step": step}]
     layers = _count_layers(source.with_name("config.json"), training) if "stage" in training[-1] else 0
     recipe = folder / RECIPE
-    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else None
-    if known is None and text is not None and layers:
-        known = _distillation_arguments(recipe)
-    arguments = known if isinstance(known, DistillationArguments) else None
     return RunLog(
         folder=folder,
         step=step,
@@ -210,13 +166,8 @@ def read_run(folder: str | Path, known: TrainingArguments | None = None) -> RunL
         training=training,
         evaluations=evaluations,
         layers=layers,
-        recipe=text,
-        strategy=arguments.build_strategy(layers) if arguments else None,
-        base_learning_rate=arguments.learning_rate if arguments else np.nan,
-        weights={
-            term: getattr(arguments, f"{term}_weight") if arguments else PAPER.get(f"{term}_weight", 0.0)
-            for term in TRANSFER_TERMS
-        },
+        recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
+        planned=RunStages.read(folder) if layers else None,
     )
 
 
@@ -253,10 +204,3 @@ def _count_layers(config: Path, lines: list[Line]) -> int:
         return int(_read_json(config)["num_hidden_layers"])
     named = (re.search(r"layer_(\d+)", key) for line in lines for key in line)
     return 1 + max(int(match[1]) for match in named if match)
-
-
-def _distillation_arguments(recipe: Path) -> DistillationArguments:
-    """The recipe's, with the steps that a run of so many minutes was planned to."""
-    *_, arguments = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(recipe), *_ANY_MACHINE])
-    plan = recipe.with_name(PLAN)
-    return replace(arguments, **_read_json(plan)) if plan.is_file() else arguments

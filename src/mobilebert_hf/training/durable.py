@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from ..files import move_files
-from .checkpoints import STAGING
-from .checkpoints import publish as publish_checkpoint
+from ..runs.checkpoints import STAGING
+from ..runs.checkpoints import publish as publish_checkpoint
+from ..runs.facts import ModelFacts
+from ..runs.stages import RunStages
 from .compat import rotate_checkpoints, sort_checkpoints
 from .finite_check import FiniteCheck
 from .interruption import Interruption, TrainingInterrupted
@@ -27,12 +29,19 @@ class DurableTrainer(Trainer):
       `finite_check.py`).
     - A checkpoint that cannot be written ends it by an OSError; the earlier ones are kept.
     - Model cards and publishing are those of `mobilebert-hf publish` (see `publishing.py`).
+
+    Attributes:
+        facts: What is known of the model; subclasses say more.
+        stages: The stages of the run, if it has several; written to its folder when training begins.
     """
+
+    stages: RunStages | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.args.logging_nan_inf_filter = False  # it hides what is to end the run
         self._staging: Path | None = None
+        self.facts = ModelFacts()
         self.publisher = Publisher(self)
         self.finite_check = FiniteCheck(self)
         self.interruption = Interruption(self)
@@ -54,6 +63,8 @@ class DurableTrainer(Trainer):
             FloatingPointError: A loss or gradient is not finite.
             OSError: A checkpoint cannot be written.
         """
+        if self.stages is not None and self.is_world_process_zero():
+            self.stages.write(Path(self.args.output_dir or "."))
         with self.interruption.catching():
             result = super().train(*args, **kwargs)
         if self.interruption.agreed:

@@ -5,7 +5,7 @@ The norm of the gradients that the check needs is the one that clipping uses and
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from accelerate import DistributedType
 from .compat import sort_checkpoints
 from .gradients import LARGEST_SQUARED, clip_gradients, gradients_of, scaled_norm, total_norm
 
-if TYPE_CHECKING:
-    from .durable import DurableTrainer
-
 
 class FiniteCheck:
     """Ends the training of a trainer by a FloatingPointError before a step that would damage the weights.
@@ -26,10 +23,10 @@ class FiniteCheck:
     others; without clipping, they end training if their squares overflow.
 
     Args:
-        trainer: The trainer. All its processes end together: they exchange three flags in every step.
+        trainer: A `DurableTrainer`. All its processes end together: they exchange three flags in every step.
     """
 
-    def __init__(self, trainer: "DurableTrainer") -> None:
+    def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self._norm: Tensor | float | None = None  # of the gradients of the current step; None: not computed yet
 

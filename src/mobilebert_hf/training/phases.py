@@ -9,11 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data import PretrainingCollator, PretrainingData, PretrainingDataArguments, prepare_pretraining_data
 from ..models.configuration import MobileBertConfig
+from ..runs.checkpoints import step_of
+from ..runs.facts import hub_ids
+from ..runs.run_folder import find_checkpoint
 from .arguments import PreTrainingArguments
-from .checkpoints import step_of
 from .durable import DurableTrainer
 from .interruption import EndAt
-from .run_folder import find_checkpoint
 
 AnyTrainer = TypeVar("AnyTrainer", bound=DurableTrainer)
 
@@ -104,6 +105,7 @@ def run_phases(make_trainer: Callable[[Phase], AnyTrainer], phases: Sequence[Pha
         if phase.end is not None and checkpoint is not None and step_of(checkpoint) >= phase.end:
             continue
         trainer = make_trainer(phase)
+        trainer.facts = replace(trainer.facts, datasets=hub_ids(phase.data.corpus))
         if phase.end is not None:
             trainer.add_callback(EndAt(phase.end))
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
+from ..runs.facts import ModelRecord
+from ..runs.publishing import get_publisher
+from ..runs.run_folder import RECIPE, Recipe, resolve
 from .compat import PushInProgress, wait_for_pushes
-from .run_folder import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -19,37 +20,39 @@ logger = logging.getLogger(__name__)
 class Publisher:
     """Writes the model card of a Trainer's run and publishes it, as `mobilebert-hf publish` does.
 
-    `hub` is imported when it is needed: it is above this package, and knows all kinds of runs.
+    Cards and publishing are above this package; see `runs.publishing`.
 
     Args:
-        trainer: The Trainer.
+        trainer: A `DurableTrainer`.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
     def write_card(self, **fields: Any) -> None:
-        """Writes the model card to `output_dir`, from the files of the run and, before there are any, the Trainer.
+        """Writes `facts.json` and the model card to `output_dir`.
 
         Args:
             fields: Fields of the card, such as `license="apache-2.0"` and `language="de"`.
         """
-        from ..hub.run_card import write_run_card
-
         if self.trainer.is_world_process_zero():
-            write_run_card(self._describe_run(), **fields)
+            record = self._describe_model()
+            record.facts.write(record.folder)
+            get_publisher().write_card(record, **fields)
 
-    def _describe_run(self) -> Any:
-        from ..hub.run_card import Run, with_recipe
-
+    def _describe_model(self) -> ModelRecord:
+        """The model of the trainer, which its folder may not describe yet."""
         trainer = self.trainer
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
         config = {**base.config.to_dict(), "architectures": [type(base).__name__]}
-        measured = next((line for line in reversed(trainer.state.log_history) if "eval_runtime" in line), {})
-        folder, kind = Path(trainer.args.output_dir or "."), type(trainer.args).__name__
-        run = Run(folder, config, kind, resolve([trainer.args]), measured=measured, training=trainer.args)
-        return with_recipe(run)
+        measured: Mapping[str, float] = next(
+            (line for line in reversed(trainer.state.log_history) if "eval_runtime" in line), {}
+        )
+        folder = Path(trainer.args.output_dir or ".")
+        path = folder / RECIPE
+        arguments = Recipe.read(path).values if path.is_file() else resolve([trainer.args])
+        return ModelRecord(folder, config, trainer.facts.with_held_out(measured), arguments)
 
     def publish(
         self, message: str | None, token: str | None, revision: str | None, private: bool | None, **fields: Any
@@ -66,13 +69,11 @@ class Publisher:
             "message": message or "End of training",
             "token": token,
         }
-        return self._publish(trainer.args.output_dir or ".", self._describe_run(), options, fields)
+        return self._publish(trainer.args.output_dir or ".", self._describe_model(), options, fields)
 
-    def _publish(self, folder: str, run: Any, options: Mapping[str, Any], fields: Mapping[str, Any]) -> Any:
-        from ..hub import prepared, publish
-
-        with prepared(folder, str(self.trainer.hub_model_id), run=run, **fields) as publication:
-            return publish(publication, update=True, **options)
+    def _publish(self, folder: str, record: ModelRecord, options: Mapping[str, Any], fields: Mapping[str, Any]) -> Any:
+        repo = str(self.trainer.hub_model_id)
+        return get_publisher().publish(folder, repo, record, {"update": True, **options}, fields)
 
     def push_checkpoint(self, checkpoint_folder: str) -> None:
         """Publishes a checkpoint in the background, as `hub_strategy` says.
@@ -90,7 +91,7 @@ class Publisher:
         message = f"Training in progress, step {trainer.state.global_step}"
         api = HfApi()
         jobs: Any = [
-            api.run_as_future(self._publish, checkpoint_folder, self._describe_run(), {"message": message, **to}, {})
+            api.run_as_future(self._publish, checkpoint_folder, self._describe_model(), {"message": message, **to}, {})
         ]
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             is_last = args.hub_strategy == HubStrategy.CHECKPOINT

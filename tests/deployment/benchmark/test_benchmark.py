@@ -201,7 +201,7 @@ def test_students_of_every_kind_are_timed(kind, runtime, tmp_path):
 
 
 def test_a_runtime_that_fails_is_told_of_in_a_line(tmp_path):
-    script = "from mobilebert_hf.deployment.benchmark import run; from mobilebert_hf import cli\n"
+    script = "from mobilebert_hf.deployment.benchmark import run; import mobilebert_hf_cli as cli\n"
     script += "from functools import partial; run._work = partial(run._work, module='nowhere'); cli.run()"
     command = [sys.executable, "-c", script, "benchmark", str(tmp_path), "--runtime", "pytorch", "--shape", "1x8"]
     failed = subprocess.run(command, capture_output=True, text=True)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from ...data.batching import example_lengths
 from ...data.squad import build_features, load_squad
 from ..check import Run
-from ..tasks import INPUTS
+from ..student import INPUTS
 from .networks import OURS, STOCK
 
 TEXTS, BATCH = 32, 16

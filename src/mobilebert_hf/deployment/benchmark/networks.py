@@ -15,11 +15,12 @@ from transformers import PreTrainedModel
 
 from ...models import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from ...models.fake_quantization import stop_rounding
+from ...tasks.heads import QUESTION_ANSWERING, Task
 from ..check import network_inputs
 from ..formats import FORMATS, openvino, tflite
 from ..network import Batches, foldable, prepare
 from ..ort_int8 import RELUS
-from ..tasks import INPUTS, Task, dynamic_shapes, load_student, sample_inputs, unfolded_config
+from ..student import INPUTS, dynamic_shapes, load_student, sample_inputs, unfolded_config
 
 OURS = "MobileBERT, this package"
 STOCK = "MobileBERT, transformers"
@@ -27,7 +28,6 @@ DISTILBERT = "DistilBERT"
 BERT = "BERT_BASE"
 NETWORKS = (OURS, STOCK, DISTILBERT, BERT)
 PRECISIONS = ("float32", "bfloat16", "int8")
-TASK = Task("question-answering", "AutoModelForQuestionAnswering", ("start_logits", "end_logits"))
 
 
 def build_network(name: str, model: str | None) -> PreTrainedModel:
@@ -139,7 +139,9 @@ def _openvino(network: PreTrainedModel, path: Path, setting: Setting) -> None:
 
 
 def _tflite(network: PreTrainedModel, path: Path, setting: Setting) -> None:
-    tflite.convert(_Adapter(network), TASK, path, {f"tokens_{length}": length for length in setting.lengths})
+    tflite.convert(
+        _Adapter(network), QUESTION_ANSWERING, path, {f"tokens_{length}": length for length in setting.lengths}
+    )
     if setting.int8:
         tflite.quantize_file(path, "int8", {})
 

@@ -19,10 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...machine import time_in_turns
 from ...models.modeling_folded import FoldedLayer
+from ...tasks.heads import QUESTION_ANSWERING
 from ..formats import tflite
 from ..network import prepare
 from ..one_text import one_text_attention_forward
-from .networks import OURS, TASK, build_network
+from .networks import OURS, build_network
 from .worker import text_inputs
 
 # Rows, columns and depth of the products of which the fastest stands for the machine's peak.
@@ -124,7 +125,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             path = Path(folder) / f"{index}.tflite"
             _convert(module, states, path, job["precision"] == "int8")
             calls[name] = _load(path, states, job["threads"])
-        whole, inputs = tflite.load(Path(job["graphs"][OURS]), TASK, job["threads"]), text_inputs(1, tokens)
+        whole, inputs = (
+            tflite.load(Path(job["graphs"][OURS]), QUESTION_ANSWERING, job["threads"]),
+            text_inputs(1, tokens),
+        )
         times = time_in_turns({**calls, WHOLE: lambda: whole(inputs)}, job["seconds"])
     peaks = [flops[str(size)] / min(times.pop(str(size))) / 1e6 for size in PEAK_SIZES]
     rows = [{"part": name, "ms": median(found), "flops": flops.get(name, 0)} for name, found in times.items()]

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from ...files import write_aside, written_aside
 from ...machine import DIRTY, describe_machine, describe_version
+from ...runs.exports import fingerprint, graph_size
 from ..exporting import find_format
 from ..formats import FORMATS
-from ..manifest import fingerprint, graph_size
 from .mixed import sample_lengths
 from .networks import OURS, Setting, build_networks, count_flops, precisions_of, write_ours, write_stock
 from .report import plot, tables

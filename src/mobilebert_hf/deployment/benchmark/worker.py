@@ -18,11 +18,12 @@ import torch
 from ...machine import peak_memory, time_in_turns
 from ...models.modeling_folded import FoldedMobileBertPreTrainedModel
 from ...models.packing import PACKED
+from ...tasks.heads import QUESTION_ANSWERING
 from ..check import Run, run_pytorch
 from ..formats import FORMATS, openvino
-from ..tasks import INPUTS
+from ..student import INPUTS
 from .mixed import ways
-from .networks import OURS, TASK, build_network, prepare_pytorch
+from .networks import OURS, build_network, prepare_pytorch
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def _load(job: dict[str, Any]) -> dict[str, Run]:
         load: Any = FORMATS[job["format"]].load
         if job["precision"] == "bfloat16":
             load = partial(openvino.load, INFERENCE_PRECISION_HINT="bf16")
-        return {name: load(Path(path), TASK, job["threads"]) for name, path in job["graphs"].items()}
+        return {name: load(Path(path), QUESTION_ANSWERING, job["threads"]) for name, path in job["graphs"].items()}
     torch.set_num_threads(job["threads"])
     return {name: run_pytorch(prepare_pytorch(name, build_network(name, job["model"]))) for name in job["graphs"]}
 

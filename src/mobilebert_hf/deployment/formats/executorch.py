@@ -10,10 +10,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...models.fake_quantization import replace
+from ...tasks.heads import Task
 from ..check import Run, row_by_row
 from ..network import Batches
 from ..quantization import QuantizedEmbedding
-from ..tasks import INPUTS, Task, dynamic_shapes, example_inputs
+from ..student import INPUTS, dynamic_shapes, example_inputs
 
 PACKAGES = ("executorch", "torchao")
 INSTALL = 'pip install "mobilebert-hf[executorch]"'
@@ -73,6 +74,11 @@ def _quantizer(network: PreTrainedModel, quantize: str | None, calibration: Batc
         for row in range(min(TEXTS_OF_A_BATCH, len(batch[INPUTS[0]])))
     ]
     return PT2EQuantizer(quantizer, rows or None)
+
+
+def unsigned_matmuls(path: Path) -> tuple[()]:
+    """None: XNNPACK multiplies signed activations and signed weights, in 16 bits."""
+    return ()
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:

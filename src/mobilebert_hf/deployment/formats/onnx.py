@@ -1,25 +1,30 @@
 """ONNX, run by ONNX Runtime, transformers.js and Optimum. The files have the names that transformers.js looks for."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
+from ...models.fake_quantization import matmul_scales
 from ...models.modeling_folded import FoldedMobileBertPreTrainedModel
+from ...tasks.heads import Task
 from ..check import Run
 from ..network import Batches
 from ..ort_encoder import lower
 from ..ort_int8 import lower_int8
 from ..quantization import quantize_static
-from ..tasks import Task, dynamic_shapes, example_inputs
+from ..student import dynamic_shapes, example_inputs
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = 'pip install "mobilebert-hf[export]"'
 FOLDS = ()
+# What multiplies unsigned activations and signed weights.
+INT8_OPERATORS = ("MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QLinearConv")
 FILES = {None: "onnx/model.onnx", "int8": "onnx/model_quantized.onnx", "int8-static": "onnx/model_int8.onnx"}
 
 
@@ -57,8 +62,44 @@ def _dynamic_quantizer() -> Any:
     from onnxruntime.quantization import QuantType
     from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
+    class Quantizer(OnnxRuntimeQuantizer):
+        """ONNX Runtime's, with scales for the weights of matmuls that no processor saturates with."""
+
+        def quantize(self, model: Any, *args: Any) -> Any:
+            self.config.extra_options = {"TensorQuantOverrides": _weight_scales(model)}
+            return super().quantize(model, *args)
+
     # Signed weights with unsigned activations are what CPUs have instructions for.
-    return OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(weight_type=QuantType.QInt8, per_channel=True))
+    return Quantizer(OnnxRuntimeDynamicConfig(weight_type=QuantType.QInt8, per_channel=True))
+
+
+def _weight_scales(model: Any) -> dict[str, list[dict[str, Any]]]:
+    """The scales of a float32 graph's matmul weights as ONNX Runtime's quantizer takes them, by name."""
+    scales = {}
+    for node in model.graph:
+        weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
+        if weight is not None and weight.const_value is not None and weight.is_initializer():
+            rows = torch.from_numpy(weight.const_value.numpy().copy())
+            transposed = "transB" in node.attributes and node.attributes["transB"].as_int()
+            found = matmul_scales(rows if transposed else rows.t())
+            # The quantizer makes a Gemm a MatMul first, whose weight is [in, out].
+            scales[weight.name] = [{"axis": 1, "scale": scale, "zero_point": 0} for scale in found.numpy()]
+    return scales
+
+
+def unsigned_matmuls(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The name and the int8 weight [out, in] of each matmul of a file with unsigned activations."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    for node in graph.node:
+        # A convolution's weight, the fourth input, is [out, in, 1].
+        index = 3 if node.op_type == "QLinearConv" else 1
+        if node.op_type in INT8_OPERATORS and node.input[index] in constants:
+            weight = numpy_helper.to_array(constants[node.input[index]])
+            yield node.input[index], weight[:, :, 0] if node.op_type == "QLinearConv" else weight.T
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:

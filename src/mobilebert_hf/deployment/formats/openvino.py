@@ -1,16 +1,19 @@
 """OpenVINO's intermediate representation, run by OpenVINO and Optimum Intel."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
+from ...models.fake_quantization import matmul_scales
+from ...tasks.heads import Task
 from ..check import Run
 from ..network import Batches
-from ..tasks import Task, dynamic_shapes, example_inputs
+from ..student import dynamic_shapes, example_inputs
 
 PACKAGES = ("nncf", "openvino")
 INSTALL = 'pip install "mobilebert-hf[openvino]"'
@@ -69,7 +72,57 @@ def _quantizer(quantize: str | None, calibration: Batches) -> Any:
         subset_size=len(calibration),
         advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing),
     )
-    return NNCFOpenVINOQuantizer(config, [dict(batch) for batch in calibration])
+
+    class Quantizer(NNCFOpenVINOQuantizer):
+        """NNCF's, with scales for the weights of matmuls that no processor saturates with."""
+
+        def quantize(self, model: Any, *args: Any) -> Any:
+            exact = {name: weight.get_node().data.copy() for name, weight in _matmul_weights(model, "f32")}
+            quantized = super().quantize(model, *args)
+            for name, weight in _matmul_weights(quantized, "i8"):
+                _round_rows(weight, torch.from_numpy(exact[name]))
+            return quantized
+
+    return Quantizer(config, [dict(batch) for batch in calibration])
+
+
+def _matmul_weights(program: Any, kind: str) -> Iterator[tuple[str, Any]]:
+    """The name of each matmul with a constant weight [out, in] of an element type, and the constant's output."""
+    for node in program.get_ordered_ops():
+        if node.get_type_name() == "MatMul" and node.get_attributes()["transpose_b"]:
+            weight = node.input_value(1)
+            while weight.get_node().get_type_name() in ("Multiply", "Convert"):
+                weight = weight.get_node().input_value(0)
+            if weight.get_node().get_type_name() == "Constant" and weight.get_element_type().to_string() == kind:
+                yield node.get_friendly_name(), weight
+
+
+def _round_rows(rounded: Any, weight: torch.Tensor) -> None:
+    """Replaces an int8 constant, and the scales after it, by those of `matmul_scales`."""
+    from openvino import opset13 as operators
+
+    scales = matmul_scales(weight)
+    rows = (weight / scales[:, None]).round().to(torch.int8).numpy()
+    [convert] = rounded.get_target_inputs()
+    [multiply] = convert.get_node().output(0).get_target_inputs()
+    scale = multiply.get_node().input_value(1)
+    shared = np.dtype(scale.get_element_type().to_dtype())
+    rounded.replace(operators.constant(rows).output(0))
+    multiply.get_node().input(1).replace_source_output(
+        operators.constant(scales[:, None].numpy().astype(shared)).output(0)
+    )
+
+
+def unsigned_matmuls(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The name and the int8 weight [out, in] of each matmul of a file with unsigned activations.
+
+    Activations of matmuls whose weights alone are of int8 are float32, or rounded as the processor allows.
+    """
+    import openvino
+
+    program = openvino.Core().read_model(path)
+    if any(node.get_type_name() == "FakeQuantize" for node in program.get_ordered_ops()):
+        yield from ((name, weight.get_node().data) for name, weight in _matmul_weights(program, "i8"))
 
 
 def load(path: Path, task: Task, threads: int = 1, **options: Any) -> Run:

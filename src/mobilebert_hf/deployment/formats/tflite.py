@@ -10,12 +10,13 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ...tasks.heads import Task
 from ..check import Run, row_by_row
 from ..network import Batches
 from ..one_text import for_one_text
 from ..open_length import open_length
 from ..quantization import hold_biases
-from ..tasks import INPUTS, Task, sample_inputs
+from ..student import INPUTS, sample_inputs
 
 PACKAGES = ("ai_edge_litert", "ai_edge_quantizer", "litert_torch")
 INSTALL = "see requirements-tflite.txt in this project's repository"
@@ -120,6 +121,11 @@ def _rows(batches: Batches, length: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:
     return np.pad(values, ((0, 0), (0, length - values.shape[1]))).astype(np.int32)
+
+
+def unsigned_matmuls(path: Path) -> tuple[()]:
+    """None: XNNPACK multiplies signed activations and signed weights, in 16 bits."""
+    return ()
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:

@@ -27,7 +27,7 @@ class MobileBertExportCommand(BaseOptimumCLICommand):
 
     def run(self) -> None:
         """Exports."""
-        from mobilebert_hf.cli import run_export
+        from mobilebert_hf_cli import run_export
 
         assert self.args is not None
         try:

@@ -1,0 +1,1 @@
+"""Downstream tasks: GLUE with sweeps, SQuAD, adapters, texts of a pair together or apart."""

@@ -1,0 +1,196 @@
+"""GLUE from the Hub or from local files, in one form: `sentence1`, `sentence2` for pairs, and `label`.
+
+Local files lie as the benchmark hands them out, a folder a task: `CoLA/train.tsv`, `CoLA/dev.tsv`, `CoLA/test.tsv` and
+so on, tab-separated without quoting, with the columns of the original files or `sentence` | `sentence1 sentence2`,
+`label`. They may be compressed, and a name may go on after its split (`train_sample.tsv.gz`).
+"""
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..data.corpus import open_text
+from .glue_tasks import GlueTask
+
+HUB_DATASET = "nyu-mll/glue"
+UNLABELLED = -1  # the Hub's label of test examples
+HOLDOUT_SEED = 42
+
+# The names that the original files and the Hub give to the columns, in the order in which they are looked for.
+COLUMNS = {
+    "sentence1": ("sentence1", "question1", "question", "premise", "#1 string", "sentence"),
+    "sentence2": ("sentence2", "question2", "hypothesis", "#2 string", "sentence"),
+    "label": ("label", "gold_label", "is_duplicate", "quality", "score"),
+}
+# CoLA's train and dev files are the only ones without a header.
+COLA_COLUMNS = ["source", "label", "mark", "sentence"]
+# What the file names of a split begin with.
+AX_STEMS = ("diagnostic", "AX")
+
+
+def load_glue(task: GlueTask, source: str = HUB_DATASET, holdout: float | None = None) -> DatasetDict:
+    """Loads the splits of a task that there are.
+
+    Args:
+        task: The task.
+        source: A folder with local files, or a Hub data set (or a local copy of it) with a configuration a task.
+        holdout: The share of the training examples that becomes the validation split where there is none. The same
+            examples each time, as many of each label as in the whole.
+
+    Returns:
+        Splits `train`, `validation` (for MNLI `validation_matched` and `validation_mismatched`) and `test` (likewise),
+        each with `sentence1` (and `sentence2`) and `label`: int64, or float32 for STS-B; -1 in test splits without
+        labels.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no file of the task in it.
+        ValueError: A column is missing, a row or label is wrong, a file is empty; names the file, the row and what to
+            do.
+    """
+    folder = Path(source).expanduser() / task.name
+    if folder.is_dir():
+        splits = _load_files(task, folder)
+    elif Path(source).expanduser().is_dir() and not list(Path(source).expanduser().rglob("*.parquet")):
+        raise FileNotFoundError(f"{source} has no folder {task.name}: expected the GLUE layout, a folder a task.")
+    else:
+        splits = _load_hub(task, source)
+    if "train" in splits and not any(split in splits for split in task.validation_splits) and holdout is not None:
+        by = None if task.regression else "label"
+        parts = splits["train"].train_test_split(holdout, seed=HOLDOUT_SEED, stratify_by_column=by)
+        splits["train"], splits[task.validation_splits[0]] = parts["train"], parts["test"]
+    return DatasetDict(splits)
+
+
+def tokenize_glue(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
+    """Examples as the network reads them, not padded; pairs are shortened at the longer sentence's end."""
+
+    def tokenize(rows: dict[str, list[Any]]) -> Mapping[str, Any]:
+        return tokenizer(rows["sentence1"], rows.get("sentence2"), truncation=True, max_length=max_length)
+
+    sentences = [name for name in ("sentence1", "sentence2") if name in next(iter(splits.values())).features]
+    return splits.map(tokenize, batched=True, remove_columns=sentences, desc="tokenizing")
+
+
+def glue_features(task: GlueTask) -> Features:
+    """The columns of a task."""
+    label = Value("float32") if task.regression else ClassLabel(names=list(task.labels))
+    sentences = ("sentence1", "sentence2") if task.pair else ("sentence1",)
+    return Features({**{name: Value("string") for name in sentences}, "label": label})
+
+
+# ---- local files
+
+
+def _load_files(task: GlueTask, folder: Path) -> dict[str, Dataset]:
+    splits = {}
+    for split in ("train", *task.validation_splits, *task.test_splits):
+        path = _find_file(task, folder, split)
+        if path is None:
+            continue
+        try:
+            rows = list(_read_rows(task, path, labelled=not split.startswith("test")))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 ({error}): convert it, for example with iconv.") from error
+        if not rows:
+            raise ValueError(f"{path} is empty: expected a header and an example a line. Download it again.")
+        splits[split] = Dataset.from_list(rows, features=glue_features(task))
+    if not splits:
+        raise FileNotFoundError(f"{folder} has no train*.tsv, dev*.tsv or test*.tsv (compressed or not).")
+    return splits
+
+
+def _find_file(task: GlueTask, folder: Path, split: str) -> Path | None:
+    stems = AX_STEMS if task.key == "ax" and split == "test" else (split.replace("validation", "dev"),)
+    found = sorted(path for stem in stems for path in folder.glob(f"{stem}*.tsv*"))
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder}: {' and '.join(path.name for path in found)} could both be {split!r}: keep one of them."
+        )
+    return found[0] if found else None
+
+
+def _read_rows(task: GlueTask, path: Path, labelled: bool) -> Iterator[dict[str, Any]]:
+    with open_text(path) as stream:
+        lines = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        header = next(lines, [])
+        if task.key == "cola" and labelled and "sentence" not in header and len(header) == len(COLA_COLUMNS):
+            stream.seek(0)
+            header = COLA_COLUMNS
+        places = _find_columns(task, path, header, labelled)
+        for row in lines:
+            if len(row) != len(header):
+                raise ValueError(
+                    f"{path}, line {lines.line_num}: {len(row)} columns, expected {len(header)} "
+                    f"({', '.join(header)}) separated by tabs. Correct or remove the line."
+                )
+            example: dict[str, Any] = {name: row[place] for name, place in places.items()}
+            label = example.get("label")
+            where = f"{path}, line {lines.line_num}"
+            example["label"] = UNLABELLED if label is None else _parse_label(task, label, where)
+            yield example
+
+
+def _find_columns(task: GlueTask, path: Path, header: list[str], labelled: bool) -> dict[str, int]:
+    names = [name.strip().lower() for name in header]
+    wanted = ["sentence1", *(["sentence2"] if task.pair else []), "label"]
+    places = {}
+    for column in wanted:
+        place = next((names.index(name) for name in COLUMNS[column] if name in names), None)
+        if place is not None:
+            places[column] = place
+        elif column != "label" or labelled:
+            raise ValueError(
+                f"{path}, line 1: no column {column!r} among {', '.join(header) or 'none'}: expected one of "
+                f"{', '.join(COLUMNS[column])}. Name the columns in the file's first line."
+            )
+    return places
+
+
+def _parse_label(task: GlueTask, text: str, where: str) -> int | float:
+    if task.regression:
+        try:
+            score = float(text)
+        except ValueError:
+            score = float("nan")
+        if 0 <= score <= 5:
+            return score
+        raise ValueError(f"{where}: label {text!r} is not a score from 0 to 5. Correct or remove the line.")
+    if text in task.labels:
+        return task.labels.index(text)
+    if text.isdecimal() and int(text) < len(task.labels):
+        return int(text)
+    expected = ", ".join(f"{name} (or {index})" for index, name in enumerate(task.labels))
+    raise ValueError(f"{where}: label {text!r} is not one of {task.name}'s: {expected}. Correct or remove the line.")
+
+
+# ---- the Hub
+
+
+def _load_hub(task: GlueTask, source: str) -> dict[str, Dataset]:
+    splits = {}
+    for split, rows in load_dataset(source, task.key).items():
+        where = f"{source}, {task.key}, split {split}"
+        places = _find_columns(task, Path(where), rows.column_names, labelled=True)
+        rows = rows.select_columns([rows.column_names[place] for place in places.values()])
+        rows = rows.rename_columns({rows.column_names[index]: name for index, name in enumerate(places)})
+        _check_hub_labels(task, rows, where, labelled=not split.startswith("test"))
+        splits[split] = rows.cast(glue_features(task))
+    return splits
+
+
+def _check_hub_labels(task: GlueTask, rows: Dataset, where: str, labelled: bool) -> None:
+    if not len(rows):
+        raise ValueError(f"{where} is empty: load the data set again.")
+    names = getattr(rows.features["label"], "names", None)
+    if names is not None and tuple(names) != task.labels:
+        raise ValueError(
+            f"{where}: its labels are {', '.join(names)}; expected {', '.join(task.labels)} in this order."
+        )
+    top = 5 if task.regression else len(task.labels) - 1
+    for index, label in enumerate(rows["label"]):
+        if not (0 <= label <= top or (label == UNLABELLED and not labelled)):
+            raise ValueError(f"{where}, row {index}: label {label} is not from 0 to {top}. Correct or remove the row.")

@@ -1,0 +1,107 @@
+"""`mobilebert-hf pretrain` and `mobilebert-hf distill`: the recipes, with settings for this machine."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# On CPUs, one process a core with one thread each: small matmuls gain little from more threads, and more processes
+# take more memory than they save time.
+MAX_PROCESSES = 8
+# Examples of a step, over all processes. An accelerator takes as long for a few as for many.
+BATCH_SIZE, ACCELERATED_BATCH_SIZE = 64, 512
+WORKERS = 4
+
+Processes = Annotated[
+    int | None, typer.Option(help="Number of processes: by default one for each core, with an accelerator one.")
+]
+
+
+def pretrain(context: typer.Context, processes: Processes = None) -> None:
+    """Pre-trains a teacher from raw text. Options are those of recipes/pretrain.py, such as --config FILE.yaml."""
+    _run("pretrain", context.args, processes or default_processes())
+
+
+def distill(
+    context: typer.Context,
+    teacher: Annotated[
+        str | None, typer.Option(help="Hub id or folder of a BERT-like encoder with tokenizer.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="File, folder, glob, or Hub data set; can be repeated.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the student.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Duration, to which the numbers of steps are planned; 30 without --config.")
+    ] = None,
+    processes: Processes = None,
+) -> None:
+    """Distills a student from a teacher, with settings for this machine; or runs a recipe with --config FILE.yaml.
+
+    All other options are those of recipes/distill.py, such as --size tiny.
+    """
+    processes = processes or default_processes()
+    given = {"teacher": teacher, "output_dir": output, "minutes": minutes}
+    options = [option for name, value in given.items() if value is not None for option in (f"--{name}", str(value))]
+    options += ["--corpus", *corpus] if corpus else []
+    has_config = any(argument.split("=")[0] == "--config" for argument in context.args)
+    defaults = [] if has_config else machine_options(processes)
+    _run("distill", [*defaults, *options, *context.args], processes)
+
+
+def _run(name: str, options: Sequence[str], processes: int) -> None:
+    """Runs a recipe in this process or, with several processes, under `accelerate launch`.
+
+    Raises:
+        ValueError: The run failed in a process of its own, which has printed the reason.
+    """
+    if processes == 1:
+        from mobilebert_hf.launch import RECIPES, launch
+
+        launch(*RECIPES[name], options)
+        return
+    launcher = ["accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    launcher += ["--multi_gpu"]  # on CPUs, too: with --cpu there would be one process
+    command = [sys.executable, "-m", *launcher, "-m", "mobilebert_hf.launch", name, *options]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise ValueError(f"{name} ended with exit status {code}; the reason is printed above.")
+
+
+def machine_options(processes: int) -> list[str]:
+    """The options of a distillation of half an hour on this machine in a number of processes."""
+    import torch
+
+    on_cpu = not torch.accelerator.is_available()
+    batch_size = BATCH_SIZE if on_cpu else ACCELERATED_BATCH_SIZE
+    arguments = {
+        "minutes": 30,
+        "per_device_train_batch_size": max(1, batch_size // processes),
+        "dataloader_num_workers": 0 if on_cpu else WORKERS,
+        "use_cpu": on_cpu,
+        "bf16": _multiplies_bfloat16(on_cpu),
+        "logging_steps": 20,
+        "save_steps": 500,
+        "save_total_limit": 2,
+    }
+    return [option for name, value in arguments.items() for option in (f"--{name}", str(value))]
+
+
+def default_processes() -> int:
+    """1 with an accelerator, else one for each core."""
+    import torch
+
+    return 1 if torch.accelerator.is_available() else min(os.cpu_count() or 1, MAX_PROCESSES)
+
+
+def _multiplies_bfloat16(on_cpu: bool) -> bool:
+    import torch
+
+    if on_cpu:
+        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
