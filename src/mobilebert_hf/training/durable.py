@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..files import move_files
 from ..runs.checkpoints import STAGING
 from ..runs.checkpoints import publish as publish_checkpoint
 from ..runs.facts import ModelFacts
+from ..runs.run_folder import find_checkpoint
 from ..runs.stages import RunStages
 from .compat import rotate_checkpoints, sort_checkpoints
 from .finite_check import FiniteCheck
@@ -55,8 +57,8 @@ class DurableTrainer(Trainer):
         """The position of a step in the run, for messages."""
         return f"step {step + 1:,} of {self.state.max_steps:,}"
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's.
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; `resume_from_checkpoint=True` finds the last complete checkpoint.
 
         Raises:
             TrainingInterrupted: SIGINT or SIGTERM was received.
@@ -65,16 +67,23 @@ class DurableTrainer(Trainer):
         """
         if self.stages is not None and self.is_world_process_zero():
             self.stages.write(Path(self.args.output_dir or "."))
-        with self.interruption.catching():
-            result = super().train(*args, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_checkpoint(self.args)
+        checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        with self.interruption.catching(), self.training_context(checkpoint):
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.interruption.agreed:
-            checkpoint = sort_checkpoints(self._get_output_dir(None))[-1]
+            last = sort_checkpoints(self._get_output_dir(None))[-1]
             raise TrainingInterrupted(
-                f"Interrupted after {self.describe_step(self.state.global_step - 1)}. Everything is in {checkpoint}: "
+                f"Interrupted after {self.describe_step(self.state.global_step - 1)}. Everything is in {last}: "
                 "the same command goes on from there."
             )
         self.create_model_card()
         return result
+
+    def training_context(self, checkpoint: Path | None) -> AbstractContextManager[Any]:
+        """A context that training happens in; `checkpoint` is what it resumes from."""
+        return nullcontext()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Resumed from its last checkpoint, the library would take one step too many.
