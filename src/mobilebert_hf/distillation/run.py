@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
@@ -19,6 +18,7 @@ from ..files import write_aside
 from ..progress import show_progress
 from ..runs.run_folder import open_run_folder
 from ..tables import terminal_table
+from ..training.compat import broadcast_object_list
 from ..training.phases import Phase, plan_phases
 from .arguments import DistillationArguments, StudentArguments
 from .facts import describe_student

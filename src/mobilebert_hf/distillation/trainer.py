@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel
-from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import PretrainingCollator
 from ..runs.checkpoints import step_of
@@ -24,7 +23,7 @@ from ..runs.facts import hub_ids
 from ..runs.run_folder import find_checkpoint
 from ..training.arguments import PreTrainingArguments
 from ..training.batches import TrainingBatches
-from ..training.compat import mark_scheduler_as_created, prepare_inputs, take_over_compilation
+from ..training.compat import EvalLoopOutput, mark_scheduler_as_created, prepare_inputs, take_over_compilation
 from ..training.compilation import compile_layers
 from ..training.durable import DurableTrainer
 from ..training.interruption import EndAt, hold_signals
