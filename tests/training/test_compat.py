@@ -10,12 +10,13 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-import mobilebert_hf.finetuning.trainer
 from accelerate import Accelerator
 from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.finetuning.bi_encoder import PairTrainer
+from mobilebert_hf.finetuning.squad import QuestionAnsweringTrainer
 from mobilebert_hf.training import DurableTrainer, compat
 
-OWN_TRAINERS = (DurableTrainer, DistillationTrainer, mobilebert_hf.finetuning.trainer.FineTuner)
+OWN_TRAINERS = (DurableTrainer, DistillationTrainer, PairTrainer, QuestionAnsweringTrainer)
 
 
 @pytest.fixture
@@ -32,6 +33,11 @@ def test_methods_that_are_overridden_have_the_parameters_they_had(name):
     if parameters is not None:
         found = tuple(inspect.signature(method).parameters)[1:]
         assert found == parameters, f"Trainer.{name} takes {found}: the override that depends on it is: {consequence}."
+
+
+@pytest.mark.parametrize("trainer", OWN_TRAINERS)
+def test_there_are_at_most_two_own_levels_over_the_library(trainer):
+    assert trainer.__mro__.index(Trainer) <= 2
 
 
 def test_no_other_private_method_is_overridden():

@@ -1,12 +1,13 @@
 """A `transformers.Trainer` whose runs survive kills, full disks, signals and numbers that are not finite."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
 
 from ..files import move_files
@@ -35,9 +36,11 @@ class DurableTrainer(Trainer):
     Attributes:
         facts: What is known of the model; subclasses say more.
         stages: The stages of the run, if it has several; written to its folder when training begins.
+        finalize_model: Makes the model that is saved at the end of the one that was trained; None: it is the same.
     """
 
     stages: RunStages | None = None
+    finalize_model: Callable[[Any], Any] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,6 +114,12 @@ class DurableTrainer(Trainer):
             return self.finite_check.global_norm(model)
         return super()._get_grad_norm(model, grad_norm)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
+        # The library would group these by length, too, in a random order that is not returned.
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
     # ---- checkpoints
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -160,6 +169,8 @@ class DurableTrainer(Trainer):
 
     def save_final_model(self) -> None:
         """Saves model and tokenizer to `output_dir`, each file complete or not at all."""
+        if self.finalize_model is not None and self.args.should_save:
+            self.model = self.finalize_model(self.accelerator.unwrap_model(self.model))
         staging = Path(self.args.output_dir or ".") / STAGING
         self.save_model(str(staging), _internal_call=True)
         if self.args.should_save:
