@@ -1,8 +1,8 @@
 """A `transformers.Trainer` whose runs survive kills, full disks, signals and numbers that are not finite."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,20 @@ from transformers import Trainer
 
 from ..files import move_files
 from ..runs.checkpoints import STAGING
-from ..runs.checkpoints import publish as publish_checkpoint
 from ..runs.facts import ModelFacts
 from ..runs.run_folder import find_checkpoint
 from ..runs.stages import RunStages
-from .compat import rotate_checkpoints, sort_checkpoints
+from .compat import sort_checkpoints
 from .finite_check import FiniteCheck
 from .interruption import Interruption, TrainingInterrupted
 from .publishing import Publisher
+from .staged_checkpoints import StagedCheckpoints
 
 
 class DurableTrainer(Trainer):
     """As the library's, and:
 
-    - A checkpoint appears complete, under its name, or not at all (see `checkpoints.py`).
+    - A checkpoint appears complete, under its name, or not at all (see `staged_checkpoints.py`).
     - SIGINT and SIGTERM end training after the current step, with a checkpoint, by `TrainingInterrupted`. A second
       SIGINT ends it at once (see `interruption.py`).
     - A loss or gradient that is not finite ends it by a FloatingPointError before the step is taken (see
@@ -45,9 +45,9 @@ class DurableTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.args.logging_nan_inf_filter = False  # it hides what is to end the run
-        self._staging: Path | None = None
         self.facts = ModelFacts()
         self.publisher = Publisher(self)
+        self.checkpoints = StagedCheckpoints(self)
         self.finite_check = FiniteCheck(self)
         self.interruption = Interruption(self)
         self.add_callback(self.interruption)
@@ -123,47 +123,17 @@ class DurableTrainer(Trainer):
     # ---- checkpoints
 
     def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+        return super()._get_output_dir(trial) if self.checkpoints.folder is None else str(self.checkpoints.folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run_dir = Path(self._get_output_dir(trial))
-        name = f"checkpoint-{self.state.global_step}"
-        staging, final = run_dir / STAGING, run_dir / name
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._staging = staging
-        try:
-            super()._save_checkpoint(model, trial)
-            self.save_data_state(staging / name)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self._correct_best_checkpoint(staging / name, final)
-                publish_checkpoint(staging / name, final)
-        except Exception as error:  # the libraries' own, which have nothing else in common
-            shutil.rmtree(staging, ignore_errors=True)
-            free = shutil.disk_usage(run_dir).free / 2**20
-            raise OSError(
-                f"{final} could not be written ({error}); {free:,.0f} MiB of the disk are free. Earlier checkpoints "
-                "are as they were: make room, and the same command goes on from the last one."
-            ) from error
-        finally:
-            self._staging = None
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-            rotate_checkpoints(str(run_dir), self.args.save_total_limit, self.state.best_model_checkpoint)
+        final = self.checkpoints.save(run_dir, partial(super()._save_checkpoint, model, trial))
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
         self.accelerator.wait_for_everyone()
 
     def save_data_state(self, checkpoint: Path) -> None:
         """Saves the cursor of each process in the data; a map-style data set needs none."""
-
-    def _correct_best_checkpoint(self, written: Path, final: Path) -> None:
-        """The library noted the staging folder as the best checkpoint."""
-        if self.state.best_model_checkpoint == str(written):
-            self.state.best_model_checkpoint = str(final)
-            self.state.save_to_json(str(written / "trainer_state.json"))
 
     # ---- the final model and the Hub
 
@@ -217,5 +187,5 @@ class DurableTrainer(Trainer):
         return self.publisher.publish(commit_message, token, revision, private, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staging is None:  # not before the checkpoint has its name
+        if self.checkpoints.folder is None:  # not before the checkpoint has its name
             self.publisher.push_checkpoint(checkpoint_folder)
