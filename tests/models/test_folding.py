@@ -97,7 +97,7 @@ def test_weights_of_any_size_and_sign_fold(exponent, zeros, shape):
     assert worst(run(fold(model), **batch), exact) <= 1e-8
     error, before = (median_error(run(network, **batch), exact) for network in (folded, model.float()))
     assert error <= min(1e-5, 1e-7 + 2 * before)
-    assert bool(folded.config.kept) == (zeros > 0)
+    assert bool(folded.config.scaled_residuals) == (zeros > 0)
 
 
 def test_in_float64_folding_is_exact():
@@ -111,7 +111,7 @@ def test_a_deep_network_keeps_a_factor_where_it_must():
         for layer in model.encoder.layer:
             layer.output.bottleneck.LayerNorm.weight.fill_(1e-5)
     folded = fold(model)
-    assert folded.config.kept == ["2.output", "5.output"]
+    assert folded.config.scaled_residuals == ["2.output", "5.output"]
     assert worst(run(folded, **make_batch()), run(model, **make_batch())) <= 1e-5
 
 
@@ -174,7 +174,7 @@ def test_hidden_states_can_be_asked_for_by_the_configuration():
     ],
 )
 def test_what_is_for_training_is_refused(asked):
-    with pytest.raises(ValueError, match=f"A folded model has no {next(iter(asked))}"):
+    with pytest.raises(ValueError, match=f"A folded model does not support {next(iter(asked))}"):
         run(fold(build(head="ForPreTraining")), **make_batch(), **asked)
 
 

@@ -119,7 +119,7 @@ TOKENS = torch.ones(1, 2, dtype=torch.long)
             {"input_ids": TOKENS, "inputs_embeds": torch.ones(1, 2, 16)},
             "exactly one of input_ids and inputs_embeds",
         ),
-        ({"input_ids": TOKENS, "start_layer": 1}, "start_layer=1 needs inputs_embeds"),
+        ({"input_ids": TOKENS, "start_layer": 1}, "start_layer=1 requires inputs_embeds"),
         ({"inputs_embeds": torch.ones(1, 2, 64), "start_layer": 4}, "start_layer=4.*num_hidden_layers=3"),
         ({"inputs_embeds": torch.ones(1, 2, 64), "start_layer": 2, "stop_layer": 1}, "start_layer=2, stop_layer=1"),
         ({"input_ids": TOKENS, "stop_layer": -1}, "stop_layer=-1"),
