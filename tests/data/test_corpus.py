@@ -99,13 +99,13 @@ def test_hub_data_set_that_cannot_be_loaded(monkeypatch):
         raise ConnectionError("no route to the Hub")
 
     monkeypatch.setattr(module, "load_dataset", unreachable)
-    with pytest.raises(FileNotFoundError, match=r"'owner/name' is no file or folder here.*no route to the Hub"):
+    with pytest.raises(FileNotFoundError, match=r"'owner/name' is no local file or folder.*no route to the Hub"):
         load_documents(["owner/name"])
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
-    [("no/such/file.txt", "no file or folder"), ("missing", "no file or folder"), ("x*.txt", "pattern")],
+    [("no/such/file.txt", "no file or folder"), ("missing", "no file or folder"), ("x*.txt", "no file matches")],
 )
 def test_missing_sources_are_named(tmp_path, monkeypatch, entry, message):
     monkeypatch.chdir(tmp_path)
@@ -125,7 +125,7 @@ def test_empty_list_and_empty_files(tmp_path):
 
 def test_folder_without_text_or_with_two_kinds(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"holds no text: 1 files.*use a glob"):
+    with pytest.raises(ValueError, match=r"has no text: none of its 1 files.*use a glob"):
         load_documents([str(tmp_path)])
     (tmp_path / "a.txt").write_text("A")
     (tmp_path / "b.jsonl").write_text("{}")
@@ -171,7 +171,7 @@ def test_data_sets_without_the_column_rows_or_text(tmp_path, streaming):
     with pytest.raises(ValueError, match=r"3 of the 4 documents .* have no text in the column 'body'"):
         load_documents(source, text_column="body", **options)
     Dataset.from_dict({"text": [["x"], ["y"]]}).to_parquet(tmp_path / "lists.parquet")
-    with pytest.raises(ValueError, match=r"the column 'text' of .*lists\.parquet' holds List.*one of strings"):
+    with pytest.raises(ValueError, match=r"the column 'text' of .*lists\.parquet' has List.*a column of strings"):
         load_documents([str(tmp_path / "lists.parquet")], **options)
     Dataset.from_dict({"text": ["x"]}).select([]).to_parquet(tmp_path / "none.parquet")
     with pytest.raises(ValueError, match=r"cannot read a 'train' split with rows from .*none\.parquet"):

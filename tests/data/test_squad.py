@@ -73,8 +73,8 @@ def test_a_hub_data_set_is_read(tmp_path):
             r"question 'q7' of 'Bridges': at answer_start 3 the context has 'dges c', not the ",
         ),
         (question(start=-1), "at answer_start -1"),
-        (question(text="tower", start=0), "it stands nowhere in the context"),
-        ({"id": "q1", "question": "?"}, "'answers' is missing or not what it should be"),
+        (question(text="tower", start=0), "it is not in the context"),
+        ({"id": "q1", "question": "?"}, "'answers' is missing or has the wrong type"),
         ({"question": "?", "answers": []}, "'id' is missing"),
     ],
 )
@@ -86,10 +86,10 @@ def test_a_wrong_answer_is_named(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not a whole JSON file"),
-        ('{"data": [', "is not a whole JSON file"),
-        ('{"rows": []}', "has not the official layout"),
-        ("[]", "has not the official layout"),
+        ("", "is not a complete JSON file"),
+        ('{"data": [', "is not a complete JSON file"),
+        ('{"rows": []}', "does not have the official layout"),
+        ("[]", "does not have the official layout"),
         ('{"data": []}', "has no questions"),
     ],
 )
