@@ -132,7 +132,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize(("text", "kind"), [("- a\n- b\n", "list"), ("", "NoneType"), ("word", "str")])
 def test_a_file_that_is_no_mapping_is_refused(parse, text, kind):
-    with pytest.raises(ValueError, match=rf"recipe.yaml does not hold `name: value` lines, but {kind}"):
+    with pytest.raises(ValueError, match=rf"recipe.yaml is a {kind}"):
         parse(text)
 
 
