@@ -88,9 +88,9 @@ def test_other_names_and_compression(tmp_path):
         (
             "train.tsv",
             "sentence1\tsentence2\tlabel\nA\tB\tmaybe\n",
-            r"line 2: label 'maybe' is not one of RTE's: enta",
+            r"line 2: label 'maybe' is not a label of RTE: expected enta",
         ),
-        ("train.tsv", "sentence1\tsentence2\tlabel\nA\tB\t2\n", r"line 2: label '2' is not one of RTE's"),
+        ("train.tsv", "sentence1\tsentence2\tlabel\nA\tB\t2\n", r"line 2: label '2' is not a label of RTE"),
         ("train.tsv", "sentence1\tsentence2\tlabel\nA\tB\t-1\n", r"line 2: label '-1'"),
         ("dev.tsv", "sentence1\tsentence2\tlabel\nA\tB\t\n", r"dev\.tsv, line 2: label ''"),
     ],
@@ -106,7 +106,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, name, text, message):
 def test_scores_are_from_0_to_5(tmp_path, score):
     (tmp_path / "STS-B").mkdir()
     (tmp_path / "STS-B" / "train.tsv").write_text(f"sentence1\tsentence2\tscore\nA\tB\t{score}\n")
-    with pytest.raises(ValueError, match=rf"line 2: label '{score}' is not a score from 0 to 5"):
+    with pytest.raises(ValueError, match=rf"line 2: label '{score}' is not a number from 0 to 5"):
         load_glue(TASKS["stsb"], str(tmp_path))
 
 
@@ -124,7 +124,7 @@ def test_missing_and_ambiguous_files_are_refused(folder):
     with pytest.raises(FileNotFoundError, match=r"WNLI has no train\*\.tsv"):
         load_glue(TASKS["wnli"], str(folder))
     (folder / "CoLA" / "train_old.tsv").write_text("sentence\tlabel\nA\t1\n")
-    with pytest.raises(ValueError, match=r"train\.tsv and train_old\.tsv could both be 'train'"):
+    with pytest.raises(ValueError, match=r"train\.tsv and train_old\.tsv both match split 'train'"):
         load_glue(TASKS["cola"], str(folder))
 
 
@@ -161,7 +161,7 @@ def test_the_hub_data_set_is_read(tmp_path):
 def test_labels_in_another_order_are_refused(tmp_path):
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["positive", "negative"])})
     hub_copy(tmp_path, TASKS["sst2"], [{"sentence": "good", "label": 0}], features)
-    with pytest.raises(ValueError, match="its labels are positive, negative; expected negative, positive in this"):
+    with pytest.raises(ValueError, match="labels are positive, negative; expected negative, positive in this"):
         load_glue(TASKS["sst2"], str(tmp_path))
 
 

@@ -69,7 +69,7 @@ def test_the_best_threshold_is_no_worse_than_any_other():
     [
         (lambda: squad_scores({}, {}), "no questions"),
         (lambda: squad_v2_scores({}, {}), "no questions"),
-        (lambda: squad_scores({"a": "x"}, {"a": []}), "'a' has no answer: v1.1 wants one; score it with squad_v2"),
+        (lambda: squad_scores({"a": "x"}, {"a": []}), "'a' has no answer, which v1.1 requires: use squad_v2"),
         (lambda: squad_v2_scores({}, {"a": [], "b": []}), "No prediction for question 'a' and 1 more"),
         (lambda: squad_v2_scores({"a": ""}, {"a": []}, {}), "No null odds for question 'a'"),
     ],

@@ -45,7 +45,7 @@ def test_an_incomplete_set_is_not_packed(tmp_path):
     (tmp_path / "AX.tsv").unlink()
     write_predictions(TASKS["rte"], "RTE", [0, 1], tmp_path)
     said = write_submission(tmp_path, tmp_path / "submission.zip")
-    assert "RTE.tsv has 2 rows, not 3,000; AX.tsv is missing" in said
+    assert "RTE.tsv has 2 rows, expected 3,000; AX.tsv is missing" in said
     assert not (tmp_path / "submission.zip").exists()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..files import locked, move_files, remove, write_aside
+from ..files import atomic_write_text, locked, move_files, remove
 
 MANIFEST = "export.json"
 # Of what all configurations of the library have, what a graph depends on.
@@ -97,7 +97,7 @@ def adding(folder: Path, place: str, identity: str) -> Iterator[tuple[dict[str, 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Replaces what `export.json` says."""
-    write_aside(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    atomic_write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def graph_files(folder: Path, name: str) -> list[Path]:
