@@ -126,7 +126,7 @@ def test_an_unknown_option_is_named():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no recipe .*absent\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent\.yaml"):
         parse_recipe(TEACHER, ["--config", str(tmp_path / "absent.yaml")])
 
 

@@ -32,7 +32,7 @@ def batch(rows=3, length=12):
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
 
 
-def test_a_range_rounds_as_the_library_does():
+def test_activations_are_rounded_as_in_torch():
     point = FakeQuantizedActivation().eval()
     library = FakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8)
     library.activation_post_process.min_val.fill_(-6.0)
@@ -48,7 +48,7 @@ def test_a_range_rounds_as_the_library_does():
     assert not states.grad[outside].any(), "what is cut off has no gradient"
 
 
-def test_rows_round_as_the_library_does():
+def test_weights_are_rounded_as_in_torch():
     linear = nn.Linear(16, 8)
     linear.weight.data[:, 1::2] = 0  # then sums of pairs do not change the scales
     observer = PerChannelMinMaxObserver(
@@ -65,7 +65,7 @@ def test_rows_round_as_the_library_does():
     torch.testing.assert_close(FakeQuantizedEmbedding(table)(ids), expected[ids], rtol=0, atol=1e-6)
 
 
-def test_a_range_follows_what_it_sees_and_only_while_training():
+def test_ranges_are_moving_averages_and_change_only_in_training():
     point = FakeQuantizedActivation()
     for _ in range(2000):
         point(torch.tensor([-1.0, 3.0]))
@@ -80,7 +80,7 @@ def test_a_range_follows_what_it_sees_and_only_while_training():
 
 
 @pytest.mark.parametrize("fields", [{}, TINY])
-def test_eight_bits_are_close_once_ranges_are_learned(fields):
+def test_int8_is_close_after_the_ranges_are_learned(fields):
     model = student(hidden_act="relu6", **fields)
     aware = fold(model, quantization_aware=True).train()
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_eight_bits_are_close_once_ranges_are_learned(fields):
     assert 0 < error <= 0.1
 
 
-def test_it_learns_and_is_saved_as_it_is(tmp_path):
+def test_a_trained_model_is_saved_and_loaded_unchanged(tmp_path):
     aware = fold(student(), quantization_aware=True).train()
     assert aware.config.hidden_act == "relu6"
     optimizer = torch.optim.Adam(aware.parameters(), lr=1e-3)
@@ -113,7 +113,7 @@ def test_it_learns_and_is_saved_as_it_is(tmp_path):
         assert torch.equal(again(**batch()).logits, aware(**batch()).logits)
 
 
-def test_masked_scores_are_the_lowest():
+def test_masked_scores_are_at_the_lower_end_of_the_range():
     aware = fold(student(), quantization_aware=True).eval()
     seen = {}
     layer = aware.base_model.encoder.layer[0]

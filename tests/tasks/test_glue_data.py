@@ -1,4 +1,4 @@
-"""GLUE in the layouts in which people have it, and what happens to bad files."""
+"""GLUE from local files and the Hub, and invalid files."""
 
 import gzip
 
@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from mobilebert_hf.tasks.glue_data import load_glue, tokenize_glue
 from mobilebert_hf.tasks.glue_tasks import TASKS
 
-# The first lines of files as the benchmark hands them out.
+# The first lines of the original files.
 OFFICIAL = {
     "CoLA/train.tsv": "gj04\t1\t\tThe cat sat.\ngj04\t0\t*\tCat the sat.\n",
     "CoLA/dev.tsv": 'gj04\t1\t\tShe said "no.\n',
@@ -57,7 +57,7 @@ def test_the_original_files_are_read(folder, key):
         assert splits["train"].features["label"] == ClassLabel(names=list(TASKS[key].labels))
 
 
-def test_quotes_are_text(folder):
+def test_quotes_have_no_special_meaning(folder):
     assert load_glue(TASKS["cola"], str(folder))["validation"][0]["sentence1"] == 'She said "no.'
 
 
@@ -129,7 +129,7 @@ def test_missing_and_ambiguous_files_are_refused(folder):
 
 
 def hub_copy(folder, task, rows, features):
-    """A local folder in the form of the Hub data set, a configuration a task."""
+    """A local copy of the Hub dataset, with a configuration per task."""
     for split in ("train", "validation", "test"):
         path = folder / task.key / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(exist_ok=True, parents=True)
@@ -141,7 +141,7 @@ def hub_copy(folder, task, rows, features):
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {task.key}\n  data_files:\n{files}---\n")
 
 
-def test_the_hub_data_set_is_read(tmp_path):
+def test_the_hub_dataset_is_read(tmp_path):
     task = TASKS["qqp"]
     features = Features(
         {
@@ -165,14 +165,14 @@ def test_labels_in_another_order_are_refused(tmp_path):
         load_glue(TASKS["sst2"], str(tmp_path))
 
 
-def test_a_wrong_label_of_a_hub_data_set_is_named(tmp_path):
+def test_an_invalid_label_of_a_hub_dataset_is_named(tmp_path):
     features = Features({"sentence": Value("string"), "label": Value("int64")})
     hub_copy(tmp_path, TASKS["sst2"], [{"sentence": "good", "label": label} for label in (0, 7)], features)
     with pytest.raises(ValueError, match="sst2, split train, row 1: label 7 is not from 0 to 1"):
         load_glue(TASKS["sst2"], str(tmp_path))
 
 
-def test_a_validation_split_is_held_out_where_there_is_none(tmp_path):
+def test_a_missing_validation_split_is_held_out(tmp_path):
     (tmp_path / "WNLI").mkdir()
     rows = "".join(f"A {index}\tB\t{int(index % 4 == 0)}\n" for index in range(40))
     (tmp_path / "WNLI" / "train.tsv").write_text("sentence1\tsentence2\tlabel\n" + rows)
