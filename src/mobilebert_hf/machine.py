@@ -16,7 +16,7 @@ import torch
 
 DIRTY = "-dirty"
 CPUS, STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
-# Warm-up in seconds before each measurement. Idle threads of the previous call spin for less than this.
+# Warm-up in seconds before each measurement. By then, idle threads of the previous function have stopped spinning.
 WARM_UP = 0.1
 # Parts of the names of processor instructions for int8 and bfloat16 matmuls.
 MATMUL_INSTRUCTIONS = ("amx", "bf16", "dot", "i8mm", "sve", "vnni")
