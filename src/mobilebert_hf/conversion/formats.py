@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedMod
 
 from .. import models
 from ..deployment.student import sample_inputs
-from ..files import write_aside, written_aside
+from ..files import atomic_write, atomic_write_text
 from ..models.configuration import MobileBertConfig
 from .original import (
     CONFIG,
@@ -60,7 +60,7 @@ def convert(source: str | Path, output: str | Path, to: str = TRANSFORMERS) -> d
         raise FileExistsError(f"{folder} is there already: name a new folder.")
     prefix = find_checkpoint_prefix(source)
     model, tokenizer = load_library(str(source)) if prefix is None else load_original(prefix)
-    with written_aside(folder) as aside:
+    with atomic_write(folder) as aside:
         aside.mkdir(parents=True)
         if to == TRANSFORMERS:
             model.save_pretrained(aside)
@@ -136,10 +136,10 @@ def save_original(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     weights = {_prefix(model) + name: parameter for name, parameter in model.named_parameters()}
     write_variables(folder / CHECKPOINT, to_original(weights, config.normalization_type))
     # By this file TensorFlow finds a folder's checkpoint.
-    write_aside(folder / "checkpoint", f'model_checkpoint_path: "{CHECKPOINT}"\n')
+    atomic_write_text(folder / "checkpoint", f'model_checkpoint_path: "{CHECKPOINT}"\n')
     if tokenizer is not None:
         words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-        write_aside(folder / VOCABULARY, "\n".join(words) + "\n")
+        atomic_write_text(folder / VOCABULARY, "\n".join(words) + "\n")
 
 
 def load_library(source: str) -> tuple[PreTrainedModel, Any]:

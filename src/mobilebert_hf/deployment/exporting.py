@@ -8,7 +8,7 @@ from types import ModuleType
 from transformers import AutoTokenizer, PreTrainedModel
 
 from ..machine import describe_version
-from ..models.fake_quantization import stop_rounding
+from ..models.fake_quantization import disable_fake_quantization
 from ..models.modeling_folded import FoldedMobileBertPreTrainedModel
 from ..runs.exports import Graph, adding, fingerprint, open_manifest
 from .calibration import calibration_batches
@@ -66,7 +66,7 @@ def export(
     learned = format == "onnx" and quantize == "int8-static" and getattr(source.config, "quantization_aware", False)
     if not learned:
         _check_quantization(source, quantize, calibration, folded)
-        stop_rounding(source)
+        disable_fake_quantization(source)
     elif calibration:
         raise ValueError(f"{model} has learned its ranges: leave calibration out.")
     tokenizer = AutoTokenizer.from_pretrained(str(model))

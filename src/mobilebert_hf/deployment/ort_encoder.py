@@ -140,6 +140,6 @@ def _product(linear: nn.Linear, states: Tensor) -> Tensor:
 
 
 def _residual(step: FoldedResidual, states: Tensor, residual: Tensor) -> Tensor:
-    if step.keep is not None:
-        residual = residual * step.keep[:, None, None]
+    if step.residual_scale is not None:
+        residual = residual * step.residual_scale[:, None, None]
     return residual + _product(step.dense, states)

@@ -111,7 +111,7 @@ class OrtInt8Layer(nn.Module):
         out = layer.output
         before = cast(_Residual, self.steps[-1]).sum
         self.output = _ProductToFloat(cast(QuantizedLinear, cast(nn.Module, out.dense)), before)
-        self.keep = out.keep
+        self.residual_scale = out.residual_scale
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """[batch, seq, hidden_size], float32 -> the same."""
@@ -120,7 +120,7 @@ class OrtInt8Layer(nn.Module):
         hidden = self.context(self._attend(narrow if self.narrow_first else inputs, mask))
         for step in self.steps:
             narrow = step(narrow if cast(_Residual, step).up is not None else hidden, narrow)
-        residual = states if self.keep is None else states * self.keep
+        residual = states if self.residual_scale is None else states * self.residual_scale
         return residual + self.output(narrow)
 
     def _attend(self, inputs: Tensor, mask: Tensor) -> Tensor:
@@ -214,15 +214,15 @@ class _Residual(nn.Module):
 
     def __init__(self, step: FoldedResidual, read: _Place, residual: _Place, up: _Product | None = None) -> None:
         super().__init__()
-        self.up, self.residual, self.keep = up, residual, step.keep
+        self.up, self.residual, self.residual_scale = up, residual, step.residual_scale
         self.branch, self.sum = _Place(step.branch), _Place(step.sum)
         self.down = _Product(cast(QuantizedLinear, cast(nn.Module, step.dense)), read, self.branch)
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         """[batch, seq, in] and [batch, seq, out], uint8 -> the latter."""
         branch = self.down(states if self.up is None else self.up(states))
-        if self.keep is not None:
-            kept = self.residual.dequantize(residual) * self.keep
+        if self.residual_scale is not None:
+            kept = self.residual.dequantize(residual) * self.residual_scale
             return self.sum(kept + self.branch.dequantize(branch))
         places = [(place.scale, place.zero_point) for place in (self.residual, self.branch, self.sum)]
         return torch.onnx.ops.symbolic(

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ..models.fake_quantization import (
     HIGHEST,
     LOWEST,
-    LearnedRange,
+    FakeQuantizedActivation,
     QuantizationPoint,
     matmul_scales,
     replace,
@@ -85,7 +85,7 @@ def quantize_static(network: PreTrainedModel, calibration: Batches) -> None:
         calibration: Real text, to measure ranges on; a quantization-aware network has learned its own.
     """
     base = cast(FoldedMobileBertModel, network.base_model)
-    replace(base, LearnedRange, lambda point: Quantized(*point.grid()))
+    replace(base, FakeQuantizedActivation, lambda point: Quantized(*point.grid()))
     replace(base, QuantizationPoint, lambda point: MinMaxObserver(dtype=torch.quint8))
     for batch in calibration:
         network(**batch)

@@ -17,7 +17,7 @@ from ..data.squad import load_squad
 from ..files import locked
 from ..finetuning.cross_encoder import best_classes
 from ..finetuning.squad import SquadArguments, make_features, score_logits
-from ..models.fake_quantization import stop_rounding
+from ..models.fake_quantization import disable_fake_quantization
 from ..runs.exports import GraphScores, Manifest, fingerprint, read_manifest, write_manifest
 from ..runs.facts import public_name
 from ..tasks.glue_data import load_glue, tokenize_glue
@@ -121,7 +121,7 @@ def _load_exported(folder: Path, manifest: Manifest) -> tuple[PreTrainedModel, T
             f"{place} has other weights, or another configuration, than when {folder} was exported: export it anew, "
             "into another folder."
         )
-    stop_rounding(model)
+    disable_fake_quantization(model)
     return model, head
 
 

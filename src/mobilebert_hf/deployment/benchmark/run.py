@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel
 
-from ...files import write_aside, written_aside
+from ...files import atomic_write, atomic_write_text
 from ...machine import DIRTY, describe_machine, describe_version
 from ...runs.exports import fingerprint, graph_size
 from ..exporting import find_format
@@ -118,7 +118,7 @@ def run_benchmark(
             for rows in (results["rows"], mixed["rows"]):
                 rows.sort(key=lambda row: order(row["runtime"]))
             results["details"] = {name: results["details"][name] for name in sorted(results["details"], key=order)}
-            write_aside(output / "results.json", json.dumps(results, indent=1) + "\n")
+            atomic_write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
             progress.advance(todo)
     if any(row["bytes"] is not None for row in results["rows"]):
         plot(results, output / "results.png")
@@ -174,7 +174,7 @@ def write_graphs(networks: dict[str, PreTrainedModel], folder: Path, setting: Se
         made = {"fingerprint": fingerprint(network), "version": describe_version()}
         if not _is_made(paths[name].parent, made):
             paths[name].parent.parent.mkdir(parents=True, exist_ok=True)
-            with written_aside(paths[name].parent) as aside:
+            with atomic_write(paths[name].parent) as aside:
                 aside.mkdir()
                 write = write_ours if name == OURS else write_stock
                 write(network, aside / paths[name].name, setting)
