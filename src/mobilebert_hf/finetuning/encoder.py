@@ -17,41 +17,50 @@ from ..recipe import parse_mapping
 
 @dataclass
 class EncoderArguments:
-    r"""What to fine-tune, and which part of it.
+    """Model and adapter.
 
-    Args:
-        model (`str`):
-            Hub id or folder of any encoder of the Auto classes. Its head is kept where it is one for the same task
-            with the same labels in the same order, and is new otherwise.
-        random_weights (`bool`, *optional*, defaults to `False`):
-            Start from random weights in place of the model's: what pre-training is compared with.
-        pooler (`bool`, *optional*, defaults to `True`):
-            Whether sentences are classified through the pooler's dense layer and tanh, where the network has one, or
-            straight from [CLS].
-        adapter (`str`, *optional*):
-            Train a PEFT adapter (`lora`, `ia3`, `adalora`, `loha`, `vera`, ...) and the head alone. It is merged after
-            training, and saved by itself in `adapter/` too.
-        adapter_options (`str` or `dict`, *optional*):
-            Fields of the adapter's configuration; JSON on the command line, a mapping in YAML.
-        quantization_aware (`bool`, *optional*, defaults to `False`):
-            Fold the student and train it with weights and activations rounded to 8 bits, in ranges that are learned
-            along: for `mobilebert-hf export --quantize int8-static`. Start from a student that knows the task.
+    Raises:
+        ValueError: `quantization_aware` and `adapter` are both given.
     """
 
-    model: str = field(metadata={"help": "Hub id or folder of an encoder."})
-    random_weights: bool = field(default=False, metadata={"help": "Start from random weights, to compare with."})
-    pooler: bool = field(
-        default=True, metadata={"help": "Classify through the pooler's dense layer, if there is one."}
+    model: str = field(
+        metadata={
+            "help": "Hub id or folder of an encoder that the Auto classes load. A head for the same task with the "
+            "same labels in the same order is kept; otherwise the head is new."
+        }
     )
-    adapter: str | None = field(default=None, metadata={"help": "Train a PEFT adapter: lora, ia3, adalora, ..."})
-    adapter_options: str | None = field(default=None, metadata={"help": "The adapter's fields, as JSON."})
-    quantization_aware: bool = field(default=False, metadata={"help": "Train a folded student rounded to 8 bits."})
+    random_weights: bool = field(
+        default=False,
+        metadata={"help": "Start from random weights instead of the model's, as a baseline for pre-training."},
+    )
+    pooler: bool = field(
+        default=True,
+        metadata={"help": "Classify the output of the pooler (dense layer and tanh), if there is one, not of [CLS]."},
+    )
+    adapter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train only the head and a PEFT adapter of this type: lora, ia3, adalora, loha, vera, ... The "
+            "adapter is merged after training, and also saved in adapter/."
+        },
+    )
+    adapter_options: str | None = field(
+        default=None,
+        metadata={"help": "Fields of the adapter's configuration: JSON on the command line, a mapping in YAML."},
+    )
+    quantization_aware: bool = field(
+        default=False,
+        metadata={
+            "help": "Fold the student and train it with fake-quantized int8 weights and activations, whose ranges are "
+            "learned, for `mobilebert-hf export --quantize int8-static`. Start from a student trained on the task."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.quantization_aware and self.adapter is not None:
             raise ValueError(
-                f"quantization_aware goes with the whole student, not with adapter={self.adapter!r}: train the "
-                "adapter first; what is saved then, merged, can be trained so."
+                f"quantization_aware trains the whole student, not with adapter={self.adapter!r}: train the adapter "
+                "first, then the merged model with quantization_aware."
             )
 
 

@@ -27,7 +27,7 @@ def describe_glue_model(
         bi_encoder: Whether it reads the texts of a pair one by one.
         held_out: Whether it was validated on training examples: these are nobody else's validation split.
     """
-    rows = [("", "this model", "the commonest class")]
+    rows = [("", "this model", "majority class")]
     scores = []
     for split, values in details["scores"].items():
         for metric in task.metrics:
@@ -50,7 +50,7 @@ def describe_glue_model(
         results=tuple(rows) if len(rows) > 1 else (),
         results_note="The best of the runs of this task by its score on the development set, which is therefore "
         "optimistic; in percent.",
-        command=recipe_command("glue"),
+        command=recipe_command("finetune"),
     )
 
 
@@ -85,5 +85,5 @@ def describe_squad_model(model: str, train: str, validation: str, measured: Mapp
         scores=tuple(scores) if is_official else (),
         results=rows if known else (),
         results_note=f"Of {Path(validation).name}, by the official definitions.",
-        command=recipe_command("squad"),
+        command=recipe_command("finetune"),
     )

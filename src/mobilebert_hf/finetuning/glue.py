@@ -18,12 +18,14 @@ from ..progress import show_progress
 from ..runs.facts import ModelRecord
 from ..runs.publishing import get_publisher
 from ..runs.run_folder import RECIPE, find_checkpoint, open_run_folder
+from ..tasks.families import GLUE
 from ..tasks.glue_data import HUB_DATASET, load_glue
 from ..tasks.glue_scores import task_score
 from ..tasks.glue_tasks import TASKS, GlueTask, find_task
 from ..tasks.metrics import score_glue
 from ..tasks.submission import write_predictions, write_submission
 from . import glue_report
+from .arguments import TaskArguments
 from .bi_encoder import BiEncoder
 from .cross_encoder import CrossEncoder
 from .encoder import EncoderArguments, count_parameters
@@ -37,40 +39,51 @@ FROM_MNLI = ("rte", "mrpc", "stsb")
 
 
 @dataclass
-class GlueArguments:
-    r"""Which tasks, and from where.
+class GlueArguments(TaskArguments):
+    """GLUE: data, method and outputs."""
 
-    Args:
-        tasks (`list[str]`, *optional*):
-            By default all of them.
-        data (`str`, *optional*, defaults to `"nyu-mll/glue"`):
-            The Hub data set, or a folder in the GLUE layout (see `load_glue`).
-        holdout (`float`, *optional*):
-            Share of the training examples to validate on where a task has no validation split.
-        max_train_examples (`int`, *optional*):
-            Train on this many examples of a task at the most, the first of a fixed random order.
-        max_seq_length (`int`, *optional*, defaults to 128):
-            Tokens of an example, or of each of its texts by itself; longer ones are cut off.
-        bi_encoder (`bool`, *optional*, defaults to `False`):
-            Read the texts of a pair one by one, and compare them by the cosine of their embeddings, as sentence
-            encoders do; MRPC, STS-B, QQP, QNLI, RTE and WNLI. What is saved is a sentence encoder.
-        mnli_init (`bool`, *optional*, defaults to `False`):
-            Start RTE, MRPC and STS-B from the best MNLI run of this folder, as the field does.
-        early_stopping (`int`, *optional*):
-            Validate after each epoch, stop after this many without a better score, and take the best epoch.
-        predict (`bool`, *optional*, defaults to `False`):
-            Answer the test splits by each task's best run, and write the server's files.
-    """
-
-    tasks: list[str] = field(default_factory=lambda: list(TASKS), metadata={"help": f"Of {', '.join(TASKS)}."})
-    data: str = field(default=HUB_DATASET, metadata={"help": "Hub data set, or folder in the GLUE layout."})
-    holdout: float | None = field(default=None, metadata={"help": "Validate on this share where there is no dev set."})
-    max_train_examples: int | None = field(default=None, metadata={"help": "Train on this many at the most."})
-    max_seq_length: int = field(default=128, metadata={"help": "Tokens of an example."})
-    bi_encoder: bool = field(default=False, metadata={"help": "Compare the texts of a pair by their embeddings."})
-    mnli_init: bool = field(default=False, metadata={"help": "RTE, MRPC and STS-B start from the best MNLI run."})
-    early_stopping: int | None = field(default=None, metadata={"help": "Epochs without a better score."})
-    predict: bool = field(default=False, metadata={"help": "Write the files that the GLUE server takes."})
+    data: str = field(
+        default=HUB_DATASET,
+        metadata={
+            "help": "Hub dataset, or a folder with a subfolder for each task: CoLA/train.tsv, CoLA/dev.tsv, ..."
+        },
+    )
+    holdout: float | None = field(
+        default=None,
+        metadata={"help": "Share of the training examples to validate on, for tasks without a validation split."},
+    )
+    max_seq_length: int = field(
+        default=GLUE.max_length,
+        metadata={
+            "help": "Maximum number of tokens in a sequence, or in each sentence with bi_encoder; the rest is "
+            "truncated."
+        },
+    )
+    bi_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "Encode the two sentences of a pair separately and compare their embeddings by cosine similarity. "
+            "For MRPC, STS-B, QQP, QNLI, RTE and WNLI. The saved model is a sentence encoder."
+        },
+    )
+    mnli_init: bool = field(
+        default=False,
+        metadata={"help": "Initialize RTE, MRPC and STS-B from the best MNLI run in output_dir."},
+    )
+    early_stopping: int | None = field(
+        default=None,
+        metadata={
+            "help": "Validate after each epoch, stop after this many epochs without a better score, and keep the best "
+            "epoch."
+        },
+    )
+    predict: bool = field(
+        default=False,
+        metadata={
+            "help": "Predict the test splits with the best run of each task, and write the files that the GLUE server "
+            "accepts."
+        },
+    )
 
 
 RECIPE_ARGUMENTS = (EncoderArguments, GlueArguments, GridArguments, TrainingArguments)
@@ -89,7 +102,8 @@ def finetune_glue(
         FileNotFoundError: A task's data is not there.
         ValueError: Data or arguments do not fit; before training starts.
     """
-    asked = {find_task(name).key for name in glue.tasks}
+    all_tasks = GLUE.name in map(str.lower, glue.task)
+    asked = set(TASKS) if all_tasks else {find_task(name).key for name in glue.task}
     # Those that may start from MNLI come after it.
     tasks = sorted((TASKS[key] for key in TASKS if key in asked), key=lambda task: task.key in FROM_MNLI)
     recipe = GlueRecipe(encoder, glue, grid, training)
@@ -150,8 +164,8 @@ class GlueRecipe:
                     f"{task.validation_splits[0]}. Leave the task out"
                     + (", or set holdout to validate on a share of train." if "train" in splits else ".")
                 )
-            if self.glue.max_train_examples is not None and "train" in splits:
-                count = min(self.glue.max_train_examples, len(splits["train"]))
+            if self.glue.max_train_samples is not None and "train" in splits:
+                count = min(self.glue.max_train_samples, len(splits["train"]))
                 splits["train"] = splits["train"].shuffle(seed=0).select(range(count))
             return self.method(task).tokenize(splits)
 
@@ -271,7 +285,7 @@ class GlueRecipe:
 
 
 def majority_scores(task: GlueTask, splits: DatasetDict) -> dict[str, Any]:
-    """The scores, by split, of always answering the training data's commonest class, or its mean."""
+    """The scores, by split, of always answering the training data's majority class, or its mean."""
     labels = np.array(splits["train"]["label"])
     answer = labels.mean() if task.regression else np.bincount(labels).argmax()
     return {

@@ -130,7 +130,7 @@ def plot(runs: dict[str, list[Finished]], path: Path) -> None:
         axes.axis("off")
     figure.suptitle("Dev scores: the median over seeds (line), each seed (dot), the best setting (ring)", fontsize=10)
     handles = [Line2D([], [], label=f"batch {batch}, {epochs:g} epochs", **style) for (batch, epochs), style in styles]
-    handles.append(Line2D([], [], label="commonest class", color="0.6", linestyle="--"))
+    handles.append(Line2D([], [], label="majority class", color="0.6", linestyle="--"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     with written_aside(path) as aside:
         figure.savefig(aside, dpi=130)

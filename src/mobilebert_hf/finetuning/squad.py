@@ -24,9 +24,11 @@ from ..data.squad import build_features, is_version_2, load_squad
 from ..files import write_aside
 from ..progress import show_progress
 from ..runs.run_folder import find_checkpoint, open_run_folder
+from ..tasks.families import SQUAD
 from ..tasks.heads import QUESTION_ANSWERING
 from ..tasks.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..tasks.squad_scores import squad_scores, squad_v2_scores
+from .arguments import TaskArguments
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder
 from .facts import describe_squad_model
 from .trainer import FineTuner, planned_steps
@@ -37,43 +39,36 @@ HUB_DATASET = "rajpurkar/squad"
 
 
 @dataclass
-class SquadArguments:
-    r"""Which questions, and how to look for answers.
+class SquadArguments(TaskArguments):
+    """SQuAD: data, windows and answers."""
 
-    Args:
-        train (`str`, *optional*, defaults to `"rajpurkar/squad"`):
-            An official JSON file, compressed or not, or a Hub data set (`rajpurkar/squad_v2` for v2.0).
-        validation (`str`, *optional*, defaults to `"rajpurkar/squad"`):
-            Likewise. It is v2.0 if it has questions without an answer.
-        max_train_questions (`int`, *optional*):
-            Train on this many at the most, the first of a fixed random order.
-        max_seq_length (`int`, *optional*, defaults to 384):
-            Tokens of a window of question and context.
-        doc_stride (`int`, *optional*, defaults to 128):
-            Tokens that neighbouring windows of a context share.
-        max_question_length (`int`, *optional*, defaults to 64):
-            Tokens of a question; the rest is cut off.
-        n_best (`int`, *optional*, defaults to 20):
-            Answers kept of each question.
-        max_answer_length (`int`, *optional*, defaults to 30):
-            Tokens of an answer.
-        null_threshold (`float`, *optional*):
-            For v2.0: null odds above which there is no answer. By default the one with the best F1 on the validation
-            questions, which that F1 is too good by.
-        feature_processes (`int`, *optional*, defaults to 2):
-            Processes that build features.
-    """
-
-    train: str = field(default=HUB_DATASET, metadata={"help": "Official JSON file, or Hub data set."})
-    validation: str = field(default=HUB_DATASET, metadata={"help": "Likewise."})
-    max_train_questions: int | None = field(default=None, metadata={"help": "Train on this many at the most."})
-    max_seq_length: int = field(default=384, metadata={"help": "Tokens of a window of question and context."})
-    doc_stride: int = field(default=128, metadata={"help": "Tokens that neighbouring windows share."})
-    max_question_length: int = field(default=64, metadata={"help": "Tokens of a question."})
-    n_best: int = field(default=20, metadata={"help": "Answers kept of each question."})
-    max_answer_length: int = field(default=30, metadata={"help": "Tokens of an answer."})
-    null_threshold: float | None = field(default=None, metadata={"help": "Null odds above which there is no answer."})
-    feature_processes: int = field(default=2, metadata={"help": "Processes that build features."})
+    train: str = field(
+        default=HUB_DATASET,
+        metadata={"help": "Official JSON file, compressed or not, or Hub dataset (rajpurkar/squad_v2 for v2.0)."},
+    )
+    validation: str = field(
+        default=HUB_DATASET,
+        metadata={"help": "The same for validation. Questions without an answer make it SQuAD v2.0."},
+    )
+    max_seq_length: int = field(
+        default=SQUAD.max_length, metadata={"help": "Maximum number of tokens in a window of question and context."}
+    )
+    doc_stride: int = field(
+        default=128, metadata={"help": "Number of tokens that neighbouring windows of a context share."}
+    )
+    max_question_length: int = field(
+        default=64, metadata={"help": "Maximum number of tokens in a question; the rest is truncated."}
+    )
+    n_best: int = field(default=20, metadata={"help": "Number of answers to keep for each question."})
+    max_answer_length: int = field(default=30, metadata={"help": "Maximum number of tokens in an answer."})
+    null_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "SQuAD v2.0: null odds above which a question has no answer. By default the threshold with the "
+            "best F1 on the validation questions, which makes that F1 optimistic."
+        },
+    )
+    feature_processes: int = field(default=2, metadata={"help": "Number of processes that tokenize the questions."})
 
 
 RECIPE_ARGUMENTS = (EncoderArguments, SquadArguments, TrainingArguments)
@@ -136,9 +131,9 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
 def load_training_questions(squad: SquadArguments) -> Dataset:
     """The questions to train on."""
     questions = load_squad(squad.train, "train")
-    if squad.max_train_questions is None:
+    if squad.max_train_samples is None:
         return questions
-    return questions.shuffle(seed=0).select(range(min(squad.max_train_questions, len(questions))))
+    return questions.shuffle(seed=0).select(range(min(squad.max_train_samples, len(questions))))
 
 
 def make_features(

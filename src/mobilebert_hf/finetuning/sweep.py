@@ -23,23 +23,18 @@ RESULTS = "results.json"
 
 @dataclass
 class GridArguments:
-    """What to try: every combination of the values given, each with every seed.
+    """Sweep: one run for every combination of these values.
 
-    Args:
-        seeds (`list[int]`, *optional*):
-            By default the run's own `seed`, as for the others below.
-        batch_sizes (`list[int]`, *optional*):
-            Examples a step, over all devices and accumulated batches.
-        learning_rates (`list[float]`, *optional*):
-            Highest learning rates.
-        epochs (`list[float]`, *optional*):
-            Passes over the training data.
+    An argument that is not given has one value, that of `TrainingArguments`.
     """
 
-    seeds: list[int] | None = field(default=None, metadata={"help": "One run each."})
-    batch_sizes: list[int] | None = field(default=None, metadata={"help": "Examples a step, over all devices."})
-    learning_rates: list[float] | None = field(default=None, metadata={"help": "Highest learning rates."})
-    epochs: list[float] | None = field(default=None, metadata={"help": "Passes over the training data."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Random seeds. By default the value of seed."})
+    batch_sizes: list[int] | None = field(
+        default=None,
+        metadata={"help": "Training batch sizes, over all devices and accumulated batches."},
+    )
+    learning_rates: list[float] | None = field(default=None, metadata={"help": "Peak learning rates."})
+    epochs: list[float] | None = field(default=None, metadata={"help": "Numbers of training epochs."})
 
 
 @dataclass(frozen=True)
