@@ -58,7 +58,7 @@ def read_argument(name: str, argv: Sequence[str]) -> list[str] | None:
     """The values of one argument, before it is known which classes the others belong to.
 
     Args:
-        name: Of the argument.
+        name: The name of the argument.
         argv: The options of the command line; those not given are read from the file of `--config`.
 
     Raises:
@@ -93,7 +93,7 @@ def parse_mapping(name: str, value: str | dict[str, Any] | None) -> dict[str, An
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows one spelling of each option, and those defaults that say something."""
+    """Shows one spelling of each option, and no default of None."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         shown = copy(action)

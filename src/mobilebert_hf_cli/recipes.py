@@ -1,4 +1,4 @@
-"""`mobilebert-hf pretrain|distill|finetune`: the recipes, started in as many processes as suit the machine."""
+"""`mobilebert-hf pretrain|distill|finetune`: the recipes, in one process or several."""
 
 import os
 import subprocess
@@ -31,7 +31,13 @@ def pretrain(context: typer.Context, processes: Processes = None, show_help: Hel
     _run(context, context.args, processes, show_help)
 
 
-def finetune(context: typer.Context, processes: Processes = None, show_help: Help = False) -> None:
+def finetune(
+    context: typer.Context,
+    processes: Annotated[
+        int, typer.Option(help="Number of processes, each with batches of per_device_train_batch_size.", min=1)
+    ] = 1,
+    show_help: Help = False,
+) -> None:
     """Fine-tune an encoder on SQuAD or on tasks of GLUE.
 
     Takes the options of recipes/finetune.py, which depend on the task: --task squad, --task cola rte.

@@ -67,7 +67,7 @@ def test_the_card_says_how_texts_are_compared(finished):
     threshold = json.loads((best(finished, "RTE") / "results.json").read_text())["decision"]["threshold"]
     card = (best(finished, "RTE") / "README.md").read_text()
     assert "pipeline_tag: sentence-similarity" in card
-    assert f"entailment where the cosine is above {threshold:.3f}" in card
+    assert f"the label is entailment above {threshold:.3f}" in card
     assert "SentenceTransformer" in card
 
 

@@ -71,7 +71,7 @@ def test_what_can_be_learned_is_learned(finished):
 
 def test_the_table_is_readable(finished):
     table = (finished / "results.md").read_text()
-    assert table.startswith("| task | majority | each seed | median | of which | batch, rate, epochs | runs |")
+    assert table.startswith("| task | majority | each seed | median | metrics | batch, learning rate, epochs | runs |")
     assert "| STS-B | undefined |" in table
     assert not (finished / "sweep.png").exists(), "there was one setting"
 

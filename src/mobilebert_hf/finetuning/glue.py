@@ -1,4 +1,4 @@
-"""GLUE from an encoder to a table, a plot, and the files that the benchmark's server takes."""
+"""Fine-tuning on GLUE: sweeps, a table and a plot of the scores, and the files for the GLUE server."""
 
 import logging
 import shutil
@@ -92,19 +92,19 @@ RECIPE_ARGUMENTS = (EncoderArguments, GlueArguments, GridArguments, TrainingArgu
 def finetune_glue(
     encoder: EncoderArguments, glue: GlueArguments, grid: GridArguments, training: TrainingArguments
 ) -> dict[str, list[Finished]]:
-    """Fine-tunes on every task with every setting, as far as that is not done yet, and writes table and files.
+    """Fine-tunes on all tasks with all settings, skips finished runs, and writes tables and predictions.
 
     Returns:
         The finished runs of each task, by its key.
 
     Raises:
-        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
-        FileNotFoundError: A task's data is not there.
-        ValueError: Data or arguments do not fit; before training starts.
+        TrainingInterrupted: SIGINT or SIGTERM was received; a checkpoint was written.
+        FileNotFoundError: The data of a task is missing.
+        ValueError: Data or arguments are invalid. It is raised before training starts.
     """
     all_tasks = GLUE.name in map(str.lower, glue.task)
     asked = set(TASKS) if all_tasks else {find_task(name).key for name in glue.task}
-    # Those that may start from MNLI come after it.
+    # Tasks that can start from MNLI come after it.
     tasks = sorted((TASKS[key] for key in TASKS if key in asked), key=lambda task: task.key in FROM_MNLI)
     recipe = GlueRecipe(encoder, glue, grid, training)
     data = {task.key: recipe.load(task) for task in tasks}
@@ -121,7 +121,7 @@ def finetune_glue(
 
 
 class GlueRecipe:
-    """The runs of one call of `finetune_glue`, whose arguments it takes."""
+    """The runs of one call of `finetune_glue`, which has the same arguments."""
 
     def __init__(
         self, encoder: EncoderArguments, glue: GlueArguments, grid: GridArguments, training: TrainingArguments
@@ -132,11 +132,11 @@ class GlueRecipe:
         self.step_multiple = training.world_size * training.gradient_accumulation_steps
         if glue.bi_encoder and glue.mnli_init:
             raise ValueError(
-                "mnli_init: MNLI has three classes, which no bi_encoder tells apart: leave one of the two out."
+                "mnli_init: MNLI has three classes, which a bi_encoder cannot predict: leave one of the two out."
             )
         if training.push_to_hub:
             raise ValueError(
-                "push_to_hub: here each task has a model. Publish those that you want with mobilebert-hf publish "
+                "push_to_hub: here each task has a model. Publish the ones you want with mobilebert-hf publish "
                 f"{self.folder}/TASK/RUN --repo ORG/NAME."
             )
         default = Cell(
@@ -149,13 +149,13 @@ class GlueRecipe:
         for cell in self.cells:
             if cell.batch_size % self.step_multiple:
                 raise ValueError(
-                    f"batch_sizes: {cell.batch_size} examples cannot be shared by {training.world_size} devices and "
-                    f"{training.gradient_accumulation_steps} accumulated batches: use a multiple of "
+                    f"batch_sizes: {cell.batch_size} examples cannot be divided among {training.world_size} devices "
+                    f"and {training.gradient_accumulation_steps} accumulated batches: use a multiple of "
                     f"{self.step_multiple}."
                 )
 
     def load(self, task: GlueTask) -> DatasetDict:
-        """A task's splits, tokenized."""
+        """The tokenized splits of a task."""
         with self.training.main_process_first(desc=f"loading {task.name}"):
             splits = load_glue(task, self.glue.data, self.glue.holdout)
             if task.key != "ax" and ("train" not in splits or task.validation_splits[0] not in splits):
@@ -170,12 +170,12 @@ class GlueRecipe:
             return self.method(task).tokenize(splits)
 
     def method(self, task: GlueTask) -> CrossEncoder | BiEncoder:
-        """How a task is read, learned and answered."""
+        """The cross-encoder or bi-encoder of a task."""
         kind = BiEncoder if self.glue.bi_encoder else CrossEncoder
         return kind(task, self.tokenizer, self.glue.max_seq_length)
 
     def run_task(self, task: GlueTask, splits: DatasetDict) -> list[Finished]:
-        """All runs of a task; those that are done are read."""
+        """Runs a task with all settings; the results of finished runs are read."""
         folder = self.folder / task.name
         runs = []
         for number, cell in enumerate(self.cells, 1):
@@ -189,7 +189,7 @@ class GlueRecipe:
         return runs
 
     def _describe_best(self, task: GlueTask, folder: Path) -> None:
-        """Writes recipe, facts and card of a task's best run so far."""
+        """Writes recipe, facts and card of the best run of a task so far."""
         run = read_finished(folder)
         assert run is not None
         shutil.copyfile(self.folder / RECIPE, folder / RECIPE)
@@ -250,14 +250,14 @@ class GlueRecipe:
         return training
 
     def best_folder(self, task: GlueTask) -> Path:
-        """Where the model of a task's best run is.
+        """The folder of the best run of a task.
 
         Raises:
-            ValueError: No run of the task is done.
+            ValueError: No run of the task is finished.
         """
         folder = self.folder / task.name
         best = None
-        # One process looks: it may still be writing what the others would miss.
+        # The main process reads the folder: the others could miss files that it is still writing.
         if self.training.process_index == 0 and any(folder.glob("*/results.json")):
             best = keep_best_model(folder)
         [best] = broadcast_object_list([best])
@@ -266,7 +266,7 @@ class GlueRecipe:
         return best
 
     def predict(self, task: GlueTask, splits: DatasetDict) -> None:
-        """Answers a task's test splits by its best model, as far as there are any."""
+        """Predicts those test splits of a task that the data has, with its best model."""
         best = self.best_folder(TASKS["mnli"] if task.key == "ax" else task)
         training = copy(self.training)
         training.output_dir = str(best)
@@ -275,7 +275,7 @@ class GlueRecipe:
         [run] = broadcast_object_list([read_finished(best)])
         for split, name in zip(task.test_splits, task.test_rows, strict=True):
             if split not in splits:
-                logger.warning("%s has no %s split of %s: no answers for it.", self.glue.data, split, task.name)
+                logger.warning("%s has no %s split of %s: it is not predicted.", self.glue.data, split, task.name)
                 continue
             answers = method.answers(
                 trainer.predict(splits[split].remove_columns("label")).predictions, **run.details["decision"]
@@ -285,7 +285,7 @@ class GlueRecipe:
 
 
 def majority_scores(task: GlueTask, splits: DatasetDict) -> dict[str, Any]:
-    """The scores, by split, of always answering the training data's majority class, or its mean."""
+    """The scores, by split, of always predicting the majority class, or the mean, of the training data."""
     labels = np.array(splits["train"]["label"])
     answer = labels.mean() if task.regression else np.bincount(labels).argmax()
     return {

@@ -1,4 +1,4 @@
-"""SQuAD v1.1 and v2.0 from an encoder to answers and scores in the official files."""
+"""Fine-tuning on SQuAD v1.1 and v2.0, with answers and scores in the official formats."""
 
 import json
 import logging
@@ -75,18 +75,18 @@ RECIPE_ARGUMENTS = (EncoderArguments, SquadArguments, TrainingArguments)
 
 
 def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: TrainingArguments) -> dict[str, Any]:
-    """Fine-tunes on the training questions, answers the validation questions, and scores the answers.
+    """Fine-tunes on the training questions, then answers the validation questions and scores the answers.
 
-    Goes on from the last whole checkpoint. Writes the model, `predictions.json`, `nbest_predictions.json`, for v2.0
+    Resumes from the last complete checkpoint. Writes the model, `predictions.json`, `nbest_predictions.json`, for v2.0
     `null_odds.json`, and `eval_results.json` to `training.output_dir`.
 
     Returns:
         The scores, in percent.
 
     Raises:
-        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
-        FileNotFoundError: A file is not there.
-        ValueError: Data or arguments do not fit; before training starts.
+        TrainingInterrupted: SIGINT or SIGTERM was received; a checkpoint was written.
+        FileNotFoundError: A file is missing.
+        ValueError: Data or arguments are invalid. It is raised before training starts.
     """
     longest = getattr(AutoConfig.from_pretrained(encoder.model), "max_position_embeddings", squad.max_seq_length)
     if squad.max_seq_length > longest:
@@ -129,7 +129,7 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
 
 
 def load_training_questions(squad: SquadArguments) -> Dataset:
-    """The questions to train on."""
+    """The training questions: all, or a random sample of `max_train_samples`."""
     questions = load_squad(squad.train, "train")
     if squad.max_train_samples is None:
         return questions
@@ -139,7 +139,10 @@ def load_training_questions(squad: SquadArguments) -> Dataset:
 def make_features(
     questions: Dataset, tokenizer: PreTrainedTokenizerBase, squad: SquadArguments, *, training: bool
 ) -> Dataset:
-    """Windows; for evaluation the longest first, so that batches are of one length and the first needs most memory."""
+    """The windows of the questions. For evaluation they are sorted by length, longest first.
+
+    Batches then need hardly any padding, and the first batch needs the most memory.
+    """
     windows = build_features(
         questions,
         tokenizer,
@@ -153,12 +156,12 @@ def make_features(
 
 
 class QuestionAnsweringTrainer(FineTuner):
-    """Evaluates by answering questions.
+    """A trainer that evaluates by answering questions.
 
     Args:
-        questions: What the windows of `eval_dataset` were made of.
-        squad: How to look for answers.
-        kwargs: `FineTuner`'s.
+        questions: The questions whose windows are the `eval_dataset`.
+        squad: How to find answers.
+        kwargs: The arguments of `FineTuner`.
     """
 
     def __init__(self, questions: Dataset, squad: SquadArguments, **kwargs: Any) -> None:
@@ -185,17 +188,17 @@ class QuestionAnsweringTrainer(FineTuner):
 def score_logits(
     questions: Dataset, windows: Dataset, start_logits: np.ndarray, end_logits: np.ndarray, squad: SquadArguments
 ) -> tuple[dict[str, float], Answers, float]:
-    """Looks for answers, and scores them.
+    """Finds the answers and scores them.
 
     Args:
-        questions: What the windows were made of.
-        windows: Of `make_features`.
-        start_logits: [windows, at least the longest window].
-        end_logits: Likewise.
-        squad: How to look for answers.
+        questions: The questions of the windows.
+        windows: The windows of `make_features`.
+        start_logits: [windows, seq], where seq is at least the length of the longest window.
+        end_logits: The same shape.
+        squad: How to find answers.
 
     Returns:
-        The official scores in percent, the answers, and, for v2.0, the null odds above which there is none.
+        The official scores in percent, the answers, and for v2.0 the null odds above which a question has no answer.
     """
     version_2 = is_version_2(questions)
     answers = find_answers(
@@ -219,5 +222,5 @@ def score_logits(
 
 def _best_threshold(searched: dict[str, float]) -> float:
     never_answering = 100 * searched.get("NoAns_total", 0) / searched["total"]
-    # The official search says 0 where never answering is best.
+    # The official search returns 0 where never answering is best.
     return -NOTHING_FOUND if searched["best_f1"] <= never_answering else searched["best_f1_thresh"]
