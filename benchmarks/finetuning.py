@@ -35,19 +35,20 @@ RESULTS = HERE / "results.json"
 GLUE = ("sst2", "cola", "mrpc", "rte")
 # More pairs than the others have.
 LARGE = "qqp"
-MANY = ["--holdout", "0.02", "--max_train_examples", "30000", "--num_train_epochs", "2", "--seeds", "1"]
+MANY = ["--holdout", "0.02", "--max_train_samples", "30000", "--num_train_epochs", "2", "--seeds", "1"]
 # The fewest pairs, read one by one too: the student was made to embed texts, not to compare two of them in one input.
 SMALL = "rte"
 APART = f"{SMALL}-apart"
-# What a recipe writes last.
-LAST = {"recipes/glue.py": "results.json", "recipes/squad.py": "eval_results.json"}
-HEADINGS = ("task", "score", "commonest class", "from scratch", "student", "each seed")
+# The file that a run writes last, by the name of its YAML file.
+LAST = {"glue": "results.json", "squad": "eval_results.json"}
+HEADINGS = ("task", "score", "majority class", "from scratch", "student", "each seed")
 
 
 def commands(student: str, data: str, runs: str) -> list[dict[str, list[str]]]:
     """The steps, by the folder that each leaves in `runs`; those of one dictionary run side by side."""
-    glue = ["recipes/glue.py", "--config", "benchmarks/finetuning/glue.yaml", "--data", f"{data}/glue"]
-    squad = ["recipes/squad.py", "--config", "benchmarks/finetuning/squad.yaml"]
+    recipe = ["recipes/finetune.py", "--config"]
+    glue = [*recipe, "benchmarks/finetuning/glue.yaml", "--data", f"{data}/glue"]
+    squad = [*recipe, "benchmarks/finetuning/squad.yaml"]
     squad += ["--train", f"{data}/squad/train-v1.1.json.gz", "--validation", f"{data}/squad/dev-v1.1.json.gz"]
     student_weights = ["--model", student]
     random_weights = [*student_weights, "--random_weights", "true"]
@@ -61,8 +62,8 @@ def commands(student: str, data: str, runs: str) -> list[dict[str, list[str]]]:
     return [
         both("glue", glue),
         both("squad", squad),
-        both(LARGE, [*glue, "--tasks", LARGE, *MANY]),
-        both(APART, [*glue, "--tasks", SMALL, "--bi_encoder", "true", "--num_train_epochs", "2"]),
+        both(LARGE, [*glue, "--task", LARGE, *MANY]),
+        both(APART, [*glue, "--task", SMALL, "--bi_encoder", "true", "--num_train_epochs", "2"]),
     ]
 
 
@@ -79,12 +80,12 @@ def main(
     for steps in commands(str(student), str(data), str(runs)):
         running = []
         for name, words in steps.items():
-            if not (runs / name / LAST[words[0]]).exists():
+            if not (runs / name / LAST[Path(words[2]).stem]).exists():
                 Console().print(f"accelerate launch {shlex.join(words)}", highlight=False)
                 running.append(subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment))
         for process in running:
             process.wait()
-        if not all((runs / name / LAST[words[0]]).exists() for name, words in steps.items()):
+        if not all((runs / name / LAST[Path(words[2]).stem]).exists() for name, words in steps.items()):
             sys.exit("A run failed or was interrupted: the same command goes on from there.")
     results = {
         "machine": describe_machine(),

@@ -1,5 +1,6 @@
 """The command `mobilebert-hf` as a user types it."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -32,7 +33,8 @@ finally:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "distill" in done.stdout
+    verbs = "pretrain distill finetune export score benchmark report publish convert schedule vocabulary demo"
+    assert re.findall(r"^│ (\w+) ", done.stdout, re.MULTILINE) == verbs.split()
     # Of a processor, which others may use as well: not of the clock.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.7
 

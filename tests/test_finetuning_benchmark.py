@@ -1,13 +1,9 @@
-from pathlib import Path
-
 import pytest
 
 import finetuning
-from mobilebert_hf.finetuning.glue import RECIPE_ARGUMENTS as GLUE
-from mobilebert_hf.finetuning.squad import RECIPE_ARGUMENTS as SQUAD
+from mobilebert_hf.finetuning.run import argument_classes
 from mobilebert_hf.recipe import parse_recipe
 
-ARGUMENTS = {"glue": GLUE, "squad": SQUAD}
 PAIRS = finetuning.commands("student", "data", "runs")
 COMMANDS = {name: words for steps in PAIRS for name, words in steps.items()}
 
@@ -17,7 +13,7 @@ def test_every_step_is_a_recipe_with_arguments_it_knows(name, monkeypatch):
     monkeypatch.chdir(finetuning.ROOT)
     recipe, *options = COMMANDS[name]
     assert (finetuning.ROOT / recipe).is_file()
-    *_, training = parse_recipe(ARGUMENTS[Path(recipe).stem], options)
+    *_, training = parse_recipe(argument_classes(options), options)
     assert training.output_dir == f"runs/{name}"
 
 

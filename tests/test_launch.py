@@ -1,4 +1,4 @@
-"""`mobilebert-hf pretrain` and `distill` run the recipes, with what the machine has."""
+"""`mobilebert-hf pretrain`, `distill` and `finetune` run the recipes, with what the machine has."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from mobilebert_hf import launch
 from mobilebert_hf.distillation import DistillationArguments, distill, pretrain
+from mobilebert_hf.finetuning.run import finetune
 from mobilebert_hf.recipe import parse_recipe
 from mobilebert_hf_cli import app, recipes
 
@@ -30,6 +31,32 @@ def test_pretrain_passes_its_options_on(launched):
     [(recipe, _, options)] = launched
     assert recipe is pretrain
     assert options == ["--config", "pretrain.yaml", "--max_steps", "7"]
+
+
+def test_finetune_chooses_the_arguments_by_the_task(launched):
+    options = ["--task", "squad", "--model", "m", "--doc_stride", "64"]
+    invoke("finetune", "--processes", "1", *options)
+    [(recipe, classes, passed)] = launched
+    assert (recipe, passed) == (finetune, options)
+    _, squad, _ = parse_recipe(classes(passed), passed)
+    assert squad.doc_stride == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (["pretrain"], "--preset"),
+        (["distill", "--processes", "2"], "--transfer_steps"),
+        (["finetune", "--task", "squad"], "--doc_stride"),
+        (["finetune", "--task", "cola"], "--bi_encoder"),
+    ],
+)
+def test_help_shows_the_options_of_command_and_recipe(options, shown):
+    outcome = CliRunner().invoke(app, [*options, "--help"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "--processes" in outcome.output
+    assert shown in outcome.output
+    assert "--learning_rate" in outcome.output
 
 
 def test_distill_has_settings_for_the_machine(launched, tmp_path):

@@ -1,5 +1,7 @@
 """Arguments from a YAML file and from the command line."""
 
+import re
+
 import pytest
 
 from mobilebert_hf.data import PretrainingDataArguments
@@ -139,6 +141,20 @@ def test_a_file_that_is_no_mapping_is_refused(parse, text, kind):
 def test_a_file_that_is_not_yaml_is_refused(parse):
     with pytest.raises(ValueError, match=r"recipe\.yaml is not YAML: (.|\n)*line 2, column 10"):
         parse("corpus: [a.txt\nmax_steps: 7\n")
+
+
+def test_help_groups_the_options_by_class_and_shows_each_once(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(TEACHER, ["--help"])
+    printed = capsys.readouterr().out
+    parts = re.split(r"^(\S.*):$", printed, flags=re.MULTILINE)
+    groups = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert len(groups) == 5, "general options, model, data, pre-training, and the library's"
+    for option, number in (("--config", 0), ("--preset", 1), ("--corpus", 2), ("--use_lamb", 3), ("--seed", 4)):
+        [heading] = [heading for heading, text in groups.items() if re.search(rf"^  {option} ", text, re.MULTILINE)]
+        assert heading == list(groups)[number]
+    assert "--no_lowercase" not in printed
+    assert "--learning-rate" not in printed
 
 
 def test_a_value_that_is_no_number_is_named(parse, capsys):

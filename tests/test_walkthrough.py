@@ -30,22 +30,22 @@ FINETUNING = {
 }
 # What makes each step a matter of seconds, in place of the recipe's own values.
 SMALL = {
-    "pretrain.py": {
+    "pretrain.yaml": {
         **SHORT,
         "config_overrides": json.dumps({**TEACHER, "max_position_embeddings": 64}),
         "vocab_size": "200",
         "max_steps": "4",
         "max_seq_length": "24",
     },
-    "distill.py": {
+    "distill_ib_bert.yaml": {
         **SHORT,
         "config_overrides": json.dumps({"intra_bottleneck_size": 16, "intermediate_size": 32}),
         "transfer_steps": "4",
         "distillation_steps": "2",
         "max_seq_length": "24",
     },
-    "glue.py": {**FINETUNING, "tasks": "cola", "data": "glue", "seeds": "1"},
-    "squad.py": {**FINETUNING, "doc_stride": "8", "max_question_length": "8", "feature_processes": "1"},
+    "finetune_glue.yaml": {**FINETUNING, "task": "cola", "data": "glue", "seeds": "1"},
+    "finetune_squad.yaml": {**FINETUNING, "doc_stride": "8", "max_question_length": "8", "feature_processes": "1"},
 }
 
 
@@ -88,7 +88,7 @@ def as_words(command):
     """A command in this environment, made short."""
     words = shlex.split(command)
     if words[:2] == ["accelerate", "launch"]:
-        small = SMALL[Path(words[2]).name]
+        small = SMALL[Path(words[words.index("--config") + 1]).name]
         options = [word for name, value in small.items() for word in (f"--{name}", value)]
         return [sys.executable, "-m", "accelerate.commands.launch", "--cpu", *words[2:], *options]
     assert words[0] == "mobilebert-hf", command

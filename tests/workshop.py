@@ -34,9 +34,7 @@ PATIENCE = 240
 INSTRUCTION_SETS = {"avx2": ("avx2", "AVX2"), "sse": ("default", "SSE41")} if platform.machine() == "x86_64" else {}
 # Importing takes longer than a run of these sizes.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [f"mobilebert_hf.{module}" for module in ("distillation.run", "finetuning.glue", "finetuning.squad")]
-)
+FORKS.set_forkserver_preload([f"mobilebert_hf.{module}" for module in ("distillation.run", "finetuning.run")])
 
 
 class Workshop:

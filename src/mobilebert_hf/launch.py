@@ -1,6 +1,6 @@
-"""Runs recipes: the scripts under `recipes/`, and `python -m mobilebert_hf.launch pretrain|distill ...`.
+"""Runs recipes: the scripts under `recipes/`, and `python -m mobilebert_hf.launch pretrain|distill|finetune ...`.
 
-The latter is what each process of a launcher runs for `mobilebert-hf pretrain` and `mobilebert-hf distill`.
+Each process that `mobilebert-hf pretrain|distill|finetune` starts runs the latter.
 """
 
 import sys
@@ -12,26 +12,35 @@ from accelerate import PartialState
 from .distillation import distill, pretrain
 from .distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
 from .distillation.run import RECIPE_ARGUMENTS as DISTILLATION
+from .finetuning.run import argument_classes as finetuning_classes
+from .finetuning.run import finetune
 from .recipe import parse_recipe
 from .training.interruption import TrainingInterrupted
 
-# The function of each recipe, and the dataclasses of its arguments.
-RECIPES: dict[str, tuple[Callable[..., Any], tuple[type, ...]]] = {
+# The dataclasses of a recipe's arguments, or a function that chooses them by the options.
+ArgumentClasses = Sequence[type] | Callable[[Sequence[str]], Sequence[type]]
+# The function of each recipe, and its arguments.
+RECIPES: dict[str, tuple[Callable[..., Any], ArgumentClasses]] = {
     "pretrain": (pretrain, PRETRAINING),
     "distill": (distill, DISTILLATION),
+    "finetune": (finetune, finetuning_classes),
 }
 
 
-def launch(recipe: Callable[..., Any], argument_classes: Sequence[type], options: Sequence[str] | None = None) -> None:
+def launch(
+    recipe: Callable[..., Any], argument_classes: ArgumentClasses, options: Sequence[str] | None = None
+) -> None:
     """Runs a recipe with the arguments of its command line. A run that was interrupted and can be resumed is no error.
 
     Args:
         recipe: A function of one instance of each class.
-        argument_classes: The dataclasses of its arguments.
+        argument_classes: The dataclasses of its arguments, or a function that chooses them by the options.
         options: The command line; by default that of the process.
     """
+    options = sys.argv[1:] if options is None else options
+    classes = argument_classes(options) if callable(argument_classes) else argument_classes
     try:
-        recipe(*parse_recipe(argument_classes, options))
+        recipe(*parse_recipe(classes, options))
     except TrainingInterrupted as interruption:
         if PartialState().is_main_process:
             print(interruption, file=sys.stderr)

@@ -1,7 +1,7 @@
-"""The command `mobilebert-hf`: parses, and calls one function.
+"""The command `mobilebert-hf`. Each verb parses its options and calls one function.
 
-It is not in `mobilebert_hf`, for importing that loads transformers and PyTorch: `--help` need not wait for them. Each
-command imports what it calls.
+The package is separate from `mobilebert_hf`, whose import loads transformers and PyTorch. Each verb imports what it
+calls. So `--help` answers at once.
 """
 
 import sys
@@ -10,97 +10,52 @@ from typing import Annotated
 
 import typer
 
-from .recipes import distill, pretrain
+from .recipes import distill, finetune, pretrain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
 
 @app.callback()
 def main() -> None:
-    """MobileBERT and its teachers: pre-train, distill, use."""
+    """Pre-train, distill, fine-tune, export and publish MobileBERT models."""
 
 
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Option(help="Folder for models, table and picture.")] = Path("runs/demo"),
-) -> None:
-    """Teacher, distilled student and its use, in miniature, on an embedded corpus; minutes on two CPU cores."""
-    from mobilebert_hf.demo.run import run_demo
-    from mobilebert_hf.training.interruption import TrainingInterrupted
-
-    try:
-        run_demo(output)
-    except TrainingInterrupted as interruption:
-        typer.echo(interruption, err=True)
-
-
-# Options that these commands do not name are those of their recipes.
-for recipe in (pretrain, distill):
-    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(recipe)
-
-
-@app.command()
-def schedule(
-    config: Annotated[Path, typer.Argument(help="YAML file of recipes/distill.py.", exists=True)],
-    layers: Annotated[int, typer.Option(help="Layers of the networks.", min=1)] = 24,
-    plot: Annotated[Path | None, typer.Option(help="PNG file for the learning rate of every layer.")] = None,
-) -> None:
-    """Shows the stages of a distillation recipe as a table, and as a picture, without training."""
-    from rich.console import Console
-
-    from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS
-    from mobilebert_hf.distillation.schedule_view import describe
-    from mobilebert_hf.distillation.schedule_view import plot as plot_schedule
-    from mobilebert_hf.recipe import parse_recipe
-
-    *_, arguments = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(config)])
-    strategy = arguments.build_strategy(layers)
-    Console().print(describe(strategy))
-    if plot is not None:
-        plot_schedule(strategy, plot, base_learning_rate=arguments.learning_rate)
-        Console().print(f"picture in {plot}")
-
-
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a recipe.")],
-    output: Annotated[Path | None, typer.Option(help="Folder for the report; the run's by default.")] = None,
-) -> None:
-    """Draws a run, finished or not: losses by stage, learning rates, every layer's loss, as picture and web page."""
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"drawing {folder}"):
-        from mobilebert_hf.reporting import write_report
-
-        paths = write_report(folder, output)
-    for path in paths:
-        typer.echo(path)
+# These commands take the options of their recipes, too.
+for recipe in (pretrain, distill, finetune):
+    app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+        recipe
+    )
 
 
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Hub id or folder of a student.")],
-    output: Annotated[Path, typer.Argument(help="Folder for graph, tokenizer and configuration.")],
-    format: Annotated[str, typer.Option(help="onnx, openvino, executorch or tflite.")] = "onnx",
-    quantize: Annotated[str | None, typer.Option(help="int8 or int8-static; float32 by default.")] = None,
-    calibration: Annotated[list[str] | None, typer.Option(help="For int8-static: files or folders of text.")] = None,
-    folded: Annotated[bool, typer.Option(help="Fold the norms into the products first.")] = True,
+    output: Annotated[Path, typer.Argument(help="Output folder for graph, tokenizer and configuration.")],
+    format: Annotated[str, typer.Option(help="Format: onnx, openvino, executorch or tflite.")] = "onnx",
+    quantize: Annotated[
+        str | None, typer.Option(help="Quantization: int8 (dynamic) or int8-static. By default float32.")
+    ] = None,
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(help="Calibration text for int8-static: file or folder. Can be given several times."),
+    ] = None,
+    folded: Annotated[bool, typer.Option(help="Fold the norms into the adjacent linear layers.")] = True,
 ) -> None:
-    """Exports a student to a runtime's format, checked on that runtime against the PyTorch model."""
+    """Export a student to ONNX, OpenVINO, ExecuTorch or TFLite, and check the outputs against PyTorch."""
     run_export(model, output, format, quantize, calibration or [], folded)
 
 
 @app.command()
 def score(
-    folder: Annotated[Path, typer.Argument(help="What `mobilebert-hf export` wrote.")],
-    task: Annotated[str, typer.Option(help="squad, or a GLUE task, as sst2.")],
-    data: Annotated[str, typer.Option(help="SQuAD's file, GLUE's folder, or a Hub data set.")],
+    folder: Annotated[Path, typer.Argument(help="Output folder of `mobilebert-hf export`.")],
+    task: Annotated[str, typer.Option(help="squad, or a task of GLUE such as sst2.")],
+    data: Annotated[str, typer.Option(help="SQuAD file, folder of GLUE files, or Hub dataset.")],
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens of a text; 128, or 384 for SQuAD, by default.")
+        int | None, typer.Option(help="Maximum number of tokens in a sequence. By default 128, for SQuAD 384.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="For each runtime.")] = 2,
+    threads: Annotated[int, typer.Option(help="Number of threads of each runtime.", min=1)] = 2,
 ) -> None:
-    """Scores every graph of an export on a task, beside the PyTorch model: what 8 bits cost."""
+    """Score the graphs of an export on a task, next to the PyTorch model."""
     from rich.console import Console
 
     from mobilebert_hf.deployment.scoring import score_export
@@ -117,21 +72,27 @@ def score(
 
 @app.command()
 def benchmark(
-    output: Annotated[Path, typer.Argument(help="Folder for results and graphs.")],
+    output: Annotated[Path, typer.Argument(help="Output folder for results and graphs.")],
     model: Annotated[
-        str | None, typer.Option(help="Hub id or folder of a student; random weights by default.")
+        str | None, typer.Option(help="Hub id or folder of a student. By default random weights.")
     ] = None,
     runtime: Annotated[
-        list[str] | None, typer.Option(help="pytorch, onnx, openvino or tflite; all by default.")
+        list[str] | None,
+        typer.Option(help="Runtime: pytorch, onnx, openvino or tflite. By default all. Can be given several times."),
     ] = None,
-    threads: Annotated[int, typer.Option(help="For each runtime.")] = 2,
-    shape: Annotated[list[str] | None, typer.Option(help="Rows and tokens, as 1x128; four by default.")] = None,
-    seconds: Annotated[float, typer.Option(help="For each network, precision and shape.")] = 5.0,
+    threads: Annotated[int, typer.Option(help="Number of threads of each runtime.", min=1)] = 2,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Batch size and sequence length, such as 1x128. By default four shapes. Can be given several times."
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Measuring time for each network, precision and shape.")] = 5.0,
     questions: Annotated[
-        str | None, typer.Option(help="SQuAD file or data set: times texts of mixed lengths, too.")
+        str | None, typer.Option(help="SQuAD file or Hub dataset, to time sequences of mixed lengths, too.")
     ] = None,
 ) -> None:
-    """Times a student on this machine beside stock MobileBERT, DistilBERT and BERT_BASE, on every runtime."""
+    """Measure the latency of a student, MobileBERT, DistilBERT and BERT_BASE on this machine."""
     from mobilebert_hf.deployment.benchmark import run_benchmark
     from mobilebert_hf.deployment.benchmark.run import RUNTIMES, SHAPES, parse_shape
 
@@ -140,35 +101,41 @@ def benchmark(
 
 
 @app.command()
-def convert(
-    source: Annotated[str, typer.Argument(help="Hub id or folder; or prefix or folder of an original checkpoint.")],
-    output: Annotated[Path, typer.Argument(help="A new folder.")],
-    to: Annotated[str, typer.Option(help="transformers or tensorflow.")] = "transformers",
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a run, finished or not.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Output folder for the report. By default the folder of the run.")
+    ] = None,
 ) -> None:
-    """Converts between the original's TensorFlow 1 checkpoints and transformers' format, and compares the outputs."""
+    """Plot the losses and learning rates of a run as a picture and a web page."""
     from rich.console import Console
 
-    with Console(stderr=True).status(f"converting {source}"):
-        from mobilebert_hf.conversion import convert as convert_checkpoint
+    with Console(stderr=True).status(f"drawing {folder}"):
+        from mobilebert_hf.reporting import write_report
 
-        errors = convert_checkpoint(source, output, to)
-    typer.echo(f"{output}: {', '.join(f'{name} within {error:.1e}' for name, error in errors.items())} of the source")
+        paths = write_report(folder, output)
+    for path in paths:
+        typer.echo(path)
 
 
 @app.command()
 def publish(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A model, such as a recipe's output.")],
-    repo: Annotated[str, typer.Option(help="ORGANIZATION/NAME on the Hub.")],
-    exports: Annotated[Path | None, typer.Option(help="What `export` wrote of it.")] = None,
-    license: Annotated[str | None, typer.Option(help="The Hub's name of it, as apache-2.0; for the card.")] = None,
-    language: Annotated[str | None, typer.Option(help="Of the text, as en; for the card.")] = None,
-    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
-    update: Annotated[bool, typer.Option(help="Commit a new version of a model that is there.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch; main by default.")] = None,
-    message: Annotated[str, typer.Option(help="Of the commit.")] = "Publish the model",
-    dry_run: Annotated[bool, typer.Option(help="Show the files, and upload nothing.")] = False,
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_FOLDER", help="Folder of a model, such as the output folder of a run.")
+    ],
+    repo: Annotated[str, typer.Option(help="Hub id of the repository: ORGANIZATION/NAME.")],
+    exports: Annotated[
+        Path | None, typer.Option(help="Output folder of `mobilebert-hf export` for this model.")
+    ] = None,
+    license: Annotated[str | None, typer.Option(help="License for the model card, such as apache-2.0.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language for the model card, such as en.")] = None,
+    private: Annotated[bool, typer.Option(help="Create the repository as private.")] = False,
+    update: Annotated[bool, typer.Option(help="Commit a new version to a repository that has a model.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to. By default main.")] = None,
+    message: Annotated[str, typer.Option(help="Commit message.")] = "Publish the model",
+    dry_run: Annotated[bool, typer.Option(help="List the files without uploading them.")] = False,
 ) -> None:
-    """Publishes a model on the Hub: weights, code, exports, card and scores, in one commit."""
+    """Publish a model on the Hub with code, exports, card and scores, in one commit."""
     from rich.console import Console
 
     from mobilebert_hf.hub import prepared
@@ -183,22 +150,76 @@ def publish(
 
 
 @app.command()
-def vocabulary(
-    corpus: Annotated[list[str], typer.Argument(help="Files, folders, globs, or Hub data sets.")],
-    output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
-    size: Annotated[int, typer.Option(help="Entries of the vocabulary.")] = 30_522,
-    cased: Annotated[bool, typer.Option(help="Keep upper case.")] = False,
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="Hub id or folder of a model, or prefix or folder of a TensorFlow checkpoint.")
+    ],
+    output: Annotated[Path, typer.Argument(help="New folder for the converted model.")],
+    to: Annotated[str, typer.Option(help="Target format: transformers or tensorflow.")] = "transformers",
 ) -> None:
-    """Trains a WordPiece vocabulary on a corpus and saves it as a tokenizer."""
+    """Convert between the original TensorFlow checkpoints and transformers, and compare the outputs."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"converting {source}"):
+        from mobilebert_hf.conversion import convert as convert_checkpoint
+
+        errors = convert_checkpoint(source, output, to)
+    typer.echo(f"{output}: {', '.join(f'{name} within {error:.1e}' for name, error in errors.items())} of the source")
+
+
+@app.command()
+def schedule(
+    config: Annotated[Path, typer.Argument(help="YAML file of recipes/distill.py.", exists=True)],
+    layers: Annotated[int, typer.Option(help="Number of layers of teacher and student.", min=1)] = 24,
+    plot: Annotated[Path | None, typer.Option(help="PNG file to plot the learning rate of each layer to.")] = None,
+) -> None:
+    """Show the stages of a distillation recipe without training."""
+    from rich.console import Console
+
+    from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS
+    from mobilebert_hf.distillation.schedule_view import describe
+    from mobilebert_hf.distillation.schedule_view import plot as plot_schedule
+    from mobilebert_hf.recipe import parse_recipe
+
+    *_, arguments = parse_recipe(RECIPE_ARGUMENTS, ["--config", str(config)])
+    strategy = arguments.build_strategy(layers)
+    Console().print(describe(strategy))
+    if plot is not None:
+        plot_schedule(strategy, plot, base_learning_rate=arguments.learning_rate)
+        Console().print(f"picture in {plot}")
+
+
+@app.command()
+def vocabulary(
+    corpus: Annotated[list[str], typer.Argument(help="Text files, folders, globs or Hub datasets.")],
+    output: Annotated[Path, typer.Option(help="Output folder for the tokenizer.")],
+    size: Annotated[int, typer.Option(help="Number of tokens in the vocabulary.")] = 30_522,
+    cased: Annotated[bool, typer.Option(help="Keep upper and lower case apart.")] = False,
+) -> None:
+    """Train a WordPiece vocabulary on a corpus and save it as a tokenizer."""
     from mobilebert_hf.data import train_wordpiece
 
     train_wordpiece(corpus, size, output, lowercase=not cased)
 
 
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Output folder for models, table and plot.")] = Path("runs/demo"),
+) -> None:
+    """Pre-train a small teacher, distill it and fine-tune the student, in minutes on two CPU cores."""
+    from mobilebert_hf.demo.run import run_demo
+    from mobilebert_hf.training.interruption import TrainingInterrupted
+
+    try:
+        run_demo(output)
+    except TrainingInterrupted as interruption:
+        typer.echo(interruption, err=True)
+
+
 def run_export(
     model: str, output: Path, format: str, quantize: str | None, calibration: list[str], folded: bool
 ) -> None:
-    """What `mobilebert-hf export` and `optimum-cli export mobilebert` do."""
+    """Runs `mobilebert-hf export` and `optimum-cli export mobilebert`."""
     from rich.console import Console
 
     with Console(stderr=True).status(f"exporting {model}"):
@@ -213,7 +234,7 @@ def run_export(
 
 
 def run() -> None:
-    """The entry point: mistakes in what was given are told in a line, without a traceback."""
+    """The entry point. Errors in the input are printed as one line, without a traceback."""
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

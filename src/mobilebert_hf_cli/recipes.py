@@ -1,4 +1,4 @@
-"""`mobilebert-hf pretrain` and `mobilebert-hf distill`: the recipes, with settings for this machine."""
+"""`mobilebert-hf pretrain|distill|finetune`: the recipes, in one process or several."""
 
 import os
 import subprocess
@@ -17,32 +17,54 @@ BATCH_SIZE, ACCELERATED_BATCH_SIZE = 64, 512
 WORKERS = 4
 
 Processes = Annotated[
-    int | None, typer.Option(help="Number of processes: by default one for each core, with an accelerator one.")
+    int | None, typer.Option(help="Number of processes. By default one, or one for each core without an accelerator.")
 ]
+# `--help` is an option of these commands' own: it shows the recipe's options, too.
+Help = Annotated[bool, typer.Option("--help", help="Show these options and those of the recipe, and exit.")]
 
 
-def pretrain(context: typer.Context, processes: Processes = None) -> None:
-    """Pre-trains a teacher from raw text. Options are those of recipes/pretrain.py, such as --config FILE.yaml."""
-    _run("pretrain", context.args, processes or default_processes())
+def pretrain(context: typer.Context, processes: Processes = None, show_help: Help = False) -> None:
+    """Pre-train a teacher, or any model of the family, from raw text.
+
+    Takes the options of recipes/pretrain.py, such as --config FILE.yaml.
+    """
+    _run(context, context.args, processes, show_help)
+
+
+def finetune(
+    context: typer.Context,
+    processes: Annotated[
+        int, typer.Option(help="Number of processes, each with batches of per_device_train_batch_size.", min=1)
+    ] = 1,
+    show_help: Help = False,
+) -> None:
+    """Fine-tune an encoder on SQuAD or on tasks of GLUE.
+
+    Takes the options of recipes/finetune.py, which depend on the task: --task squad, --task cola rte.
+    """
+    _run(context, context.args, processes, show_help)
 
 
 def distill(
     context: typer.Context,
     teacher: Annotated[
-        str | None, typer.Option(help="Hub id or folder of a BERT-like encoder with tokenizer.")
+        str | None, typer.Option(help="Hub id or folder of a BERT-like encoder with its tokenizer.")
     ] = None,
     corpus: Annotated[
-        list[str] | None, typer.Option(help="File, folder, glob, or Hub data set; can be repeated.")
+        list[str] | None, typer.Option(help="Text file, folder, glob or Hub dataset. Can be given several times.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the student.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output folder for the student.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Duration, to which the numbers of steps are planned; 30 without --config.")
+        float | None,
+        typer.Option(help="Planned duration, which sets the numbers of steps. 30 by default without --config."),
     ] = None,
     processes: Processes = None,
+    show_help: Help = False,
 ) -> None:
-    """Distills a student from a teacher, with settings for this machine; or runs a recipe with --config FILE.yaml.
+    """Distill a student from a BERT-like teacher.
 
-    All other options are those of recipes/distill.py, such as --size tiny.
+    Settings suit this machine unless --config FILE.yaml is given. Takes the other options of recipes/distill.py, such
+    as --size tiny, too.
     """
     processes = processes or default_processes()
     given = {"teacher": teacher, "output_dir": output, "minutes": minutes}
@@ -50,15 +72,20 @@ def distill(
     options += ["--corpus", *corpus] if corpus else []
     has_config = any(argument.split("=")[0] == "--config" for argument in context.args)
     defaults = [] if has_config else machine_options(processes)
-    _run("distill", [*defaults, *options, *context.args], processes)
+    _run(context, [*defaults, *options, *context.args], processes, show_help)
 
 
-def _run(name: str, options: Sequence[str], processes: int) -> None:
-    """Runs a recipe in this process or, with several processes, under `accelerate launch`.
+def _run(context: typer.Context, options: Sequence[str], processes: int | None, show_help: bool) -> None:
+    """Runs the recipe of a command in this process or, with several processes, under `accelerate launch`.
 
     Raises:
-        ValueError: The run failed in a process of its own, which has printed the reason.
+        ValueError: The run failed in another process, which has printed the reason.
     """
+    name = str(context.command.name)
+    if show_help:
+        typer.echo(context.get_help())
+        options, processes = [*options, "--help"], 1
+    processes = processes or default_processes()
     if processes == 1:
         from mobilebert_hf.launch import RECIPES, launch
 

@@ -58,7 +58,14 @@ def test_glue_scores_are_those_of_the_pipeline(glue, tiny_tokenizer, tiny_corpus
 def test_squad_scores_are_those_of_the_recipe(impossible, tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     questions = write_squad(tmp_path / "dev.json", 30, seed=0, impossible=impossible)
-    squad = SquadArguments(questions, questions, max_seq_length=64, doc_stride=21, max_question_length=16)
+    squad = SquadArguments(
+        ["squad"],
+        train=questions,
+        validation=questions,
+        max_seq_length=64,
+        doc_stride=21,
+        max_question_length=16,
+    )
     training = TrainingArguments(
         str(tmp_path / "run"), learning_rate=0.0, max_steps=1, use_cpu=True, disable_tqdm=True, report_to="none"
     )
@@ -123,7 +130,7 @@ def test_what_cannot_be_scored(glue, tiny_tokenizer, tmp_path):
     save(tmp_path / "model", tiny_tokenizer)
     with pytest.raises(ValueError, match=r"is for question-answering with 2 labels; sst2 needs text-classification"):
         score_export(tmp_path / "out", "sst2", str(glue[0]))
-    with pytest.raises(ValueError, match=r"'sst3' is not a task of GLUE"):
+    with pytest.raises(ValueError, match=r"'sst3' is not a task: expected squad"):
         score_export(tmp_path / "out", "sst3", str(glue[0]))
     with pytest.raises(ValueError, match=r"holds no export: there is no export\.json"):
         score_export(tmp_path / "model", "sst2", str(glue[0]))

@@ -1,4 +1,4 @@
-"""`recipes/glue.py --bi_encoder true`: pairs compared by their embeddings, beside sentence-transformers."""
+"""`recipes/finetune.py --bi_encoder true`: pairs compared by their embeddings, beside sentence-transformers."""
 
 import json
 
@@ -22,7 +22,7 @@ from .test_glue import arguments
 def finished(pretrained, glue_folder, tmp_path_factory):
     """A folder with runs of two tasks, and answers for the server."""
     output = tmp_path_factory.mktemp("bi_encoder") / "runs"
-    options = {"tasks": ["stsb", "rte"], "bi_encoder": True, "predict": True}
+    options = {"task": ["stsb", "rte"], "bi_encoder": True, "predict": True}
     finetune_glue(*arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, **options))
     return output
 
@@ -67,7 +67,7 @@ def test_the_card_says_how_texts_are_compared(finished):
     threshold = json.loads((best(finished, "RTE") / "results.json").read_text())["decision"]["threshold"]
     card = (best(finished, "RTE") / "README.md").read_text()
     assert "pipeline_tag: sentence-similarity" in card
-    assert f"entailment where the cosine is above {threshold:.3f}" in card
+    assert f"the label is entailment above {threshold:.3f}" in card
     assert "SentenceTransformer" in card
 
 
@@ -76,7 +76,7 @@ def test_adapter_and_early_stopping_go_along(pretrained, glue_folder, tmp_path):
         *(pretrained, glue_folder, tmp_path),
         encoder={"adapter": "lora"},
         training={"num_train_epochs": 3, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
-        tasks=["rte"],
+        task=["rte"],
         bi_encoder=True,
         early_stopping=2,
     )
@@ -90,14 +90,14 @@ def test_adapter_and_early_stopping_go_along(pretrained, glue_folder, tmp_path):
 @pytest.mark.parametrize("task", ["cola", "mnli", "ax"])
 def test_other_tasks_are_refused(task, pretrained, glue_folder, tmp_path):
     with pytest.raises(ValueError, match="choose tasks from mrpc, stsb, qqp, qnli, rte, wnli"):
-        finetune_glue(*arguments(pretrained, glue_folder, tmp_path / "out", tasks=[task], bi_encoder=True))
+        finetune_glue(*arguments(pretrained, glue_folder, tmp_path / "out", task=[task], bi_encoder=True))
     assert not (tmp_path / "out").exists()
 
 
 def test_no_bi_encoder_starts_from_mnli(pretrained, glue_folder, tmp_path):
     with pytest.raises(ValueError, match="mnli_init"):
         finetune_glue(
-            *arguments(pretrained, glue_folder, tmp_path / "out", tasks=["rte"], bi_encoder=True, mnli_init=True)
+            *arguments(pretrained, glue_folder, tmp_path / "out", task=["rte"], bi_encoder=True, mnli_init=True)
         )
     assert not (tmp_path / "out").exists()
 

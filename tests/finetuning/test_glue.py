@@ -1,4 +1,4 @@
-"""`recipes/glue.py` on small files: runs that go on, a table, and what the server takes."""
+"""`recipes/finetune.py` on GLUE, small files: runs that go on, a table, and what the server takes."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def finished(pretrained, glue_folder, tmp_path_factory):
     """A folder with runs of four tasks, two seeds each, and answers for the server."""
     output = tmp_path_factory.mktemp("glue") / "runs"
     tasks = ["ax", "rte", "stsb", "mnli", "cola", "RTE"]
-    finetune_glue(*arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, tasks=tasks, predict=True))
+    finetune_glue(*arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, task=tasks, predict=True))
     return output
 
 
@@ -72,7 +72,7 @@ def test_what_can_be_learned_is_learned(finished):
 
 def test_the_table_is_readable(finished):
     table = (finished / "results.md").read_text()
-    assert table.startswith("| task | majority | each seed | median | of which | batch, rate, epochs | runs |")
+    assert table.startswith("| task | majority | each seed | median | metrics | batch, learning rate, epochs | runs |")
     assert "| STS-B | undefined |" in table
     assert not (finished / "sweep.png").exists(), "there was one setting"
 
@@ -113,12 +113,12 @@ def test_the_answers_are_in_the_order_of_the_questions(finished, glue_folder):
 def test_only_what_is_missing_is_run(finished, pretrained, glue_folder, tmp_path, monkeypatch):
     output = tmp_path / "runs"
     shutil.copytree(finished, output)
-    again = arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, tasks=["cola"])
+    again = arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, task=["cola"])
     before = {path: path.stat().st_mtime_ns for path in output.glob("CoLA/*/results.json")}
     finetune_glue(*again)
     assert {path: path.stat().st_mtime_ns for path in output.glob("CoLA/*/results.json")} == before
     grid = {"seeds": [1, 2], "learning_rates": [3e-3, 1e-4]}
-    runs = finetune_glue(*arguments(pretrained, glue_folder, output, grid, tasks=["cola"]))
+    runs = finetune_glue(*arguments(pretrained, glue_folder, output, grid, task=["cola"]))
     assert len(runs["cola"]) == 4
     after = {path: path.stat().st_mtime_ns for path in output.glob("CoLA/*/results.json")}
     assert len(after) == 4
@@ -131,16 +131,16 @@ def test_only_what_is_missing_is_run(finished, pretrained, glue_folder, tmp_path
 def test_rte_starts_from_mnli(finished, pretrained, glue_folder, tmp_path):
     output = tmp_path / "runs"
     shutil.copytree(finished / "MNLI", output / "MNLI")
-    call = arguments(pretrained, glue_folder, output, tasks=["rte"], mnli_init=True)
+    call = arguments(pretrained, glue_folder, output, task=["rte"], mnli_init=True)
     [run] = finetune_glue(*call)["rte"]
     assert Path(run.details["model"]).parent == output / "MNLI"
     with pytest.raises(ValueError, match="MNLI has no finished run: add mnli to the tasks"):
-        finetune_glue(*arguments(pretrained, glue_folder, tmp_path / "other", tasks=["rte"], mnli_init=True))
+        finetune_glue(*arguments(pretrained, glue_folder, tmp_path / "other", task=["rte"], mnli_init=True))
 
 
 def test_early_stopping_takes_the_best_epoch(pretrained, glue_folder, tmp_path):
     training = {"num_train_epochs": 20, "seed": 1}
-    call = arguments(pretrained, glue_folder, tmp_path, tasks=["cola"], early_stopping=3, training=training)
+    call = arguments(pretrained, glue_folder, tmp_path, task=["cola"], early_stopping=3, training=training)
     [run] = finetune_glue(*call)["cola"]
     [folder] = (tmp_path / "CoLA").iterdir()
     assert run.score > 0.5
@@ -150,7 +150,7 @@ def test_early_stopping_takes_the_best_epoch(pretrained, glue_folder, tmp_path):
 
 def test_an_adapter_leaves_a_plain_model(pretrained, glue_folder, tmp_path):
     call = arguments(
-        pretrained, glue_folder, tmp_path, tasks=["cola"], encoder={"adapter": "lora", "adapter_options": {"r": 4}}
+        pretrained, glue_folder, tmp_path, task=["cola"], encoder={"adapter": "lora", "adapter_options": {"r": 4}}
     )
     [run] = finetune_glue(*call)["cola"]
     assert run.details["trained_parameters"] < run.details["parameters"] / 3
@@ -172,7 +172,7 @@ def test_a_quantization_aware_run_goes_to_the_device_with_its_ranges(glue_folder
         tmp_path / "runs",
         encoder={"quantization_aware": True},
         training={"num_train_epochs": 1},
-        tasks=["cola"],
+        task=["cola"],
         predict=True,
     )
     [run] = finetune_glue(*settings)["cola"]
@@ -187,14 +187,14 @@ def test_a_quantization_aware_run_goes_to_the_device_with_its_ranges(glue_folder
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": ["ax"], "predict": True}, "MNLI has no finished run"),
-        ({"tasks": ["colla"]}, "'colla' is not a task of GLUE"),
+        ({"task": ["ax"], "predict": True}, "MNLI has no finished run"),
+        ({"task": ["colla"]}, "'colla' is not a task of GLUE"),
         (
-            {"tasks": ["cola"], "grid": {"batch_sizes": [7]}, "training": {"gradient_accumulation_steps": 2}},
+            {"task": ["cola"], "grid": {"batch_sizes": [7]}, "training": {"gradient_accumulation_steps": 2}},
             "7 examples",
         ),
-        ({"tasks": ["cola"], "grid": {"seeds": []}}, r"seeds=\[\]"),
-        ({"tasks": ["cola"], "training": {"push_to_hub": True}}, "push_to_hub: here each task has a model"),
+        ({"task": ["cola"], "grid": {"seeds": []}}, r"seeds=\[\]"),
+        ({"task": ["cola"], "training": {"push_to_hub": True}}, "push_to_hub: here each task has a model"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_training(pretrained, glue_folder, tmp_path, changes, message):
@@ -208,18 +208,18 @@ def test_a_task_without_dev_set_says_what_to_do(pretrained, glue_folder, tmp_pat
     shutil.copytree(Path(glue_folder) / "CoLA", data / "CoLA")
     (data / "CoLA" / "dev.tsv").unlink()
     with pytest.raises(ValueError, match=r"needs train and validation.* set holdout"):
-        finetune_glue(*arguments(pretrained, str(data), tmp_path / "runs", tasks=["cola"]))
-    [run] = finetune_glue(*arguments(pretrained, str(data), tmp_path / "runs", tasks=["cola"], holdout=0.25))["cola"]
+        finetune_glue(*arguments(pretrained, str(data), tmp_path / "runs", task=["cola"]))
+    [run] = finetune_glue(*arguments(pretrained, str(data), tmp_path / "runs", task=["cola"], holdout=0.25))["cola"]
     assert run.details["train_examples"] == 300
 
 
-@pytest.mark.parametrize("recipe", ["glue.yaml", "glue_paper.yaml"])
+@pytest.mark.parametrize("recipe", ["finetune_glue.yaml", "finetune_glue_paper.yaml"])
 def test_the_recipes_files_are_understood(recipe):
     encoder, glue, grid, training = parse_recipe(
         RECIPE_ARGUMENTS, ["--config", str(RECIPES / recipe), "--model", "m", "--use_cpu", "true"]
     )
     assert encoder.model == "m"
-    assert glue.tasks
+    assert glue.task
     assert training.output_dir
     assert grid.seeds
 
@@ -231,13 +231,13 @@ def die_after_the_first_run():
 
 def test_a_killed_sweep_goes_on(pretrained, glue_folder, tmp_path):
     output = tmp_path / "runs"
-    values = {"model": pretrained, "data": glue_folder, "tasks": ["cola"], "max_seq_length": 32, "seeds": [1, 2]}
+    values = {"model": pretrained, "data": glue_folder, "task": ["cola"], "max_seq_length": 32, "seeds": [1, 2]}
     options = {**values, **TRAINING, "output_dir": str(output), "save_strategy": "steps", "save_steps": 50}
-    killed = fork_with("glue", tmp_path / "killed.yaml", die_after_the_first_run, **options)
+    killed = fork_with("finetune", tmp_path / "killed.yaml", die_after_the_first_run, **options)
     assert killed.exit_code == -signal.SIGKILL, killed.output[-2000:]
     [first] = output.glob("CoLA/*/results.json")
     before = first.read_bytes()
-    ended = fork_with("glue", tmp_path / "ended.yaml", **options)
+    ended = fork_with("finetune", tmp_path / "ended.yaml", **options)
     assert ended.exit_code == 0, ended.output[-2000:]
     assert first.read_bytes() == before
     assert len(list(output.glob("CoLA/*/results.json"))) == 2

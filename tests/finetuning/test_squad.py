@@ -1,4 +1,4 @@
-"""`recipes/squad.py` on small official files: answers, scores, and interrupted runs."""
+"""`recipes/finetune.py` on SQuAD, on small official files: answers, scores, and interrupted runs."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def run(model, output, train, validation, encoder=None, **training):
     }
     return finetune_squad(
         EncoderArguments(model=model, **(encoder or {})),
-        SquadArguments(train=train, validation=validation, **WINDOWS),
+        SquadArguments(["squad"], train=train, validation=validation, **WINDOWS),
         TrainingArguments(str(output), **arguments),
     )
 
@@ -128,7 +128,7 @@ def test_windows_longer_than_the_network_are_refused(pretrained, files, tmp_path
     with pytest.raises(ValueError, match=r"max_seq_length=384, but .* takes 64 tokens at most"):
         finetune_squad(
             EncoderArguments(model=pretrained),
-            SquadArguments(train=files["train"], validation=files["dev"]),
+            SquadArguments(["squad"], train=files["train"], validation=files["dev"]),
             TrainingArguments(str(tmp_path), use_cpu=True),
         )
 
@@ -148,7 +148,7 @@ def test_evaluation_batches_have_hardly_any_padding(pretrained, files, tmp_path,
     assert tokens > 0.95 * places
 
 
-@pytest.mark.parametrize("recipe", ["squad.yaml", "squad2.yaml"])
+@pytest.mark.parametrize("recipe", ["finetune_squad.yaml", "finetune_squad_v2.yaml"])
 def test_the_recipes_files_are_understood(recipe):
     arguments = ["--config", str(RECIPES / recipe), "--model", "m", "--use_cpu", "true"]
     encoder, squad, training = parse_recipe(RECIPE_ARGUMENTS, arguments)
@@ -171,6 +171,7 @@ def interrupt_at_step_6():
 def test_an_interrupted_run_goes_on_to_the_same_answers(pretrained, files, tmp_path):
     options = {
         "model": pretrained,
+        "task": ["squad"],
         "train": files["train"],
         "validation": files["dev"],
         **WINDOWS,
@@ -181,7 +182,7 @@ def test_an_interrupted_run_goes_on_to_the_same_answers(pretrained, files, tmp_p
     }
 
     def launch(output, before=None):
-        return fork_with("squad", tmp_path / "squad.yaml", before, **options, output_dir=str(output))
+        return fork_with("finetune", tmp_path / "squad.yaml", before, **options, output_dir=str(output))
 
     whole = launch(tmp_path / "whole")
     assert whole.exit_code == 0, whole.output[-2000:]

@@ -24,7 +24,7 @@ def test_every_combination_is_planned_seeds_together():
     assert len({cell.name for cell in cells}) == len(cells) == 12
     assert [cell.seed for cell in cells[:2]] == [1, 2]
     assert cells[0].point == cells[1].point
-    assert cells[0].name == "batch16-rate1e-05-epochs3-seed1"
+    assert cells[0].name == "batch16-lr1e-05-epochs3-seed1"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Both recipes on two processes, as `accelerate launch` starts them."""
+"""Fine-tuning on two processes, as `accelerate launch` starts them."""
 
 import json
 import sys
@@ -17,10 +17,10 @@ COMMON = {
 }
 
 
-def launch(workshop, recipe, processes, **options):
+def launch(workshop, processes, **options):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     command += ["--multi_gpu", "--main_process_port", str(free_port())] if processes > 1 else ["--cpu"]
-    command += [str(RECIPES / f"{recipe}.py")]
+    command += [str(RECIPES / "finetune.py")]
     for name, value in {**COMMON, **options}.items():
         command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     finished = workshop.run(*command)
@@ -30,10 +30,9 @@ def launch(workshop, recipe, processes, **options):
 @pytest.mark.slow
 def test_glue(pretrained, glue_folder, tmp_path, tiny_corpus):
     workshop = Workshop(tmp_path, tiny_corpus)
-    options = {"model": pretrained, "data": glue_folder, "tasks": ["mnli", "rte", "ax"], "max_seq_length": 32}
+    options = {"model": pretrained, "data": glue_folder, "task": ["mnli", "rte", "ax"], "max_seq_length": 32}
     launch(
         workshop,
-        "glue",
         2,
         **options,
         output_dir=tmp_path / "two",
@@ -52,8 +51,8 @@ def test_glue(pretrained, glue_folder, tmp_path, tiny_corpus):
 @pytest.mark.slow
 def test_pairs_apart(pretrained, glue_folder, tmp_path, tiny_corpus):
     workshop = Workshop(tmp_path, tiny_corpus)
-    options = {"model": pretrained, "data": glue_folder, "tasks": ["rte"], "max_seq_length": 32}
-    launch(workshop, "glue", 2, **options, output_dir=tmp_path / "two", bi_encoder=True, predict=True)
+    options = {"model": pretrained, "data": glue_folder, "task": ["rte"], "max_seq_length": 32}
+    launch(workshop, 2, **options, output_dir=tmp_path / "two", bi_encoder=True, predict=True)
     [rte] = json.loads((tmp_path / "two" / "results.json").read_text())["tasks"].values()
     assert rte["median"] > 0.8
     assert len((tmp_path / "two" / "predictions" / "RTE.tsv").read_text().splitlines()) == 25
@@ -64,8 +63,8 @@ def test_squad(pretrained, tmp_path, tiny_corpus):
     workshop = Workshop(tmp_path, tiny_corpus)
     train = write(tmp_path / "train.json", 100, seed=0)
     dev = write(tmp_path / "dev.json", 31, seed=1, impossible=0.3)
-    options = {"model": pretrained, "train": train, "validation": dev, **WINDOWS}
-    launch(workshop, "squad", 2, **options, output_dir=tmp_path / "two")
+    options = {"model": pretrained, "task": "squad", "train": train, "validation": dev, **WINDOWS}
+    launch(workshop, 2, **options, output_dir=tmp_path / "two")
     results = json.loads((tmp_path / "two" / "eval_results.json").read_text())
     assert results["eval_total"] == 31
     assert len(json.loads((tmp_path / "two" / "predictions.json").read_text())) == 31

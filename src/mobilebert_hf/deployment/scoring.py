@@ -20,6 +20,7 @@ from ..finetuning.squad import SquadArguments, make_features, score_logits
 from ..models.fake_quantization import disable_fake_quantization
 from ..runs.exports import GraphScores, Manifest, fingerprint, read_manifest, write_manifest
 from ..runs.facts import public_name
+from ..tasks.families import SQUAD, find_family
 from ..tasks.glue_data import load_glue, tokenize_glue
 from ..tasks.glue_tasks import find_task
 from ..tasks.heads import CLASSIFICATION, QUESTION_ANSWERING, Task
@@ -28,7 +29,6 @@ from .check import Run, run_pytorch
 from .exporting import find_format
 from .student import INPUTS, load_student
 
-SQUAD = "squad"
 # Texts in a batch; their lengths are alike.
 ROWS = 16
 
@@ -84,8 +84,9 @@ def score_export(
         manifest = read_manifest(folder)
         model, head = _load_exported(folder, manifest)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        make, length = (_squad, 384) if task == SQUAD else (_glue, 128)
-        length = min(max_length or length, model.config.max_position_embeddings)
+        family = find_family([task])
+        make = _squad if family is SQUAD else _glue
+        length = min(max_length or family.max_length, model.config.max_position_embeddings)
         examination = make(task, data, tokenizer, length, model.config)
         if (head.name, model.config.num_labels) != (examination.task, examination.labels):
             raise ValueError(
@@ -145,7 +146,7 @@ def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: 
 
 def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Examination:
     arguments = SquadArguments(
-        max_seq_length=max_length, doc_stride=max_length // 3, max_question_length=min(64, max_length // 4)
+        [name], max_seq_length=max_length, doc_stride=max_length // 3, max_question_length=min(64, max_length // 4)
     )
     questions = load_squad(data, "validation")
     windows = make_features(questions, tokenizer, arguments, training=False)

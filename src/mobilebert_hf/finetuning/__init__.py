@@ -1,1 +1,1 @@
-"""Downstream tasks: GLUE with sweeps, SQuAD, adapters, texts of a pair together or apart."""
+"""Fine-tuning on GLUE, with sweeps and as cross-encoder or bi-encoder, and on SQuAD; PEFT adapters."""

@@ -1,7 +1,6 @@
-"""A task of GLUE for a network that reads every text by itself: pairs are compared by the cosine of their embeddings.
+"""Bi-encoders for GLUE: the sentences of a pair are encoded separately and compared by cosine similarity.
 
-So are sentence encoders used (Reimers and Gurevych, 2019, arXiv 1908.10084), which know nothing of two texts in one
-input. What comes of it is a sentence encoder again.
+The trained model is a sentence encoder (Reimers and Gurevych, 2019, arXiv 1908.10084).
 """
 
 from pathlib import Path
@@ -24,40 +23,40 @@ from ..training.compat import prepare_inputs
 from .encoder import EncoderArguments, add_adapter, load_encoder
 from .trainer import prepare_for_fine_tuning
 
-# What CoSENT multiplies cosines by.
+# The inverse temperature of the CoSENT loss.
 SCALE = 20.0
-# A threshold is chosen on so many training examples at the most.
+# The threshold is chosen on at most this many training examples.
 THRESHOLD_EXAMPLES = 10_000
 
 
 class BiEncoder:
-    """How a task is read, learned and answered; `CrossEncoder` has the same methods.
+    """Tokenization, training and prediction of a task. `CrossEncoder` has the same methods.
 
     Args:
-        task: A task whose texts are alike or not: it has two classes, or scores.
-        tokenizer: The encoder's.
-        max_length: Tokens of a text; longer ones are cut off.
+        task: A task about the similarity of two sentences, with two classes or with scores.
+        tokenizer: The tokenizer of the encoder.
+        max_length: Maximum number of tokens in a sentence; the rest is truncated.
 
     Raises:
-        ValueError: The task is another one.
+        ValueError: The task is not about the similarity of two sentences.
     """
 
     def __init__(self, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         if not _is_comparison(task):
             possible = ", ".join(key for key, other in TASKS.items() if _is_comparison(other))
             raise ValueError(
-                f"bi_encoder: {task.name} is not about how much two texts are alike; choose tasks from {possible}."
+                f"bi_encoder: {task.name} is not about the similarity of two sentences; choose tasks from {possible}."
             )
         self.task, self.tokenizer, self.max_length = task, tokenizer, max_length
-        # The other class has the same name, but for a `not_`.
-        self.alike = next((index for index, name in enumerate(task.labels) if not name.startswith("not_")), None)
+        # The class of similar pairs; the other one has the same name with `not_` before it.
+        self.positive = next((index for index, name in enumerate(task.labels) if not name.startswith("not_")), None)
 
     def tokenize(self, splits: DatasetDict) -> DatasetDict:
-        """The splits of `load_glue` with `input_ids` of both texts, `length` of both together, and `label`."""
+        """The splits of `load_glue` with the `input_ids` of both sentences, their total `length`, and the `label`."""
 
-        def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        def tokenize(examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
             first, second = (
-                self.tokenizer(rows[name], truncation=True, max_length=self.max_length)["input_ids"]
+                self.tokenizer(examples[name], truncation=True, max_length=self.max_length)["input_ids"]
                 for name in ("sentence1", "sentence2")
             )
             pairs = [list(pair) for pair in zip(first, second, strict=True)]
@@ -66,16 +65,24 @@ class BiEncoder:
         return splits.map(tokenize, batched=True, remove_columns=["sentence1", "sentence2"], desc="tokenizing")
 
     def load(self, source: EncoderArguments, steps: int) -> nn.Module:
-        """The network, without a head, with an adapter if one is asked for; `steps` is how many training has."""
+        """The encoder without a head, with its adapter if any.
+
+        Args:
+            source: What to load.
+            steps: Number of training steps.
+        """
         return add_adapter(load_encoder(source, AutoModel), source, FEATURES.adapter, steps)
 
     def trainer(self, model: Any, training: TrainingArguments, splits: DatasetDict) -> DurableTrainer:
-        """Validates by Spearman's correlation of cosines and labels, `score`, which needs no threshold."""
+        """A trainer whose validation metric `score` is Spearman's correlation of cosines and labels.
+
+        It needs no threshold.
+        """
 
         def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
             return {"score": float(np.nan_to_num(spearmanr(prediction.predictions, prediction.label_ids).statistic))}
 
-        training.remove_unused_columns = False  # the network knows no `length`
+        training.remove_unused_columns = False  # the model takes no `length`
         trainer = PairTrainer(
             model=model,
             args=training,
@@ -87,33 +94,40 @@ class BiEncoder:
         )
         return prepare_for_fine_tuning(trainer)
 
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` [n, 2, seq]; `labels` [n], float32, the larger the more alike."""
-        texts = [{"input_ids": ids} for row in rows for ids in row["input_ids"]]
-        padded = self.tokenizer.pad(texts, return_tensors="pt")
+    def collate(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` [n, 2, seq]; `labels` [n], float32, larger for more similar pairs."""
+        sentences = [{"input_ids": ids} for example in examples for ids in example["input_ids"]]
+        padded = self.tokenizer.pad(sentences, return_tensors="pt")
         batch = {name: value.unflatten(0, (-1, 2)) for name, value in padded.items()}
-        if "label" in rows[0]:
-            labels = [row["label"] if self.alike is None else row["label"] == self.alike for row in rows]
+        if "label" in examples[0]:
+            labels = [example["label"] for example in examples]
+            if self.positive is not None:
+                labels = [label == self.positive for label in labels]
             batch["labels"] = torch.tensor(labels, dtype=torch.float32)
         return batch
 
     def decide(self, trainer: DurableTrainer, train: Dataset) -> dict[str, float]:
-        """The `threshold` of the cosine that tells the classes of the training examples apart best."""
-        if self.alike is None:
+        """The `threshold` of the cosine with the best accuracy on the training examples; nothing for scores."""
+        if self.positive is None:
             return {}
-        rows = train.select(range(min(len(train), THRESHOLD_EXAMPLES)))
-        alike = np.array(rows["label"]) == self.alike
-        cosines: Any = trainer.predict(rows).predictions
-        return {"threshold": best_threshold(cosines, alike)}
+        examples = train.select(range(min(len(train), THRESHOLD_EXAMPLES)))
+        positive = np.array(examples["label"]) == self.positive
+        cosines: Any = trainer.predict(examples).predictions
+        return {"threshold": best_threshold(cosines, positive)}
 
     def answers(self, cosines: Any, threshold: float | None = None) -> np.ndarray:
-        """The classes [n] of pairs with these cosines [n]; for STS-B scores from 0 to 5."""
-        if self.alike is None:
+        """The classes [n] that cosines [n] predict; for STS-B the scores, from 0 to 5."""
+        if self.positive is None:
             return 5 * cosines.clip(0, 1)
-        return np.where(cosines > threshold, self.alike, 1 - self.alike)
+        return np.where(cosines > threshold, self.positive, 1 - self.positive)
 
     def save(self, trainer: DurableTrainer, source: str) -> None:
-        """Saves what was trained, from the model `source`, in its folder, as sentence-transformers reads it."""
+        """Saves the trained model as a sentence-transformers model.
+
+        Args:
+            trainer: After training.
+            source: Hub id or folder of the model before training.
+        """
         trainer.save_final_model()
         if trainer.args.should_save:
             folder = Path(str(trainer.args.output_dir))
@@ -125,28 +139,28 @@ def _is_comparison(task: GlueTask) -> bool:
 
 
 class PairTrainer(DurableTrainer):
-    """Trains an encoder by the cosines of pairs, in the batches of `BiEncoder.collate`; predicts cosines."""
+    """Trains an encoder with the CoSENT loss on batches of `BiEncoder.collate`. Its predictions are cosines."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the loss is a batch's own: accumulated ones are averaged
+        self.model_accepts_loss_kwargs = False  # the loss compares pairs of one batch: accumulated losses are averaged
 
     def cosines(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Of the mean-pooled outputs of both texts: float32 [n]."""
-        texts = {name: value.flatten(0, 1) for name, value in inputs.items()}
-        states = model(**texts).last_hidden_state.float()
-        first, second = mean_pool(states, texts["attention_mask"]).unflatten(0, (-1, 2)).unbind(1)
+        """The cosines of the mean-pooled outputs of both sentences: float32 [n]."""
+        sentences = {name: value.flatten(0, 1) for name, value in inputs.items()}
+        states = model(**sentences).last_hidden_state.float()
+        first, second = mean_pool(states, sentences["attention_mask"]).unflatten(0, (-1, 2)).unbind(1)
         return cosine_similarity(first, second)
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """`cosent_loss` of a batch."""
+        """The `cosent_loss` of a batch."""
         labels = inputs.pop("labels")
         return cosent_loss(self.cosines(model, inputs), labels)
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Loss, cosines and labels of a batch; neither loss nor labels where it has none."""
+        """Loss, cosines and labels of a batch; loss and labels are None for a batch without labels."""
         inputs = prepare_inputs(self, inputs)
         labels = inputs.pop("labels", None)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -157,28 +171,28 @@ class PairTrainer(DurableTrainer):
 def cosent_loss(cosines: Tensor, labels: Tensor) -> Tensor:
     """CoSENT (Huang et al., IEEE/ACM TASLP, 2024): log(1 + sum exp(20 (c_i - c_j))).
 
-    The sum is over all i and j of a batch with label_i < label_j, whose cosines should be in the same order.
+    The sum is over all i and j of a batch with label_i < label_j.
 
     Args:
         cosines: [n].
-        labels: [n], the larger the more alike.
+        labels: [n], larger for more similar pairs.
     """
     differences = SCALE * (cosines[:, None] - cosines[None, :])
-    of_interest = differences[labels[:, None] < labels[None, :]]
-    return torch.cat([of_interest.new_zeros(1), of_interest]).logsumexp(0)
+    ordered = differences[labels[:, None] < labels[None, :]]
+    return torch.cat([ordered.new_zeros(1), ordered]).logsumexp(0)
 
 
-def best_threshold(cosines: np.ndarray, alike: np.ndarray) -> float:
-    """Halfway between the two cosines between which most pairs are on their right side; the lowest place of equals.
+def best_threshold(cosines: np.ndarray, positive: np.ndarray) -> float:
+    """The threshold with the best accuracy, halfway between two cosines; the lowest one of equals.
 
     Args:
         cosines: [n], n > 0.
-        alike: bool [n], what should be above.
+        positive: bool [n], the pairs that should be above the threshold.
     """
     order = cosines.argsort()
     edges = np.concatenate([[cosines.min() - 1e-3], cosines[order], [cosines.max() + 1e-3]])
-    places = (edges[1:] + edges[:-1]) / 2
-    # One place up, a pair goes from above to below, which is right if it is not alike.
-    right = alike.sum() + np.concatenate([[0], np.where(alike[order], -1, 1).cumsum()])
-    # Between equal cosines there is no place.
-    return float(places[np.where(np.diff(edges) > 0, right, -1).argmax()])
+    candidates = (edges[1:] + edges[:-1]) / 2
+    # From one candidate to the next, one pair moves below the threshold, which is correct if it is negative.
+    correct = positive.sum() + np.concatenate([[0], np.where(positive[order], -1, 1).cumsum()])
+    # No threshold separates equal cosines.
+    return float(candidates[np.where(np.diff(edges) > 0, correct, -1).argmax()])

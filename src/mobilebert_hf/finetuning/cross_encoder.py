@@ -1,4 +1,4 @@
-"""A task of GLUE for a network that reads the texts of a pair together, and classifies what it has read."""
+"""Cross-encoders for GLUE: a classification head on one sequence, which holds both sentences of a pair."""
 
 from typing import Any
 
@@ -23,32 +23,37 @@ from .trainer import prepare_for_fine_tuning
 
 
 class CrossEncoder:
-    """How a task is read, learned and answered; `BiEncoder` has the same methods.
+    """Tokenization, training and prediction of a task. `BiEncoder` has the same methods.
 
     Args:
         task: The task.
-        tokenizer: The encoder's.
-        max_length: Tokens of an example; longer ones are cut off.
+        tokenizer: The tokenizer of the encoder.
+        max_length: Maximum number of tokens in a sequence; the rest is truncated.
     """
 
     def __init__(self, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.task, self.tokenizer, self.max_length = task, tokenizer, max_length
 
     def tokenize(self, splits: DatasetDict) -> DatasetDict:
-        """The splits of `load_glue`, as the network reads them."""
+        """The tokenized splits of `load_glue`."""
         return tokenize_glue(splits, self.tokenizer, self.max_length)
 
     def load(self, source: EncoderArguments, steps: int) -> nn.Module:
-        """The network, with an adapter if one is asked for; `steps` is how many training has."""
+        """The encoder with a classification head, and with its adapter if any.
+
+        Args:
+            source: What to load.
+            steps: Number of training steps.
+        """
         model = load_encoder(source, AutoModelForSequenceClassification, **label_fields(self.task.labels))
         return add_adapter(model, source, CLASSIFICATION.adapter, steps)
 
     def trainer(self, model: Any, training: TrainingArguments, splits: DatasetDict) -> DurableTrainer:
-        """Validates by the task's metrics, and by `score`, their mean."""
+        """A trainer whose validation metrics are those of the task, and `score`, their mean."""
 
         def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
             scores = score_glue(self.task, self.answers(prediction.predictions), prediction.label_ids)
-            # To choose an epoch by; what is undefined is as bad as chance.
+            # The best epoch is chosen by these: an undefined metric counts as 0, like chance.
             number = {name: scores[name] or 0.0 for name in self.task.metrics}
             return {**number, "score": float(np.mean(list(number.values())))}
 
@@ -64,18 +69,18 @@ class CrossEncoder:
         return prepare_for_fine_tuning(trainer)
 
     def decide(self, trainer: DurableTrainer, train: Dataset) -> dict[str, float]:
-        """What `answers` needs besides a trained network's outputs: nothing."""
+        """The arguments of `answers` besides the logits: none."""
         return {}
 
     def answers(self, logits: Any) -> np.ndarray:
-        """See `best_classes`."""
+        """The predicted classes or scores; see `best_classes`."""
         return best_classes(self.task, logits)
 
     def save(self, trainer: DurableTrainer, source: str) -> None:
-        """Saves what was trained, from the model `source`, in its folder."""
+        """Saves the trained model."""
         trainer.save_final_model()
 
 
 def best_classes(task: GlueTask, logits: np.ndarray) -> np.ndarray:
-    """The best class of each row of logits [n, classes]; for STS-B the scores [n] of [n, 1]."""
+    """The predicted classes [n] of logits [n, classes]; for STS-B the scores [n] of [n, 1]."""
     return logits[:, 0] if task.regression else logits.argmax(-1)

@@ -1,4 +1,4 @@
-"""An encoder with a new head for a task, as a whole or with an adapter of PEFT."""
+"""An encoder with a head for a task, trained in full or with a PEFT adapter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,55 +17,64 @@ from ..recipe import parse_mapping
 
 @dataclass
 class EncoderArguments:
-    r"""What to fine-tune, and which part of it.
+    """Model and adapter.
 
-    Args:
-        model (`str`):
-            Hub id or folder of any encoder of the Auto classes. Its head is kept where it is one for the same task
-            with the same labels in the same order, and is new otherwise.
-        random_weights (`bool`, *optional*, defaults to `False`):
-            Start from random weights in place of the model's: what pre-training is compared with.
-        pooler (`bool`, *optional*, defaults to `True`):
-            Whether sentences are classified through the pooler's dense layer and tanh, where the network has one, or
-            straight from [CLS].
-        adapter (`str`, *optional*):
-            Train a PEFT adapter (`lora`, `ia3`, `adalora`, `loha`, `vera`, ...) and the head alone. It is merged after
-            training, and saved by itself in `adapter/` too.
-        adapter_options (`str` or `dict`, *optional*):
-            Fields of the adapter's configuration; JSON on the command line, a mapping in YAML.
-        quantization_aware (`bool`, *optional*, defaults to `False`):
-            Fold the student and train it with weights and activations rounded to 8 bits, in ranges that are learned
-            along: for `mobilebert-hf export --quantize int8-static`. Start from a student that knows the task.
+    Raises:
+        ValueError: `quantization_aware` and `adapter` are both given.
     """
 
-    model: str = field(metadata={"help": "Hub id or folder of an encoder."})
-    random_weights: bool = field(default=False, metadata={"help": "Start from random weights, to compare with."})
-    pooler: bool = field(
-        default=True, metadata={"help": "Classify through the pooler's dense layer, if there is one."}
+    model: str = field(
+        metadata={
+            "help": "Hub id or folder of an encoder that the Auto classes load. A head for the same task with the "
+            "same labels in the same order is kept; otherwise the head is new."
+        }
     )
-    adapter: str | None = field(default=None, metadata={"help": "Train a PEFT adapter: lora, ia3, adalora, ..."})
-    adapter_options: str | None = field(default=None, metadata={"help": "The adapter's fields, as JSON."})
-    quantization_aware: bool = field(default=False, metadata={"help": "Train a folded student rounded to 8 bits."})
+    random_weights: bool = field(
+        default=False,
+        metadata={"help": "Start from random weights instead of the model's, as a baseline for pre-training."},
+    )
+    pooler: bool = field(
+        default=True,
+        metadata={"help": "Classify the output of the pooler, if there is one, instead of that of [CLS]."},
+    )
+    adapter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train only the head and a PEFT adapter of this type: lora, ia3, adalora, loha, vera, ... The "
+            "adapter is merged after training, and also saved in adapter/."
+        },
+    )
+    adapter_options: str | None = field(
+        default=None,
+        metadata={"help": "Fields of the adapter's configuration: JSON on the command line, a mapping in YAML."},
+    )
+    quantization_aware: bool = field(
+        default=False,
+        metadata={
+            "help": "Fold the student and train it with fake-quantized int8 weights and activations, whose ranges are "
+            "learned, for `mobilebert-hf export --quantize int8-static`. Start from a student trained on the task."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.quantization_aware and self.adapter is not None:
             raise ValueError(
-                f"quantization_aware goes with the whole student, not with adapter={self.adapter!r}: train the "
-                "adapter first; what is saved then, merged, can be trained so."
+                f"quantization_aware trains the whole student, not with adapter={self.adapter!r}: train the adapter "
+                "first, then the merged model with quantization_aware."
             )
 
 
 def load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -> PreTrainedModel:
-    """The encoder with a head of `auto_class`; folded if it is to be quantization-aware.
+    """The encoder with the head of `auto_class`; folded for quantization-aware training.
 
     Args:
-        arguments: Which one.
-        auto_class: Such as `AutoModelForSequenceClassification`.
-        fields: Of the configuration, such as `id2label`.
+        arguments: Which encoder to load, and how.
+        auto_class: For example `AutoModelForSequenceClassification`.
+        fields: Fields of the configuration, such as `id2label`.
 
     Raises:
-        ValueError: It has no pooler that could be left out, is not what the class with a head has inside, or cannot
-            be folded.
+        ValueError: `pooler` is False and the configuration has no field for it; the class with the head has a
+            different encoder inside; or the model cannot be folded.
     """
     model = _load_encoder(arguments, auto_class, **fields)
     return fold(model, quantization_aware=True) if arguments.quantization_aware else model
@@ -79,8 +88,8 @@ def _load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -
     if not arguments.pooler:
         if not hasattr(config, "classifier_activation"):
             raise ValueError(
-                f"pooler=False: {arguments.model} ({config.model_type}) has no field classifier_activation to leave "
-                "its pooler out by: leave `pooler` at True."
+                f"pooler=False: {arguments.model} ({config.model_type}) has no field classifier_activation, which "
+                "would turn its pooler off: leave `pooler` at True."
             )
         config.classifier_activation = False
     head_class = auto_class._model_mapping[type(config)]
@@ -90,10 +99,10 @@ def _load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -
     if head_class.__name__ in (config.architectures or []) and same_labels:
         return auto_class.from_pretrained(arguments.model, config=config, dtype=torch.float32)
     model = auto_class.from_config(config)
-    with _quiet():  # that the heads of pre-training are left behind is no news
+    with _quiet():  # no warning that the weights of the pre-training heads are unused
         encoder = AutoModel.from_pretrained(arguments.model, config=config, dtype=torch.float32)
     found = model.base_model.load_state_dict(encoder.state_dict(), strict=False)
-    # Either may have a pooler that the other one has no use for.
+    # One of the two may have a pooler that the other does not use.
     if wrong := [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.startswith("pooler")]:
         raise ValueError(
             f"{arguments.model}: {type(model).__name__} has another encoder inside than {type(encoder).__name__}; "
@@ -113,17 +122,17 @@ def _quiet() -> Iterator[None]:
 
 
 def add_adapter(model: nn.Module, arguments: EncoderArguments, task_type: str, steps: int) -> nn.Module:
-    """The model with the adapter that is asked for, all else but the head frozen; the model itself if there is none.
+    """The model with the adapter of `arguments`; all parameters but those of adapter and head are frozen.
 
     Args:
-        model: Of `load_encoder`.
+        model: A model of `load_encoder`. It is returned as it is if `arguments.adapter` is None.
         arguments: Which adapter.
-        task_type: PEFT's name of the task, such as `"SEQ_CLS"`.
-        steps: How many training has, of `planned_steps`; AdaLoRA plans with them.
+        task_type: The task type of PEFT, such as `"SEQ_CLS"`.
+        steps: Number of training steps (see `planned_steps`), for the schedule of AdaLoRA.
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: PEFT has no such adapter, or it cannot be merged into the weights.
+        ValueError: PEFT has no such adapter, or the adapter cannot be merged into the weights.
     """
     if arguments.adapter is None:
         return model
@@ -147,7 +156,7 @@ def add_adapter(model: nn.Module, arguments: EncoderArguments, task_type: str, s
 
 
 def merge_adapter(model: nn.Module, folder: Path) -> PreTrainedModel:
-    """Saves a model's adapter to `folder/adapter` and merges it; a model without one is returned as it is."""
+    """Saves the adapter to `folder/adapter` and merges it; a model without an adapter is returned as it is."""
     adapted: Any = model
     if not hasattr(model, "merge_and_unload"):
         return adapted
@@ -156,19 +165,19 @@ def merge_adapter(model: nn.Module, folder: Path) -> PreTrainedModel:
     adapted.save_pretrained(folder / "adapter")
     merged = adapted.merge_and_unload()
     for name, module in list(merged.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):  # some tuners leave the head wrapped
+        if isinstance(module, ModulesToSaveWrapper):  # some tuners do not unwrap the head
             merged.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
     return merged
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """How many parameters there are, and how many of them learn."""
+    """The number of parameters, and of trainable parameters."""
     parameters = list(model.parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def label_fields(labels: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of a configuration for a task's classes, or for a score where there are none."""
+    """The configuration fields for these classes, or for regression if there are none."""
     names = labels or ("score",)
     return {
         "id2label": dict(enumerate(names)),

@@ -1,4 +1,4 @@
-"""What fine-tuning says of its models."""
+"""The facts of fine-tuned models, for model cards and reports."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,24 +10,25 @@ from ..tasks.glue_data import HUB_DATASET
 from ..tasks.glue_tasks import GlueTask
 from ..tasks.heads import CLASSIFICATION, QUESTION_ANSWERING
 
-# SQuAD's official validation files, compressed or not, begin with these names.
+# The names of the official validation files of SQuAD, without extensions.
 OFFICIAL = ("dev-v1.1", "dev-v2.0")
 
 
 def describe_glue_model(
     task: GlueTask, details: Mapping[str, Any], model: str, data: str, *, bi_encoder: bool, held_out: bool
 ) -> ModelFacts:
-    """Of the model of one run of a task.
+    """The facts of a model fine-tuned on a task of GLUE.
 
     Args:
         task: The task.
-        details: Of the run, see `Finished`.
-        model: Hub id or folder of what was fine-tuned.
-        data: Hub data set or folder of GLUE.
-        bi_encoder: Whether it reads the texts of a pair one by one.
-        held_out: Whether it was validated on training examples: these are nobody else's validation split.
+        details: The details of the run; see `Finished`.
+        model: Hub id or folder of the model before fine-tuning.
+        data: Hub dataset or folder of GLUE.
+        bi_encoder: Whether the model is a bi-encoder.
+        held_out: Whether a part of the training split was held out for validation. The scores are then not those of
+            the validation split, and are no evaluation results for the Hub.
     """
-    rows = [("", "this model", "the commonest class")]
+    rows = [("", "this model", "majority class")]
     scores = []
     for split, values in details["scores"].items():
         for metric in task.metrics:
@@ -38,30 +39,30 @@ def describe_glue_model(
             scores.append(Score(CLASSIFICATION.name, task.name, HUB_DATASET, task.key, split, metric, 100 * value))
     summary = f"{{source}}, fine-tuned on {task.name} of GLUE."
     if bi_encoder:
-        summary += " It reads every text by itself; how much two are alike is the cosine of their embeddings"
+        summary += " It encodes each sentence separately and compares two by the cosine similarity of their embeddings"
         threshold = details["decision"].get("threshold")
-        alike = next((label for label in task.labels if not label.startswith("not_")), "")
-        summary += f", {alike} where the cosine is above {threshold:.3f}." if threshold is not None else "."
+        positive = next((label for label in task.labels if not label.startswith("not_")), "")
+        summary += f"; the label is {positive} above {threshold:.3f}." if threshold is not None else "."
     return ModelFacts(
         summary=summary,
         source=Source.of("base", model),
         datasets=hub_ids([data]),
         scores=() if held_out else tuple(scores),
         results=tuple(rows) if len(rows) > 1 else (),
-        results_note="The best of the runs of this task by its score on the development set, which is therefore "
-        "optimistic; in percent.",
-        command=recipe_command("glue"),
+        results_note="In percent. The best of the runs of this task by its score on the validation split, which is "
+        "therefore optimistic.",
+        command=recipe_command("finetune"),
     )
 
 
 def describe_squad_model(model: str, train: str, validation: str, measured: Mapping[str, float]) -> ModelFacts:
-    """Of a model that answers questions.
+    """The facts of a model fine-tuned on SQuAD.
 
     Args:
-        model: Hub id or folder of what was fine-tuned.
-        train: Hub data set or file of the training questions.
-        validation: Likewise, of the validation questions.
-        measured: The scores in percent, by the names that the trainer logs; empty before there are any.
+        model: Hub id or folder of the model before fine-tuning.
+        train: Hub dataset or file of the training questions.
+        validation: Hub dataset or file of the validation questions.
+        measured: The scores in percent by the names that the trainer logs; empty before evaluation.
     """
     version_2 = "eval_exact" in measured
     dataset = "rajpurkar/squad_v2" if version_2 else "rajpurkar/squad"
@@ -71,7 +72,7 @@ def describe_squad_model(model: str, train: str, validation: str, measured: Mapp
         "f1": measured.get("eval_f1"),
     }
     known = {metric: value for metric, value in found.items() if value is not None}
-    # A part of the official file, or other questions, have scores of their own.
+    # Scores on other questions than the official ones are no evaluation results for the Hub.
     is_official = validation == dataset or Path(validation).name.split(".json")[0] in OFFICIAL
     scores = (
         Score(QUESTION_ANSWERING.name, title, dataset, None, "validation", metric, value)
@@ -84,6 +85,6 @@ def describe_squad_model(model: str, train: str, validation: str, measured: Mapp
         datasets=hub_ids([train]),
         scores=tuple(scores) if is_official else (),
         results=rows if known else (),
-        results_note=f"Of {Path(validation).name}, by the official definitions.",
-        command=recipe_command("squad"),
+        results_note=f"Measured on {Path(validation).name} with the official metrics.",
+        command=recipe_command("finetune"),
     )

@@ -1,4 +1,4 @@
-"""GLUE from an encoder to a table, a plot, and the files that the benchmark's server takes."""
+"""Fine-tuning on GLUE: sweeps, a table and a plot of the scores, and the files for the GLUE server."""
 
 import logging
 import shutil
@@ -18,12 +18,14 @@ from ..progress import show_progress
 from ..runs.facts import ModelRecord
 from ..runs.publishing import get_publisher
 from ..runs.run_folder import RECIPE, find_checkpoint, open_run_folder
+from ..tasks.families import GLUE
 from ..tasks.glue_data import HUB_DATASET, load_glue
 from ..tasks.glue_scores import task_score
 from ..tasks.glue_tasks import TASKS, GlueTask, find_task
 from ..tasks.metrics import score_glue
 from ..tasks.submission import write_predictions, write_submission
 from . import glue_report
+from .arguments import TaskArguments
 from .bi_encoder import BiEncoder
 from .cross_encoder import CrossEncoder
 from .encoder import EncoderArguments, count_parameters
@@ -37,40 +39,51 @@ FROM_MNLI = ("rte", "mrpc", "stsb")
 
 
 @dataclass
-class GlueArguments:
-    r"""Which tasks, and from where.
+class GlueArguments(TaskArguments):
+    """GLUE: data, method and outputs."""
 
-    Args:
-        tasks (`list[str]`, *optional*):
-            By default all of them.
-        data (`str`, *optional*, defaults to `"nyu-mll/glue"`):
-            The Hub data set, or a folder in the GLUE layout (see `load_glue`).
-        holdout (`float`, *optional*):
-            Share of the training examples to validate on where a task has no validation split.
-        max_train_examples (`int`, *optional*):
-            Train on this many examples of a task at the most, the first of a fixed random order.
-        max_seq_length (`int`, *optional*, defaults to 128):
-            Tokens of an example, or of each of its texts by itself; longer ones are cut off.
-        bi_encoder (`bool`, *optional*, defaults to `False`):
-            Read the texts of a pair one by one, and compare them by the cosine of their embeddings, as sentence
-            encoders do; MRPC, STS-B, QQP, QNLI, RTE and WNLI. What is saved is a sentence encoder.
-        mnli_init (`bool`, *optional*, defaults to `False`):
-            Start RTE, MRPC and STS-B from the best MNLI run of this folder, as the field does.
-        early_stopping (`int`, *optional*):
-            Validate after each epoch, stop after this many without a better score, and take the best epoch.
-        predict (`bool`, *optional*, defaults to `False`):
-            Answer the test splits by each task's best run, and write the server's files.
-    """
-
-    tasks: list[str] = field(default_factory=lambda: list(TASKS), metadata={"help": f"Of {', '.join(TASKS)}."})
-    data: str = field(default=HUB_DATASET, metadata={"help": "Hub data set, or folder in the GLUE layout."})
-    holdout: float | None = field(default=None, metadata={"help": "Validate on this share where there is no dev set."})
-    max_train_examples: int | None = field(default=None, metadata={"help": "Train on this many at the most."})
-    max_seq_length: int = field(default=128, metadata={"help": "Tokens of an example."})
-    bi_encoder: bool = field(default=False, metadata={"help": "Compare the texts of a pair by their embeddings."})
-    mnli_init: bool = field(default=False, metadata={"help": "RTE, MRPC and STS-B start from the best MNLI run."})
-    early_stopping: int | None = field(default=None, metadata={"help": "Epochs without a better score."})
-    predict: bool = field(default=False, metadata={"help": "Write the files that the GLUE server takes."})
+    data: str = field(
+        default=HUB_DATASET,
+        metadata={
+            "help": "Hub dataset, or a folder with a subfolder for each task: CoLA/train.tsv, CoLA/dev.tsv, ..."
+        },
+    )
+    holdout: float | None = field(
+        default=None,
+        metadata={"help": "Share of the training examples to validate on, for tasks without a validation split."},
+    )
+    max_seq_length: int = field(
+        default=GLUE.max_length,
+        metadata={
+            "help": "Maximum number of tokens in a sequence, or in each sentence with bi_encoder; the rest is "
+            "truncated."
+        },
+    )
+    bi_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "Encode the two sentences of a pair separately and compare their embeddings by cosine similarity. "
+            "For MRPC, STS-B, QQP, QNLI, RTE and WNLI. The saved model is a sentence encoder."
+        },
+    )
+    mnli_init: bool = field(
+        default=False,
+        metadata={"help": "Initialize RTE, MRPC and STS-B from the best MNLI run in output_dir."},
+    )
+    early_stopping: int | None = field(
+        default=None,
+        metadata={
+            "help": "Validate after each epoch, stop after this many epochs without a better score, and keep the best "
+            "epoch."
+        },
+    )
+    predict: bool = field(
+        default=False,
+        metadata={
+            "help": "Predict the test splits with the best run of each task, and write the files that the GLUE server "
+            "accepts."
+        },
+    )
 
 
 RECIPE_ARGUMENTS = (EncoderArguments, GlueArguments, GridArguments, TrainingArguments)
@@ -79,18 +92,19 @@ RECIPE_ARGUMENTS = (EncoderArguments, GlueArguments, GridArguments, TrainingArgu
 def finetune_glue(
     encoder: EncoderArguments, glue: GlueArguments, grid: GridArguments, training: TrainingArguments
 ) -> dict[str, list[Finished]]:
-    """Fine-tunes on every task with every setting, as far as that is not done yet, and writes table and files.
+    """Fine-tunes on all tasks with all settings, skips finished runs, and writes tables and predictions.
 
     Returns:
         The finished runs of each task, by its key.
 
     Raises:
-        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
-        FileNotFoundError: A task's data is not there.
-        ValueError: Data or arguments do not fit; before training starts.
+        TrainingInterrupted: SIGINT or SIGTERM was received; a checkpoint was written.
+        FileNotFoundError: The data of a task is missing.
+        ValueError: Data or arguments are invalid. It is raised before training starts.
     """
-    asked = {find_task(name).key for name in glue.tasks}
-    # Those that may start from MNLI come after it.
+    all_tasks = GLUE.name in map(str.lower, glue.task)
+    asked = set(TASKS) if all_tasks else {find_task(name).key for name in glue.task}
+    # Tasks that can start from MNLI come after it.
     tasks = sorted((TASKS[key] for key in TASKS if key in asked), key=lambda task: task.key in FROM_MNLI)
     recipe = GlueRecipe(encoder, glue, grid, training)
     data = {task.key: recipe.load(task) for task in tasks}
@@ -107,7 +121,7 @@ def finetune_glue(
 
 
 class GlueRecipe:
-    """The runs of one call of `finetune_glue`, whose arguments it takes."""
+    """The runs of one call of `finetune_glue`, which has the same arguments."""
 
     def __init__(
         self, encoder: EncoderArguments, glue: GlueArguments, grid: GridArguments, training: TrainingArguments
@@ -118,11 +132,11 @@ class GlueRecipe:
         self.step_multiple = training.world_size * training.gradient_accumulation_steps
         if glue.bi_encoder and glue.mnli_init:
             raise ValueError(
-                "mnli_init: MNLI has three classes, which no bi_encoder tells apart: leave one of the two out."
+                "mnli_init: MNLI has three classes, which a bi_encoder cannot predict: leave one of the two out."
             )
         if training.push_to_hub:
             raise ValueError(
-                "push_to_hub: here each task has a model. Publish those that you want with mobilebert-hf publish "
+                "push_to_hub: here each task has a model. Publish the ones you want with mobilebert-hf publish "
                 f"{self.folder}/TASK/RUN --repo ORG/NAME."
             )
         default = Cell(
@@ -135,13 +149,13 @@ class GlueRecipe:
         for cell in self.cells:
             if cell.batch_size % self.step_multiple:
                 raise ValueError(
-                    f"batch_sizes: {cell.batch_size} examples cannot be shared by {training.world_size} devices and "
-                    f"{training.gradient_accumulation_steps} accumulated batches: use a multiple of "
+                    f"batch_sizes: {cell.batch_size} examples cannot be divided among {training.world_size} devices "
+                    f"and {training.gradient_accumulation_steps} accumulated batches: use a multiple of "
                     f"{self.step_multiple}."
                 )
 
     def load(self, task: GlueTask) -> DatasetDict:
-        """A task's splits, tokenized."""
+        """The tokenized splits of a task."""
         with self.training.main_process_first(desc=f"loading {task.name}"):
             splits = load_glue(task, self.glue.data, self.glue.holdout)
             if task.key != "ax" and ("train" not in splits or task.validation_splits[0] not in splits):
@@ -150,18 +164,18 @@ class GlueRecipe:
                     f"{task.validation_splits[0]}. Leave the task out"
                     + (", or set holdout to validate on a share of train." if "train" in splits else ".")
                 )
-            if self.glue.max_train_examples is not None and "train" in splits:
-                count = min(self.glue.max_train_examples, len(splits["train"]))
+            if self.glue.max_train_samples is not None and "train" in splits:
+                count = min(self.glue.max_train_samples, len(splits["train"]))
                 splits["train"] = splits["train"].shuffle(seed=0).select(range(count))
             return self.method(task).tokenize(splits)
 
     def method(self, task: GlueTask) -> CrossEncoder | BiEncoder:
-        """How a task is read, learned and answered."""
+        """The cross-encoder or bi-encoder of a task."""
         kind = BiEncoder if self.glue.bi_encoder else CrossEncoder
         return kind(task, self.tokenizer, self.glue.max_seq_length)
 
     def run_task(self, task: GlueTask, splits: DatasetDict) -> list[Finished]:
-        """All runs of a task; those that are done are read."""
+        """Runs a task with all settings; the results of finished runs are read."""
         folder = self.folder / task.name
         runs = []
         for number, cell in enumerate(self.cells, 1):
@@ -175,7 +189,7 @@ class GlueRecipe:
         return runs
 
     def _describe_best(self, task: GlueTask, folder: Path) -> None:
-        """Writes recipe, facts and card of a task's best run so far."""
+        """Writes recipe, facts and card of the best run of a task so far."""
         run = read_finished(folder)
         assert run is not None
         shutil.copyfile(self.folder / RECIPE, folder / RECIPE)
@@ -236,14 +250,14 @@ class GlueRecipe:
         return training
 
     def best_folder(self, task: GlueTask) -> Path:
-        """Where the model of a task's best run is.
+        """The folder of the best run of a task.
 
         Raises:
-            ValueError: No run of the task is done.
+            ValueError: No run of the task is finished.
         """
         folder = self.folder / task.name
         best = None
-        # One process looks: it may still be writing what the others would miss.
+        # The main process reads the folder: the others could miss files that it is still writing.
         if self.training.process_index == 0 and any(folder.glob("*/results.json")):
             best = keep_best_model(folder)
         [best] = broadcast_object_list([best])
@@ -252,7 +266,7 @@ class GlueRecipe:
         return best
 
     def predict(self, task: GlueTask, splits: DatasetDict) -> None:
-        """Answers a task's test splits by its best model, as far as there are any."""
+        """Predicts those test splits of a task that the data has, with its best model."""
         best = self.best_folder(TASKS["mnli"] if task.key == "ax" else task)
         training = copy(self.training)
         training.output_dir = str(best)
@@ -261,7 +275,7 @@ class GlueRecipe:
         [run] = broadcast_object_list([read_finished(best)])
         for split, name in zip(task.test_splits, task.test_rows, strict=True):
             if split not in splits:
-                logger.warning("%s has no %s split of %s: no answers for it.", self.glue.data, split, task.name)
+                logger.warning("%s has no %s split of %s: it is not predicted.", self.glue.data, split, task.name)
                 continue
             answers = method.answers(
                 trainer.predict(splits[split].remove_columns("label")).predictions, **run.details["decision"]
@@ -271,7 +285,7 @@ class GlueRecipe:
 
 
 def majority_scores(task: GlueTask, splits: DatasetDict) -> dict[str, Any]:
-    """The scores, by split, of always answering the training data's commonest class, or its mean."""
+    """The scores, by split, of always predicting the majority class, or the mean, of the training data."""
     labels = np.array(splits["train"]["label"])
     answer = labels.mean() if task.regression else np.bincount(labels).argmax()
     return {

@@ -1,4 +1,4 @@
-"""What came out on GLUE: one table for all tasks, a plot of the sweep, and the data of both."""
+"""The results on GLUE: a table of all tasks, a plot of the sweep, and their data as JSON."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..tasks.glue_scores import Score, glue_average, task_score
 from ..tasks.glue_tasks import TASKS, GlueTask
 from .sweep import Finished, best_point, by_point, median_score, read_finished
 
-HEADINGS = ("task", "majority", "each seed", "median", "of which", "batch, rate, epochs", "runs")
+HEADINGS = ("task", "majority", "each seed", "median", "metrics", "batch, learning rate, epochs", "runs")
 SHORT = {"accuracy": "acc", "f1": "F1", "matthews_correlation": "MCC", "pearson": "Pearson", "spearmanr": "Spearman"}
 
 
@@ -34,7 +34,7 @@ def read_runs(folder: Path) -> dict[str, list[Finished]]:
 def write(folder: Path) -> None:
     """Writes `results.json`, `results.md` and, for more than one setting, `sweep.png`; prints the table.
 
-    The scores are dev scores: where a setting was chosen by them, they are optimistic.
+    The scores are validation scores. If a setting was chosen by them, they are optimistic.
     """
     runs = read_runs(folder)
     results = summarize(runs)
@@ -50,7 +50,7 @@ def write(folder: Path) -> None:
 
 
 def summarize(runs: dict[str, list[Finished]]) -> dict[str, Any]:
-    """The results of each task's best setting, and their average, as JSON has them; scores are shares of 1."""
+    """The results of the best setting of each task and their average, for JSON. Scores are between 0 and 1."""
     tasks = {}
     for key, group in runs.items():
         best = best_point(group)
@@ -70,7 +70,7 @@ def summarize(runs: dict[str, list[Finished]]) -> dict[str, Any]:
 
 
 def _median_metrics(task: GlueTask, best: list[Finished]) -> dict[str, Score]:
-    """The median over seeds of each metric, with its split where there are several."""
+    """The median over seeds of each metric, named with its split if there are several."""
     metrics: dict[str, Score] = {}
     for split in best[0].details["scores"]:
         for name in task.metrics:
@@ -86,7 +86,7 @@ def _reasons(scores: list[dict[str, Any]]) -> list[str]:
 
 
 def table_rows(results: dict[str, Any]) -> list[list[str]]:
-    """A row a task, in percent, and the average."""
+    """One row for each task, in percent, and the average."""
     rows = [list(HEADINGS)]
     for key, task in results["tasks"].items():
         setting = task["setting"]
@@ -105,7 +105,7 @@ def table_rows(results: dict[str, Any]) -> list[list[str]]:
 
 
 def remarks(results: dict[str, Any]) -> list[str]:
-    """What has to be said beneath the table."""
+    """The remarks below the table: what the average is of, and which metrics are undefined and why."""
     undefined = [
         f"{TASKS[key].name}: {reason}." for key, task in results["tasks"].items() for reason in task["undefined"]
     ]
@@ -113,7 +113,7 @@ def remarks(results: dict[str, Any]) -> list[str]:
 
 
 def plot(runs: dict[str, list[Finished]], path: Path) -> None:
-    """Dev score against learning rate for each task; lines are medians over seeds, dots the seeds."""
+    """Plots the validation score against the learning rate for each task, with the median over seeds as a line."""
     columns = min(len(runs), 4)
     lines = -(-len(runs) // columns)
     figure = Figure(figsize=(1 + 3.4 * columns, 1 + 2.8 * lines), layout="constrained")
@@ -125,7 +125,7 @@ def plot(runs: dict[str, list[Finished]], path: Path) -> None:
         axes.axis("off")
     figure.suptitle("Dev scores: the median over seeds (line), each seed (dot), the best setting (ring)", fontsize=10)
     handles = [Line2D([], [], label=f"batch {batch}, {epochs:g} epochs", **style) for (batch, epochs), style in styles]
-    handles.append(Line2D([], [], label="commonest class", color="0.6", linestyle="--"))
+    handles.append(Line2D([], [], label="majority class", color="0.6", linestyle="--"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     with atomic_write(path) as aside:
         figure.savefig(aside, dpi=130)
@@ -135,7 +135,7 @@ Styles = list[tuple[tuple[int, float], dict[str, Any]]]
 
 
 def _styles(runs: dict[str, list[Finished]]) -> Styles:
-    """Of each line: the number of epochs as its colour, the batch size as its marker."""
+    """The style of each line: its color is the number of epochs, its marker the batch size."""
     shapes = sorted({(run.cell.batch_size, run.cell.epochs) for group in runs.values() for run in group})
     batches, epochs = (sorted(set(values)) for values in zip(*shapes, strict=True))
     colors = dict(zip(epochs, colormaps["viridis"](np.linspace(0.1, 0.85, len(epochs))), strict=True))
@@ -148,10 +148,10 @@ def _plot_task(axes: Axes, task: GlueTask, group: list[Finished], styles: Styles
     for shape, style in styles:
         line = [run for run in defined if (run.cell.batch_size, run.cell.epochs) == shape]
         points = sorted((point[1], 100 * (median_score(seeds) or 0.0)) for point, seeds in by_point(line))
-        medians = [[rate for rate, _ in points], [score for _, score in points]]
+        medians = [[learning_rate for learning_rate, _ in points], [score for _, score in points]]
         axes.plot(*medians, color=style["color"], linewidth=1.5)
-        rates, scores = [run.cell.learning_rate for run in line], [100 * (run.score or 0.0) for run in line]
-        axes.plot(rates, scores, linestyle="", markersize=4, alpha=0.8, **style)
+        learning_rates, scores = [run.cell.learning_rate for run in line], [100 * (run.score or 0.0) for run in line]
+        axes.plot(learning_rates, scores, linestyle="", markersize=4, alpha=0.8, **style)
     best = best_point(group)
     score = median_score(best)
     if score is not None:

@@ -1,4 +1,4 @@
-"""SQuAD v1.1 and v2.0 from an encoder to answers and scores in the official files."""
+"""Fine-tuning on SQuAD v1.1 and v2.0, with answers and scores in the official formats."""
 
 import json
 import logging
@@ -24,10 +24,12 @@ from ..data.squad import build_features, is_version_2, load_squad
 from ..files import atomic_write_text
 from ..progress import show_progress
 from ..runs.run_folder import find_checkpoint, open_run_folder
+from ..tasks.families import SQUAD
 from ..tasks.heads import QUESTION_ANSWERING
 from ..tasks.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..tasks.squad_scores import squad_scores, squad_v2_scores
 from ..training import DurableTrainer
+from .arguments import TaskArguments
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder
 from .facts import describe_squad_model
 from .trainer import planned_steps, prepare_for_fine_tuning
@@ -38,61 +40,54 @@ HUB_DATASET = "rajpurkar/squad"
 
 
 @dataclass
-class SquadArguments:
-    r"""Which questions, and how to look for answers.
+class SquadArguments(TaskArguments):
+    """SQuAD: data, windows and answers."""
 
-    Args:
-        train (`str`, *optional*, defaults to `"rajpurkar/squad"`):
-            An official JSON file, compressed or not, or a Hub data set (`rajpurkar/squad_v2` for v2.0).
-        validation (`str`, *optional*, defaults to `"rajpurkar/squad"`):
-            Likewise. It is v2.0 if it has questions without an answer.
-        max_train_questions (`int`, *optional*):
-            Train on this many at the most, the first of a fixed random order.
-        max_seq_length (`int`, *optional*, defaults to 384):
-            Tokens of a window of question and context.
-        doc_stride (`int`, *optional*, defaults to 128):
-            Tokens that neighbouring windows of a context share.
-        max_question_length (`int`, *optional*, defaults to 64):
-            Tokens of a question; the rest is cut off.
-        n_best (`int`, *optional*, defaults to 20):
-            Answers kept of each question.
-        max_answer_length (`int`, *optional*, defaults to 30):
-            Tokens of an answer.
-        null_threshold (`float`, *optional*):
-            For v2.0: null odds above which there is no answer. By default the one with the best F1 on the validation
-            questions, which that F1 is too good by.
-        feature_processes (`int`, *optional*, defaults to 2):
-            Processes that build features.
-    """
-
-    train: str = field(default=HUB_DATASET, metadata={"help": "Official JSON file, or Hub data set."})
-    validation: str = field(default=HUB_DATASET, metadata={"help": "Likewise."})
-    max_train_questions: int | None = field(default=None, metadata={"help": "Train on this many at the most."})
-    max_seq_length: int = field(default=384, metadata={"help": "Tokens of a window of question and context."})
-    doc_stride: int = field(default=128, metadata={"help": "Tokens that neighbouring windows share."})
-    max_question_length: int = field(default=64, metadata={"help": "Tokens of a question."})
-    n_best: int = field(default=20, metadata={"help": "Answers kept of each question."})
-    max_answer_length: int = field(default=30, metadata={"help": "Tokens of an answer."})
-    null_threshold: float | None = field(default=None, metadata={"help": "Null odds above which there is no answer."})
-    feature_processes: int = field(default=2, metadata={"help": "Processes that build features."})
+    train: str = field(
+        default=HUB_DATASET,
+        metadata={"help": "Official JSON file, compressed or not, or Hub dataset (rajpurkar/squad_v2 for v2.0)."},
+    )
+    validation: str = field(
+        default=HUB_DATASET,
+        metadata={"help": "The same for validation. Questions without an answer make it SQuAD v2.0."},
+    )
+    max_seq_length: int = field(
+        default=SQUAD.max_length, metadata={"help": "Maximum number of tokens in a window of question and context."}
+    )
+    doc_stride: int = field(
+        default=128, metadata={"help": "Number of tokens that neighbouring windows of a context share."}
+    )
+    max_question_length: int = field(
+        default=64, metadata={"help": "Maximum number of tokens in a question; the rest is truncated."}
+    )
+    n_best: int = field(default=20, metadata={"help": "Number of answers to keep for each question."})
+    max_answer_length: int = field(default=30, metadata={"help": "Maximum number of tokens in an answer."})
+    null_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "SQuAD v2.0: null odds above which a question has no answer. By default the threshold with the "
+            "best F1 on the validation questions, which makes that F1 optimistic."
+        },
+    )
+    feature_processes: int = field(default=2, metadata={"help": "Number of processes that tokenize the questions."})
 
 
 RECIPE_ARGUMENTS = (EncoderArguments, SquadArguments, TrainingArguments)
 
 
 def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: TrainingArguments) -> dict[str, Any]:
-    """Fine-tunes on the training questions, answers the validation questions, and scores the answers.
+    """Fine-tunes on the training questions, then answers the validation questions and scores the answers.
 
-    Goes on from the last whole checkpoint. Writes the model, `predictions.json`, `nbest_predictions.json`, for v2.0
+    Resumes from the last complete checkpoint. Writes the model, `predictions.json`, `nbest_predictions.json`, for v2.0
     `null_odds.json`, and `eval_results.json` to `training.output_dir`.
 
     Returns:
         The scores, in percent.
 
     Raises:
-        TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was written.
-        FileNotFoundError: A file is not there.
-        ValueError: Data or arguments do not fit; before training starts.
+        TrainingInterrupted: SIGINT or SIGTERM was received; a checkpoint was written.
+        FileNotFoundError: A file is missing.
+        ValueError: Data or arguments are invalid. It is raised before training starts.
     """
     longest = getattr(AutoConfig.from_pretrained(encoder.model), "max_position_embeddings", squad.max_seq_length)
     if squad.max_seq_length > longest:
@@ -136,17 +131,20 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
 
 
 def load_training_questions(squad: SquadArguments) -> Dataset:
-    """The questions to train on."""
+    """The training questions: all, or a random sample of `max_train_samples`."""
     questions = load_squad(squad.train, "train")
-    if squad.max_train_questions is None:
+    if squad.max_train_samples is None:
         return questions
-    return questions.shuffle(seed=0).select(range(min(squad.max_train_questions, len(questions))))
+    return questions.shuffle(seed=0).select(range(min(squad.max_train_samples, len(questions))))
 
 
 def make_features(
     questions: Dataset, tokenizer: PreTrainedTokenizerBase, squad: SquadArguments, *, training: bool
 ) -> Dataset:
-    """Windows; for evaluation the longest first, so that batches are of one length and the first needs most memory."""
+    """The windows of the questions. For evaluation they are sorted by length, longest first.
+
+    Batches then need hardly any padding, and the first batch needs the most memory.
+    """
     windows = build_features(
         questions,
         tokenizer,
@@ -160,12 +158,12 @@ def make_features(
 
 
 class QuestionAnsweringTrainer(DurableTrainer):
-    """Evaluates by answering questions.
+    """A trainer that evaluates by answering questions.
 
     Args:
-        questions: What the windows of `eval_dataset` were made of.
-        squad: How to look for answers.
-        kwargs: As `DurableTrainer`.
+        questions: The questions whose windows are the `eval_dataset`.
+        squad: How to find answers.
+        kwargs: The arguments of `DurableTrainer`.
     """
 
     def __init__(self, questions: Dataset, squad: SquadArguments, **kwargs: Any) -> None:
@@ -192,17 +190,17 @@ class QuestionAnsweringTrainer(DurableTrainer):
 def score_logits(
     questions: Dataset, windows: Dataset, start_logits: np.ndarray, end_logits: np.ndarray, squad: SquadArguments
 ) -> tuple[dict[str, float], Answers, float]:
-    """Looks for answers, and scores them.
+    """Finds the answers and scores them.
 
     Args:
-        questions: What the windows were made of.
-        windows: Of `make_features`.
-        start_logits: [windows, at least the longest window].
-        end_logits: Likewise.
-        squad: How to look for answers.
+        questions: The questions of the windows.
+        windows: The windows of `make_features`.
+        start_logits: [windows, seq], where seq is at least the length of the longest window.
+        end_logits: The same shape.
+        squad: How to find answers.
 
     Returns:
-        The official scores in percent, the answers, and, for v2.0, the null odds above which there is none.
+        The official scores in percent, the answers, and for v2.0 the null odds above which a question has no answer.
     """
     version_2 = is_version_2(questions)
     answers = find_answers(
@@ -226,5 +224,5 @@ def score_logits(
 
 def _best_threshold(searched: dict[str, float]) -> float:
     never_answering = 100 * searched.get("NoAns_total", 0) / searched["total"]
-    # The official search says 0 where never answering is best.
+    # The official search returns 0 where never answering is best.
     return -NOTHING_FOUND if searched["best_f1"] <= never_answering else searched["best_f1_thresh"]

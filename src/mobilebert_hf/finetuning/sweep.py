@@ -1,7 +1,7 @@
-"""A grid of fine-tuning runs, and which of them are still to do.
+"""Sweeps: a grid of fine-tuning runs, of which those that are not finished are run.
 
-A folder a task, and in it a folder a run, named by its settings. A run is done when its `results.json` is there. Of a
-task's runs only the best one's model is kept.
+Each task has a folder with a folder for each run, named by its settings. A run is finished when it has a
+`results.json`. Only the model of the best run of a task is kept.
 """
 
 import itertools
@@ -23,23 +23,18 @@ RESULTS = "results.json"
 
 @dataclass
 class GridArguments:
-    """What to try: every combination of the values given, each with every seed.
+    """Sweep: one run for every combination of these values.
 
-    Args:
-        seeds (`list[int]`, *optional*):
-            By default the run's own `seed`, as for the others below.
-        batch_sizes (`list[int]`, *optional*):
-            Examples a step, over all devices and accumulated batches.
-        learning_rates (`list[float]`, *optional*):
-            Highest learning rates.
-        epochs (`list[float]`, *optional*):
-            Passes over the training data.
+    An argument that is not given has one value, that of `TrainingArguments`.
     """
 
-    seeds: list[int] | None = field(default=None, metadata={"help": "One run each."})
-    batch_sizes: list[int] | None = field(default=None, metadata={"help": "Examples a step, over all devices."})
-    learning_rates: list[float] | None = field(default=None, metadata={"help": "Highest learning rates."})
-    epochs: list[float] | None = field(default=None, metadata={"help": "Passes over the training data."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Random seeds. By default the value of seed."})
+    batch_sizes: list[int] | None = field(
+        default=None,
+        metadata={"help": "Training batch sizes, over all devices and accumulated batches."},
+    )
+    learning_rates: list[float] | None = field(default=None, metadata={"help": "Peak learning rates."})
+    epochs: list[float] | None = field(default=None, metadata={"help": "Numbers of training epochs."})
 
 
 @dataclass(frozen=True)
@@ -53,20 +48,24 @@ class Cell:
 
     @property
     def point(self) -> tuple[int, float, float]:
-        """Its place in the grid, which it shares with other seeds."""
+        """The settings without the seed."""
         return self.batch_size, self.learning_rate, self.epochs
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
-        return f"batch{self.batch_size}-rate{self.learning_rate:g}-epochs{self.epochs:g}-seed{self.seed}"
+        """The name of the folder of the run."""
+        return f"batch{self.batch_size}-lr{self.learning_rate:g}-epochs{self.epochs:g}-seed{self.seed}"
 
 
 def plan(grid: GridArguments, default: Cell) -> list[Cell]:
-    """All runs, those of the same place in the grid one after another.
+    """All runs; those that differ only in the seed follow each other.
+
+    Args:
+        grid: The values to combine.
+        default: The settings for values that are not given.
 
     Raises:
-        ValueError: A list is empty, has the same value twice, or one that is not positive; names it.
+        ValueError: A list is empty, or has a value twice or one that is not positive.
     """
     values: list[Sequence[Any]] = []
     for name in ("batch_sizes", "learning_rates", "epochs", "seeds"):
@@ -80,12 +79,12 @@ def plan(grid: GridArguments, default: Cell) -> list[Cell]:
 
 @dataclass
 class Finished:
-    """A run that is done.
+    """A finished run.
 
     Args:
-        cell: Its settings.
-        score: The task's score on the validation data, a share of 1; None where it is undefined.
-        details: Whatever else its `results.json` says.
+        cell: The settings.
+        score: The score of the task on the validation data, between 0 and 1; None if it is undefined.
+        details: The other contents of its `results.json`.
     """
 
     cell: Cell
@@ -94,12 +93,12 @@ class Finished:
 
     @property
     def rank(self) -> float:
-        """What to compare runs by: one without a score is worse than any other."""
+        """The score to compare runs by; a run without a score is worse than any other."""
         return float("-inf") if self.score is None else self.score
 
 
 def write_finished(folder: Path, finished: Finished) -> None:
-    """Notes that a run is done; its checkpoints go then."""
+    """Marks a run as finished, and removes its checkpoints."""
     content = {"cell": asdict(finished.cell), "score": finished.score, **finished.details}
     atomic_write_text(folder / RESULTS, json.dumps(content, indent=1) + "\n")
     for path in (*folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), folder / STAGING):
@@ -107,7 +106,7 @@ def write_finished(folder: Path, finished: Finished) -> None:
 
 
 def read_finished(folder: Path) -> Finished | None:
-    """The run of a folder, if it is done."""
+    """The run of a folder, or None if it is not finished."""
     path = folder / RESULTS
     if not path.is_file():
         return None
@@ -116,7 +115,7 @@ def read_finished(folder: Path) -> Finished | None:
 
 
 def keep_best_model(task_folder: Path) -> Path:
-    """Removes the models of all finished runs but the best one, the first of equals; returns the best one's folder."""
+    """Removes the models of all finished runs but the best, the first of equals; returns the folder of the best."""
     runs = [(folder, read_finished(folder)) for folder in sorted(task_folder.iterdir()) if folder.is_dir()]
     finished = [(folder, run) for folder, run in runs if run is not None]
     best = max(finished, key=lambda pair: pair[1].rank)[0]
@@ -129,18 +128,18 @@ def keep_best_model(task_folder: Path) -> Path:
 
 
 def by_point(runs: Sequence[Finished]) -> Iterator[tuple[tuple[int, float, float], list[Finished]]]:
-    """Groups runs by their place in the grid."""
+    """Groups runs by their settings without the seed."""
     points = dict.fromkeys(run.cell.point for run in runs)
     for point in points:
         yield point, [run for run in runs if run.cell.point == point]
 
 
 def median_score(runs: Sequence[Finished]) -> float | None:
-    """The median over seeds; None where a run has no score, which is worse than any."""
+    """The median score over seeds; None if the median run has no score, which is worse than any."""
     middle = median(run.rank for run in runs)
     return None if middle == float("-inf") else middle
 
 
 def best_point(runs: Sequence[Finished]) -> list[Finished]:
-    """The runs of the place in the grid with the highest median, the first of equals."""
+    """The runs of the settings with the highest median score, the first of equals."""
     return max((group for _, group in by_point(runs)), key=lambda group: median(run.rank for run in group))

@@ -1,4 +1,4 @@
-"""What both fine-tuning recipes ask of a trainer."""
+"""What all fine-tuning tasks change in a trainer."""
 
 import math
 from functools import partial
@@ -24,7 +24,7 @@ def prepare_for_fine_tuning(trainer: AnyTrainer) -> AnyTrainer:
 
 
 def planned_steps(training: TrainingArguments, examples: int) -> int:
-    """How many optimizer steps the library will take, as far as it is known before the Trainer is made."""
+    """The number of optimizer steps that the Trainer will take, computed before it exists."""
     if training.max_steps > 0:
         return training.max_steps
     batches = math.ceil(examples / (training.train_batch_size * training.world_size))
