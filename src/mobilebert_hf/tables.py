@@ -23,3 +23,8 @@ def markdown_table(rows: Rows) -> str:
     heading, *body = rows
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def percent(score: float | None) -> str:
+    """`"81.2"`, or `"undefined"`."""
+    return "undefined" if score is None else f"{100 * score:.1f}"
