@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data import PretrainingCollator, PretrainingData, PretrainingDataArguments, prepare_pretraining_data
 from ..models.configuration import MobileBertConfig
-from ..runs.checkpoints import step_of
+from ..runs.checkpoints import checkpoint_step
 from ..runs.facts import hub_ids
 from ..runs.run_folder import find_checkpoint
 from .arguments import PreTrainingArguments
@@ -102,7 +102,7 @@ def run_phases(make_trainer: Callable[[Phase], AnyTrainer], phases: Sequence[Pha
     """
     for phase in phases:
         checkpoint = find_checkpoint(phase.training)
-        if phase.end is not None and checkpoint is not None and step_of(checkpoint) >= phase.end:
+        if phase.end is not None and checkpoint is not None and checkpoint_step(checkpoint) >= phase.end:
             continue
         trainer = make_trainer(phase)
         trainer.facts = replace(trainer.facts, datasets=hub_ids(phase.data.corpus))
