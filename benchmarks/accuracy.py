@@ -17,7 +17,7 @@ from rich.console import Console
 from mobilebert_hf.data.squad import load_squad
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.scoring import score_export
-from mobilebert_hf.files import write_aside
+from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.machine import DIRTY, describe_machine, describe_version
 from mobilebert_hf.runs.exports import graph_size, open_manifest, read_manifest
 from mobilebert_hf.tables import terminal_table
@@ -46,7 +46,7 @@ def main(
     RESULTS.parent.mkdir(exist_ok=True)
     questions = len(load_squad(str(data / TASKS["squad"][0]), "validation"))
     results = {"machine": describe_machine(), "questions": questions, "graphs": graphs}
-    write_aside(RESULTS, json.dumps(results, indent=1) + "\n")
+    atomic_write_text(RESULTS, json.dumps(results, indent=1) + "\n")
     Console().print(terminal_table(cells(results), "What exports lose"))
 
 

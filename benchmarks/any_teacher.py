@@ -29,9 +29,9 @@ from mobilebert_hf.deployment.check import Run
 from mobilebert_hf.deployment.student import INPUTS
 from mobilebert_hf.distillation.report import result_rows
 from mobilebert_hf.distillation.sentence_encoder import score_similarity
-from mobilebert_hf.files import write_aside
+from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.hub.run_card import remove_local_paths
-from mobilebert_hf.machine import describe_machine, time_in_turns
+from mobilebert_hf.machine import describe_machine, time_interleaved
 from mobilebert_hf.runs.facts import FACTS, PICTURE
 from mobilebert_hf.runs.run_folder import RECIPE, Recipe
 from mobilebert_hf.tables import terminal_table
@@ -77,7 +77,7 @@ def main(
     runs = {name: FORMATS["onnx"].load(path, HEADS["Model"], THREADS) for name, path in files.items()}
     ids = np.random.default_rng(0).integers(1000, 20_000, (1, LENGTH))
     inputs = dict(zip(INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
-    times = time_in_turns({name: lambda run=run: run(inputs) for name, run in runs.items()}, SECONDS)
+    times = time_interleaved({name: lambda run=run: run(inputs) for name, run in runs.items()}, SECONDS)
     splits = load_glue(TASKS["stsb"], task_data)
     split = next(name for name in ("validation", "train") if name in splits)
     tokenizer = AutoTokenizer.from_pretrained(student)
@@ -95,7 +95,7 @@ def main(
         },
     }
     RESULTS.parent.mkdir(exist_ok=True)
-    write_aside(RESULTS, json.dumps(results, indent=2))
+    atomic_write_text(RESULTS, json.dumps(results, indent=2))
     for name in ("config.json", FACTS, PICTURE):
         shutil.copyfile(student / name, RESULTS.parent / name)
     recipe = Recipe.read(student / RECIPE)

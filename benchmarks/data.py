@@ -49,7 +49,7 @@ from mobilebert_hf.distillation import DistillationTrainer, ModelArguments, init
 from mobilebert_hf.distillation.initialization import MATCHED_FIELDS
 from mobilebert_hf.distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS as DISTILLATION
-from mobilebert_hf.files import write_aside
+from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.machine import describe_machine
 from mobilebert_hf.progress import show_progress
 from mobilebert_hf.recipe import parse_recipe
@@ -217,7 +217,7 @@ def measure(
         "padding": padding,
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(output, json.dumps(results, indent=1) + "\n")
+    atomic_write_text(output, json.dumps(results, indent=1) + "\n")
     Console().print(build_table(results))
 
 

@@ -41,7 +41,7 @@ from mobilebert_hf.distillation import PAPER, DistillationArguments, Distillatio
 from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.losses import LAYER_NORM_EPSILON
 from mobilebert_hf.distillation.networks import encoder_inputs
-from mobilebert_hf.files import write_aside
+from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.machine import describe_device, describe_machine, process_memory
 from mobilebert_hf.tables import terminal_table
 from mobilebert_hf.training import parameter_groups
@@ -308,7 +308,7 @@ def cpu(
         memories = measure_memories(shape)
         results["shapes"][shape] = {"summary": summarize(rows, memories), "memory_bytes": memories, "stages": rows}
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(output, json.dumps(results, indent=1) + "\n")
+    atomic_write_text(output, json.dumps(results, indent=1) + "\n")
     Console().print(terminal_table(cells(results), "Training step, ours against the plain way"))
 
 
@@ -353,7 +353,7 @@ def gpu(
             costs = results["stages"].setdefault(stage.name, {"flops": sum(flops)})
             for way in ways:
                 costs["compiled" if compiled else way] = cuda_cost(pair, way, index, repeats)
-            write_aside(output, json.dumps(results, indent=1) + "\n")
+            atomic_write_text(output, json.dumps(results, indent=1) + "\n")
         del pair
     Console().print(terminal_table(gpu_cells(results), f"Training steps on {name}"))
 

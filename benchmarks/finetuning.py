@@ -24,7 +24,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from mobilebert_hf.data.squad import build_features, load_squad
-from mobilebert_hf.files import write_aside
+from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.machine import describe_machine
 from mobilebert_hf.tables import percent, terminal_table
 from mobilebert_hf.tasks.glue_tasks import TASKS
@@ -92,7 +92,7 @@ def main(
         "features": time_features(student, data),
         "tasks": collect(runs),
     }
-    write_aside(output, json.dumps(results, indent=1) + "\n")
+    atomic_write_text(output, json.dumps(results, indent=1) + "\n")
     Console().print(terminal_table(cells(results), "Fine-tuning a small student"))
 
 

@@ -19,7 +19,7 @@ import strategies
 from mobilebert_hf.demo.report import Result, table_rows
 from mobilebert_hf.deployment.benchmark import report
 from mobilebert_hf.deployment.benchmark.run import DETAILS, RUNTIMES
-from mobilebert_hf.files import write_aside
+from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.tables import Rows, markdown_table
 
 ROOT = Path(__file__).parents[1]
@@ -68,5 +68,5 @@ def fill(page: str, tables: dict[str, str]) -> str:
 if __name__ == "__main__":
     found = tables()
     for page in PAGES:
-        write_aside(page, fill(page.read_text(encoding="utf-8"), found))
+        atomic_write_text(page, fill(page.read_text(encoding="utf-8"), found))
         print(page)

@@ -32,8 +32,8 @@ from mobilebert_hf.deployment.network import prepare_for_export
 from mobilebert_hf.deployment.saturation import largest_pair
 from mobilebert_hf.deployment.scoring import predict
 from mobilebert_hf.deployment.student import load_student, sample_inputs
-from mobilebert_hf.files import write_aside
-from mobilebert_hf.machine import describe_machine, time_in_turns
+from mobilebert_hf.files import atomic_write_text
+from mobilebert_hf.machine import describe_machine, time_interleaved
 from mobilebert_hf.models.fake_quantization import matmul_scales, row_scales
 from mobilebert_hf.tables import terminal_table
 from mobilebert_hf.tasks.glue_data import load_glue, tokenize_glue
@@ -90,7 +90,7 @@ def main(
     outputs = {name: _run_elsewhere(launcher, output, name, graphs) for name, launcher in processors.items()}
     inputs = {key: value.numpy() for key, value in sample_inputs(source, 1, LENGTH).items()}
     loaded = {name: FORMATS[name.split()[0]].load(path, head, THREADS) for name, path in graphs.items()}
-    times = time_in_turns({name: lambda run=run: run(inputs) for name, run in loaded.items()}, SECONDS)
+    times = time_interleaved({name: lambda run=run: run(inputs) for name, run in loaded.items()}, SECONDS)
     results = {
         "machine": describe_machine(),
         "emulated": EMULATED,
@@ -113,7 +113,7 @@ def main(
         ],
     }
     RESULTS.parent.mkdir(exist_ok=True)
-    write_aside(RESULTS, json.dumps(results, indent=1) + "\n")
+    atomic_write_text(RESULTS, json.dumps(results, indent=1) + "\n")
     Console().print(terminal_table(cells(results), "int8 on processors"))
 
 

@@ -25,7 +25,7 @@ from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.strategies import Strategy
 from mobilebert_hf.distillation.students import load_encoder
 from mobilebert_hf.distillation.trainer import NOMINAL_STEP
-from mobilebert_hf.files import write_aside, written_aside
+from mobilebert_hf.files import atomic_write, atomic_write_text
 from mobilebert_hf.machine import describe_machine
 from mobilebert_hf.models import MobileBertModel
 from mobilebert_hf.tables import terminal_table
@@ -66,7 +66,7 @@ def main(
         if (output / name / "results.json").is_file():
             results["strategies"][name] = read(output / name)
     RESULTS.parent.mkdir(exist_ok=True)
-    write_aside(RESULTS, json.dumps(results, indent=2))
+    atomic_write_text(RESULTS, json.dumps(results, indent=2))
     draw(results)
     Console().print(terminal_table(cells(results), "equal compute"))
 
@@ -166,7 +166,7 @@ def draw(results: dict[str, Any]) -> None:
     axes.set(xlabel="share of the steps", ylabel="cosine of pooled outputs, held out")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    with written_aside(RESULTS.with_suffix(".png")) as aside:
+    with atomic_write(RESULTS.with_suffix(".png")) as aside:
         figure.savefig(aside, dpi=150)
     plt.close(figure)
 

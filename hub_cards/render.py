@@ -17,7 +17,7 @@ from mobilebert_hf import models
 from mobilebert_hf.deployment.benchmark.report import summary_cells
 from mobilebert_hf.deployment.formats import FORMATS
 from mobilebert_hf.distillation.shapes import count_parameters
-from mobilebert_hf.files import write_aside
+from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.hub.card import CardData, render_card
 from mobilebert_hf.hub.remote_code import MODULES
 from mobilebert_hf.hub.run_card import build_card, describe_shape
@@ -137,5 +137,5 @@ def cards() -> dict[str, str]:
 
 if __name__ == "__main__":
     for name, text in cards().items():
-        write_aside(HERE / name, text)
+        atomic_write_text(HERE / name, text)
         print(HERE / name)

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import pytest
 
-from mobilebert_hf.machine import CPUS, REST, describe_machine, describe_version, time_in_turns
+from mobilebert_hf.machine import CPUS, WARM_UP, describe_machine, describe_version, time_interleaved
 
 
 def test_a_result_says_what_small_types_can_use():
@@ -28,12 +28,12 @@ def test_a_call_is_timed_when_what_came_before_has_come_to_rest():
         began[name].append(time.monotonic())
         time.sleep(seconds)
 
-    calls = {"short": lambda: call("short", 0.01), "long": lambda: call("long", 2 * REST)}
-    times = time_in_turns(calls, seconds=0.0)
+    calls = {"short": lambda: call("short", 0.01), "long": lambda: call("long", 2 * WARM_UP)}
+    times = time_interleaved(calls, seconds=0.0)
     assert {name: len(found) for name, found in times.items()} == {"short": 3, "long": 3}
     assert min(times["short"]) >= 9
-    assert min(times["long"]) >= 1.9e3 * REST
+    assert min(times["long"]) >= 1.9e3 * WARM_UP
     for stamps in began.values():
-        assert stamps[-3] - stamps[1] >= REST
+        assert stamps[-3] - stamps[1] >= WARM_UP
     assert len(began["long"]) == 5, "one that takes long is at rest after one call"
     assert len(began["short"]) > 5

@@ -126,13 +126,13 @@ def test_an_unknown_option_is_named():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no recipe .*absent\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent\.yaml"):
         parse_recipe(TEACHER, ["--config", str(tmp_path / "absent.yaml")])
 
 
 @pytest.mark.parametrize(("text", "kind"), [("- a\n- b\n", "list"), ("", "NoneType"), ("word", "str")])
 def test_a_file_that_is_no_mapping_is_refused(parse, text, kind):
-    with pytest.raises(ValueError, match=rf"recipe.yaml does not hold `name: value` lines, but {kind}"):
+    with pytest.raises(ValueError, match=rf"recipe.yaml is a {kind}"):
         parse(text)
 
 

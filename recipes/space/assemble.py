@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from mobilebert_hf.deployment.formats import FORMATS
-from mobilebert_hf.files import written_aside
+from mobilebert_hf.files import atomic_write
 from mobilebert_hf.runs.exports import read_manifest
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ def main(
         sys.exit(f"{modules} has no {LIBRARY}: npm install --ignore-scripts @huggingface/transformers")
     if output.exists():
         sys.exit(f"{output} is there already: name a new folder.")
-    with written_aside(output) as aside:
+    with atomic_write(output) as aside:
         model, vendor = aside / "models" / "student", aside / "vendor"
         (model / graph).parent.mkdir(parents=True)
         vendor.mkdir()

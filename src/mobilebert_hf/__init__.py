@@ -1,4 +1,4 @@
-"""MobileBERT for the Hugging Face ecosystem. Importing registers both networks with the Auto classes."""
+"""MobileBERT for the Hugging Face ecosystem. Importing this package registers its models with the Auto classes."""
 
 from . import models
 from .models import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole, under their name, or not at all."""
+"""Atomic writes of files and folders."""
 
 import os
 import shutil
@@ -10,46 +10,46 @@ from filelock import FileLock
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Lends a path beside `path` to write a file or a folder to, which then gets its name.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a staging path, in the same folder and with the same suffix, and moves it to `path` at the end.
 
-    Where the block fails, what was written is removed, and what was there before stays. The path lent has the same
-    suffix, by which libraries tell formats.
+    The block writes a file or a folder there. If it raises an exception, the staging path is removed and `path` does
+    not change.
     """
-    aside = path.with_name(f".{path.stem}.part{path.suffix}")
-    remove(aside)  # of a process that was killed
+    staging = path.with_name(f".{path.stem}.part{path.suffix}")
+    remove(staging)  # left by a process that was killed
     try:
-        yield aside
-        for written in (*aside.rglob("*"), aside):
+        yield staging
+        for written in (*staging.rglob("*"), staging):
             flush(written)
         if path.is_dir():
             remove(path)
-        os.replace(aside, path)
+        os.replace(staging, path)
         flush(path.parent)
     finally:
-        remove(aside)
+        remove(staging)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lets one process at a time do something with a folder, by a lock file in it; others wait."""
+    """Holds an exclusive lock on a folder, by a lock file in it. Other processes wait."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / ".lock"
     with FileLock(lock):
         try:
             yield
         finally:
-            lock.unlink()  # who waits for it finds out, and makes another
+            lock.unlink()  # waiting processes create it again
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+def atomic_write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically."""
+    with atomic_write(path) as staging:
+        staging.write_text(text, encoding="utf-8")
 
 
 def move_files(source: Path, target: Path) -> None:
-    """Moves every file of a folder into another one, each whole or not at all, and removes the folder."""
+    """Moves the files of a folder to another folder, each atomically, and removes the source folder."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         flush(path)
@@ -58,7 +58,7 @@ def move_files(source: Path, target: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Makes sure that a file or a folder's entries survive a power failure."""
+    """Writes a file, or the entries of a folder, to the disk (`fsync`)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -67,7 +67,7 @@ def flush(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder with all that is in it, if it is there."""
+    """Removes a file or a folder and its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif path.exists():

@@ -1,4 +1,4 @@
-"""What every result depends on, what a process takes, and how long a call takes."""
+"""Describes the version and the machine, and measures memory and latency."""
 
 import os
 import platform
@@ -16,15 +16,15 @@ import torch
 
 DIRTY = "-dirty"
 CPUS, STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
-# Seconds after which threads that wait for more work no longer spin: until then they slow down whatever comes next.
-REST = 0.1
-# In the names of a processor's instructions: those that products of 8 and 16 bits live on.
-PRODUCTS = ("amx", "bf16", "dot", "i8mm", "sve", "vnni")
+# Warm-up in seconds before each measurement. By then, idle threads of the previous function have stopped spinning.
+WARM_UP = 0.1
+# Parts of the names of processor instructions for int8 and bfloat16 matmuls.
+MATMUL_INSTRUCTIONS = ("amx", "bf16", "dot", "i8mm", "sve", "vnni")
 
 
 @cache
 def describe_version() -> str:
-    """This package's version; from a clone also its commit, and `DIRTY` if there are changes that are in none."""
+    """This package's version and, in a clone, its commit, with `DIRTY` if there are uncommitted changes."""
     described = f"mobilebert-hf {version('mobilebert-hf')}"
     clone = Path(__file__).parents[2]
     if not (clone / ".git").exists() or shutil.which("git") is None:
@@ -35,7 +35,7 @@ def describe_version() -> str:
 
 
 def describe_device(device: torch.device) -> str:
-    """What computes: the name of a CUDA device or of the processor, the kind of any other device."""
+    """The name of a CUDA device or of the processor; the type of other devices."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -45,11 +45,11 @@ def describe_device(device: torch.device) -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """The processor, its instructions for small types, its cores, PyTorch and its threads, this package's version."""
-    has = [name for name, found in torch.cpu.get_capabilities().items() if found is True]
+    """The processor, its instructions for int8 and bfloat16 matmuls, its cores, PyTorch's version and threads."""
+    available = [name for name, supported in torch.cpu.get_capabilities().items() if supported is True]
     return {
         "cpu": describe_device(torch.device("cpu")),
-        "instructions": sorted(name for name in has if any(part in name for part in PRODUCTS)),
+        "instructions": sorted(name for name in available if any(part in name for part in MATMUL_INSTRUCTIONS)),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -58,29 +58,29 @@ def describe_machine() -> dict[str, Any]:
 
 
 def process_memory(field: str) -> int:
-    """A line of this process' `/proc/self/status`, such as `"VmRSS"`, in bytes (Linux)."""
+    """A memory field of `/proc/self/status`, such as `"VmRSS"`, in bytes (Linux)."""
     lines = STATUS.read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
+    """The peak memory of this process, in bytes."""
     if STATUS.exists():
-        return process_memory("VmHWM")  # Linux' ru_maxrss begins with what the parent had
+        return process_memory("VmHWM")  # on Linux, ru_maxrss includes the parent process
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
 
 
-def time_in_turns(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
-    """Times some functions in turns, so that what disturbs the machine disturbs all of them.
+def time_interleaved(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
+    """Measures functions in turns, so that other load on the machine affects all of them equally.
 
-    In each turn calls warm the caches for `REST` seconds, and three count.
+    In each turn a function is called for `WARM_UP` seconds, and then measured three times.
 
     Args:
-        calls: By name.
-        seconds: For each of them; there are three times of each at least.
+        calls: Functions by name.
+        seconds: Duration per function. Each one has at least three measurements.
 
     Returns:
-        The milliseconds of each call that counts.
+        The latencies in milliseconds of each function.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -88,9 +88,9 @@ def time_in_turns(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dic
     deadline = time.monotonic() + seconds * len(calls)
     while time.monotonic() < deadline or len(next(iter(times.values()))) < 3:
         for name, call in calls.items():
-            rested = time.monotonic() + REST
+            warm = time.monotonic() + WARM_UP
             call()
-            while time.monotonic() < rested:
+            while time.monotonic() < warm:
                 call()
             for _ in range(3):
                 start = time.perf_counter()

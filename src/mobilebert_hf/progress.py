@@ -1,4 +1,4 @@
-"""The library's progress bar, with what is being trained, its stage, its loss, its speed and the time left."""
+"""A progress bar that shows the model's name, stage, loss, throughput and remaining time."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-# More do not fit into a line.
-SHOWN_LAYERS = 13
+# More layers do not fit into a line.
+MAX_LAYERS = 13
 
 
 class StageProgress(ProgressCallback):
-    """`transformers`' bar, which prints a dictionary for every log line; here the last one stands in the bar.
+    """`transformers`' progress bar, with the last log values in the bar instead of a line for each log.
 
     Args:
-        name: What is being trained.
-        stage_names: The names that the logged value `stage` counts.
+        name: Description of the training, such as `"pre-training mobilebert"`.
+        stage_names: Names of the stages, indexed by the logged value `stage`.
     """
 
     def __init__(self, name: str, stage_names: tuple[str, ...] = ()) -> None:
@@ -29,7 +29,7 @@ class StageProgress(ProgressCallback):
         """Opens the bar."""
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None:
-            # tqdm's own estimate takes all steps for equally long; a deep stage's are many times a shallow one's.
+            # tqdm's estimate of the remaining time assumes equal steps, but steps of deep stages take longer.
             self.training_bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
             self.training_bar.set_description(self.name)
 
@@ -41,15 +41,15 @@ class StageProgress(ProgressCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Shows stage, loss, the similarity of the layers that are compared, speed and time left."""
+        """Shows the stage, the loss, the layers' cosine similarities, the throughput and the remaining time."""
         if self.training_bar is None or logs is None or "loss" not in logs:
             return
         if "stage" in logs and self.stage_names:
             self.training_bar.set_description(f"{self.name}, {self.stage_names[int(logs['stage'])]}")
         values = {"loss": f"{float(logs['loss']):.3f}"}
-        # Of normalized features, half the squared distance is 1 less their cosine.
+        # The squared distance of normalized features is 2 * (1 - cosine).
         cosines = [1 - float(value) / 2 for name, value in logs.items() if name.endswith("/feature_map")]
-        if 1 < len(cosines) <= SHOWN_LAYERS:
+        if 1 < len(cosines) <= MAX_LAYERS:
             values["cosines"] = " ".join(f"{cosine:.2f}" for cosine in cosines)
         if "hours_left" in logs:
             values["left"] = tqdm.format_interval(3600 * logs["hours_left"])
@@ -58,7 +58,7 @@ class StageProgress(ProgressCallback):
 
 
 def show_progress(trainer: Trainer, name: str, stage_names: tuple[str, ...] = ()) -> None:
-    """Puts `StageProgress` in the place of the library's bar, unless `disable_tqdm` turns bars off."""
+    """Replaces the trainer's progress bar by `StageProgress`, unless `disable_tqdm` is set."""
     trainer.remove_callback(PrinterCallback)
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)

@@ -1,4 +1,4 @@
-"""The command line of a recipe: dataclasses of arguments, filled from a YAML file, overridden by options."""
+"""Parses the arguments of a recipe from a YAML file and the command line into dataclasses."""
 
 import argparse
 import difflib
@@ -14,19 +14,18 @@ from transformers import HfArgumentParser
 
 
 def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Parses `--config FILE.yaml --name value ...` into one instance of each class.
+    """Parses `--config FILE.yaml --name value ...` into an instance of each class.
 
-    The file's keys are the fields of the classes, all in one level; an option of the same name wins over the file.
+    The keys of the file are fields of any of the classes. Options override the file.
 
     Args:
-        argument_classes: Dataclasses as `transformers.HfArgumentParser` takes them, with no field in common.
-        argv: The words of the command line; by default the process' own.
+        argument_classes: Dataclasses for `transformers.HfArgumentParser`, with distinct fields.
+        argv: Command-line arguments; by default those of the process.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not YAML, not a mapping, or has a key that is no field; names file, key and the
-            nearest field.
-        SystemExit: An option is unknown or misses a value, or help was asked for, as argparse does it.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not YAML, not a mapping, or has an unknown key.
+        SystemExit: An option is unknown or has no value, or `--help` is given (argparse).
     """
     argv = sys.argv[1:] if argv is None else argv
     config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -34,7 +33,7 @@ def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = 
     known, options = config_parser.parse_known_args(argv)
 
     parser = HfArgumentParser(list(argument_classes))  # type: ignore[arg-type]
-    parser.add_argument("--config", metavar="FILE.yaml", help="Values for any of these options; options win.")
+    parser.add_argument("--config", metavar="FILE.yaml", help="YAML file with any of these options.")
     if known.config is not None:
         values = _read(known.config, [field.name for cls in argument_classes for field in fields(cls) if field.init])
         for action in parser._actions:
@@ -42,17 +41,17 @@ def parse_recipe(argument_classes: Sequence[type], argv: Sequence[str] | None = 
                 action.required = False
                 if action.nargs == "+" and isinstance(values[action.dest], str):
                     values[action.dest] = [values[action.dest]]  # as on the command line
-        # argparse converts defaults that are strings, so `1e-3`, text to YAML, is a number here.
+        # argparse converts string defaults. For YAML, `1e-3` is a string.
         parser.set_defaults(**values)
     *arguments, _ = parser.parse_args_into_dataclasses(options)
     return tuple(arguments)
 
 
 def parse_mapping(name: str, value: str | dict[str, Any] | None) -> dict[str, Any]:
-    """The value of an argument that takes a mapping: YAML's as it is, the command line's JSON parsed, nothing empty.
+    """Returns the value of a mapping argument: a mapping from YAML, parsed JSON from the command line, {} for None.
 
     Raises:
-        ValueError: It is not a JSON object; names the argument.
+        ValueError: The value is not a JSON object.
     """
     if value is None or isinstance(value, dict):
         return value or {}
@@ -62,19 +61,19 @@ def parse_mapping(name: str, value: str | dict[str, Any] | None) -> dict[str, An
         example = '{"hidden_size": 256}'
         raise ValueError(f"{name}={value!r} is not JSON ({error}); write it as {example}.") from error
     if not isinstance(parsed, dict):
-        raise ValueError(f"{name}={value!r} must be a JSON object of names and values.")
+        raise ValueError(f"{name}={value!r} must be a JSON object.")
     return parsed
 
 
 def _read(path: Path, names: list[str]) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe {path}: give --config the path of a YAML file.")
+        raise FileNotFoundError(f"There is no file {path}: set --config to a YAML file.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} does not hold `name: value` lines, but {type(values).__name__}.")
+        raise ValueError(f"{path} is a {type(values).__name__}: expected a mapping, lines of `name: value`.")
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)

@@ -1,4 +1,4 @@
-"""The one place with global effects: what other libraries learn when this package is imported."""
+"""Registers this package with transformers and PEFT. No other module has side effects at import."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -17,12 +17,10 @@ from .tasks.heads import HEADS
 
 
 def register() -> None:
-    """Registers all families with the Auto classes, adapters with PEFT, and the question-answering pipeline.
+    """Registers the models with the Auto classes and PEFT, and the question-answering pipeline. Idempotent.
 
-    `mobilebert` replaces the stock one.
-
-    Registering twice changes nothing. Models and configurations of stock `transformers` classes made before or
-    imported by name keep working as they are.
+    The Auto classes use this package's MobileBERT instead of the stock one. Stock classes imported by name, and
+    existing stock models, do not change.
     """
     families = (
         (models.MobileBertConfig, "MobileBert"),
@@ -44,7 +42,7 @@ def register() -> None:
 
 
 class Hub:
-    """Cards and publishing for trainers; imported when there is something to publish."""
+    """Model cards and publishing for trainers. Imports the hub package when it is used."""
 
     def write_card(self, record: ModelRecord, **fields: Any) -> None:
         """See `hub.run_card.write_run_card`."""
@@ -63,7 +61,7 @@ class Hub:
 
 
 def _register_pipeline() -> None:
-    # A removed task is refused before the registry is asked.
+    # transformers checks removed tasks before the registry.
     REMOVED_TASKS.pop(TASK, None)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
@@ -73,12 +71,12 @@ def _register_pipeline() -> None:
             default={"model": DEFAULT_MODEL},
             type="text",
         )
-        # It would have pipelines saved with the library's reference to their code; see `publish_code` for ours.
+        # With this attribute, saved pipelines would have a second reference to their code, besides `publish_code`'s.
         delattr(QuestionAnsweringPipeline, "_registered_impl")
 
 
 def _register_adapters() -> None:
-    """Which modules PEFT's adapters change where nobody names them: BERT's, for the names are the same."""
+    """Sets PEFT's default target modules to BERT's, which have the same names."""
     from peft.utils import constants
 
     for config in (models.MobileBertConfig, models.IBBertConfig):

@@ -1,4 +1,4 @@
-"""Tables of text, the first row the heading: for a terminal, and for a README."""
+"""Renders tables for a terminal and as Markdown. The first row is the heading."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def terminal_table(rows: Rows, title: str) -> Table:
-    """The first column to the left and unbroken, the others to the right."""
+    """A `rich` table. The first column is left-aligned and not wrapped, the others are right-aligned."""
     heading, *body = rows
     table = Table(title=title)
     for index, text in enumerate(heading):
@@ -19,7 +19,7 @@ def terminal_table(rows: Rows, title: str) -> Table:
 
 
 def markdown_table(rows: Rows) -> str:
-    """The first column to the left, the others to the right."""
+    """A Markdown table. The first column is left-aligned, the others are right-aligned."""
     heading, *body = rows
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

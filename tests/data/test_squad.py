@@ -1,4 +1,4 @@
-"""Questions from official files and the Hub, and the windows made of them."""
+"""Questions from official files and the Hub, and their windows."""
 
 import gzip
 import json
@@ -55,7 +55,7 @@ def test_a_changed_file_is_read_again(tmp_path):
     assert load_squad(write(tmp_path / "a.json", question(text="rivers")), "train")["answers"][0]["text"] == ["rivers"]
 
 
-def test_a_hub_data_set_is_read(tmp_path):
+def test_a_hub_dataset_is_read(tmp_path):
     examples = load_squad(write(tmp_path / "a.json", question()), "train")
     (tmp_path / "hub").mkdir()
     examples.to_parquet(tmp_path / "hub" / "train.parquet")
@@ -73,8 +73,8 @@ def test_a_hub_data_set_is_read(tmp_path):
             r"question 'q7' of 'Bridges': at answer_start 3 the context has 'dges c', not the ",
         ),
         (question(start=-1), "at answer_start -1"),
-        (question(text="tower", start=0), "it stands nowhere in the context"),
-        ({"id": "q1", "question": "?"}, "'answers' is missing or not what it should be"),
+        (question(text="tower", start=0), "it is not in the context"),
+        ({"id": "q1", "question": "?"}, "'answers' is missing or has the wrong type"),
         ({"question": "?", "answers": []}, "'id' is missing"),
     ],
 )
@@ -86,10 +86,10 @@ def test_a_wrong_answer_is_named(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not a whole JSON file"),
-        ('{"data": [', "is not a whole JSON file"),
-        ('{"rows": []}', "has not the official layout"),
-        ("[]", "has not the official layout"),
+        ("", "is not a complete JSON file"),
+        ('{"data": [', "is not a complete JSON file"),
+        ('{"rows": []}', "does not have the official layout"),
+        ("[]", "does not have the official layout"),
         ('{"data": []}', "has no questions"),
     ],
 )
@@ -175,14 +175,14 @@ def test_a_question_without_answer_points_at_cls(tokenizer):
     assert (row["start_positions"], row["end_positions"]) == (0, 0)
 
 
-def test_a_long_question_is_cut(tokenizer):
+def test_a_long_question_is_truncated(tokenizer):
     [short] = shorten(["  what is old? " * 5], tokenizer, 6)
     assert short == "what is"
     assert shorten(["", "x"], tokenizer, 6) == ["", "x"]
 
 
 @pytest.mark.parametrize("arguments", [{"doc_stride": 13}, {"doc_stride": -1}, {"max_length": 20, "doc_stride": 1}])
-def test_windows_that_would_not_go_forward_are_refused(tokenizer, arguments):
+def test_a_stride_that_is_too_large_is_an_error(tokenizer, arguments):
     examples = as_dataset("the bridge", {"text": [], "answer_start": []})
     with pytest.raises(ValueError, match="less than the context's part of a window"):
         build_features(

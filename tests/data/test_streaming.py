@@ -1,4 +1,4 @@
-"""Streams: every document once a pass, split by process, and a place that can be saved and found again."""
+"""Streams: every document once per epoch, split by process, and a state that can be saved and restored."""
 
 import gzip
 import itertools
@@ -65,22 +65,22 @@ def key(example):
 
 
 def keys(batches):
-    """What identifies each batch."""
+    """A hashable identifier of each batch."""
     return [tuple(map(tuple, batch["input_ids"].tolist())) for batch in batches]
 
 
 def restarted(stream, state):
-    """As a new process would: nothing but the saved place is known."""
+    """Restores a stream from a saved state, as a new process does."""
     new = stream.split(stream.rank, stream.world_size)
     new.load_state_dict(json.loads(json.dumps(state)))
     return new
 
 
-# ---- what comes
+# ---- examples
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_examples_are_those_of_prepared_data_in_kind(make_streams, corpus, tmp_path, separate):
+def test_examples_have_the_columns_of_prepared_data(make_streams, corpus, tmp_path, separate):
     held_out = [str(write_corpus(tmp_path / "held_out.txt", 5, seed=9))] if separate else None
     data = make_streams(corpus, validation_corpus=held_out)
     train, validation = one_pass(data["train"]), list(data["validation"])
@@ -93,7 +93,7 @@ def test_examples_are_those_of_prepared_data_in_kind(make_streams, corpus, tmp_p
     assert not {key(row)[:-1] for row in train} & {key(row)[:-1] for row in validation}
 
 
-def test_a_pass_follows_the_last_with_other_pairs_of_the_same_documents(stream):
+def test_every_epoch_has_other_pairs_of_the_same_documents(stream):
     length = len(one_pass(stream))
     rows = take(stream, 2 * length)
     first, second = rows[:length], rows[length:]
@@ -104,7 +104,7 @@ def test_a_pass_follows_the_last_with_other_pairs_of_the_same_documents(stream):
     assert tokens[0] == pytest.approx(tokens[1], rel=0.2)
 
 
-def test_the_pass_of_an_example_decides_its_masks(stream, tokenizer):
+def test_the_epoch_of_an_example_changes_its_masks(stream, tokenizer):
     collator = PretrainingCollator(tokenizer)
     row = take(stream, 1)[0]
     same, later = collator([row]), collator([{**row, "epoch": 1}])
@@ -113,7 +113,7 @@ def test_the_pass_of_an_example_decides_its_masks(stream, tokenizer):
     assert not torch.equal(same["labels"], later["labels"])
 
 
-def test_runs_of_examples_are_of_about_one_length(make_streams, corpus):
+def test_groups_of_examples_have_similar_lengths(make_streams, corpus):
     stream = make_streams(corpus, streaming_buffer_size=60, short_seq_probability=0.9)["train"]
     lengths = np.array([len(row["input_ids"]) for row in one_pass(stream)])
     runs = lengths[: len(lengths) // 32 * 32].reshape(-1, 32)
@@ -134,11 +134,11 @@ def test_no_example_at_all_is_an_error(make_streams, tmp_path):
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_every_document_goes_to_one_process(corpus, stream, monkeypatch, world_size):
-    """Whole files where they divide evenly (2, 4), else every n-th document (3)."""
+    """Whole files if their number is a multiple of the processes (2, 4), otherwise every n-th document (3)."""
     read = []
 
     def record(batch, indices, *, settings, **others):
-        if settings.seed == stream.settings.seed:  # the next pass has another one
+        if settings.seed == stream.settings.seed:  # the next epoch has another seed
             read.extend(batch["text"])
         return make_block(batch, indices, settings=settings, **others)
 
@@ -150,12 +150,12 @@ def test_every_document_goes_to_one_process(corpus, stream, monkeypatch, world_s
     assert sorted(read) == sorted(row["text"] for row in load_documents([str(corpus)], streaming=True))
 
 
-# ---- going on
+# ---- restoring
 
 
 @settings(max_examples=15, deadline=None)
 @given(taken=st.integers(0, 150), batch_size=st.sampled_from([1, 5, 16]), world_size=st.sampled_from([1, 2, 3]))
-def test_a_restored_place_goes_on_to_the_example(stream, taken, batch_size, world_size):
+def test_a_restored_state_continues_with_the_next_example(stream, taken, batch_size, world_size):
     part = stream.split(world_size - 1, world_size)
     count = taken // batch_size * batch_size
     whole = take(part.split(part.rank, part.world_size), count + 40)
@@ -166,7 +166,7 @@ def test_a_restored_place_goes_on_to_the_example(stream, taken, batch_size, worl
     assert [key(row) for row in rest] == [key(row) for row in whole[count:]]
 
 
-def test_workers_change_nothing_and_a_loader_goes_on_with_the_next_batch(stream, tokenizer):
+def test_workers_change_nothing_and_a_restored_loader_continues_with_the_next_batch(stream, tokenizer):
     def batches(part):
         return DataLoader(part, 4, collate_fn=PretrainingCollator(tokenizer))
 
@@ -179,7 +179,7 @@ def test_workers_change_nothing_and_a_loader_goes_on_with_the_next_batch(stream,
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "gz"])
-def test_other_sources_go_on_too(make_streams, tmp_path, corpus, kind):
+def test_streams_of_other_sources_can_be_restored(make_streams, tmp_path, corpus, kind):
     if kind == "jsonl":
         documents = load_documents([str(corpus)], streaming=True)
         lines = [json.dumps(row) for row in documents]
@@ -197,13 +197,13 @@ def test_other_sources_go_on_too(make_streams, tmp_path, corpus, kind):
     assert [key(row) for row in take(restarted(stream, stream.state_dict()), 35)] == whole[25:]
 
 
-def test_documents_that_give_no_example_are_an_error_and_no_endless_search(make_streams, corpus):
+def test_documents_without_examples_are_an_error(make_streams, corpus):
     stream = make_streams(corpus, validation_fraction=0.999999)["train"]
     with pytest.raises(ValueError, match="gives no example in a whole pass"):
         take(stream, 1)
 
 
-def test_files_come_in_another_order_in_each_pass(stream, monkeypatch):
+def test_files_are_shuffled_in_each_epoch(stream, monkeypatch):
     texts, length = {}, len(one_pass(stream))
 
     def record(batch, indices, *, settings, **others):

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer, BertTokenizer
 
 from mobilebert_hf.data import check_vocabulary, load_tokenizer, train_wordpiece
-from mobilebert_hf.data.vocabulary import check_unknown_rate, encode
+from mobilebert_hf.data.vocabulary import check_unknown_tokens, encode
 
 
 def test_saved_tokenizer_loads_with_auto_tokenizer(tokenizer, corpus_file, tmp_path):
@@ -48,7 +48,7 @@ def test_vocabulary_smaller_than_the_alphabet(corpus_file, tmp_path):
 
 
 @pytest.mark.parametrize(("extra", "lowercase"), [("river", True), ("River", False)])
-def test_bare_vocabulary_file(tmp_path, extra, lowercase):
+def test_vocabulary_file_without_tokenizer_config(tmp_path, extra, lowercase):
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", extra]) + "\n")
     for source in (tmp_path, tmp_path / "vocab.txt"):
         loaded = load_tokenizer(source)
@@ -61,7 +61,7 @@ def test_missing_tokenizer(tmp_path):
         load_tokenizer(tmp_path / "missing")
 
 
-def test_special_tokens_in_text_are_only_text(tokenizer):
+def test_special_tokens_in_text_are_split(tokenizer):
     assert tokenizer.sep_token_id not in encode(["a [SEP] river"], tokenizer)[0]
 
 
@@ -83,9 +83,9 @@ def test_check_vocabulary_names_missing_special_tokens(tokenizer, name):
         check_vocabulary(broken, SimpleNamespace(vocab_size=500, pad_token_id=0))
 
 
-def test_unknown_rate(tokenizer):
-    check_unknown_rate(["the river begins"], tokenizer)
+def test_too_many_unknown_tokens(tokenizer):
+    check_unknown_tokens(["the river begins"], tokenizer)
     with pytest.raises(ValueError, match=r"75% of the tokens in a sample of 2 documents are \[UNK\]"):
-        check_unknown_rate(["the", "江河山"], tokenizer)
-    with pytest.raises(ValueError, match="not one token"):
-        check_unknown_rate(["\u200b"], tokenizer)
+        check_unknown_tokens(["the", "江河山"], tokenizer)
+    with pytest.raises(ValueError, match="has no tokens"):
+        check_unknown_tokens(["\u200b"], tokenizer)

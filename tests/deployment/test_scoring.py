@@ -16,7 +16,7 @@ from mobilebert_hf.deployment.scoring import score_export
 from mobilebert_hf.deployment.student import sample_inputs
 from mobilebert_hf.finetuning.encoder import EncoderArguments
 from mobilebert_hf.finetuning.squad import SquadArguments, finetune_squad
-from mobilebert_hf.models.fake_quantization import stop_rounding
+from mobilebert_hf.models.fake_quantization import disable_fake_quantization
 from mobilebert_hf_cli import app
 
 from ..data.conftest import WORDS
@@ -107,7 +107,7 @@ def test_a_quantization_aware_student_is_scored_beside_float32(glue, tiny_tokeni
     inputs = sample_inputs(aware, 2, 20)
     with torch.inference_mode():
         rounded, [reference] = aware(**inputs).logits, [model(**inputs).logits for model in references]
-        stop_rounding(aware)
+        disable_fake_quantization(aware)
         torch.testing.assert_close(reference, aware(**inputs).logits)
     assert not torch.allclose(rounded, reference)
 

@@ -13,7 +13,7 @@ def latencies_take_no_time():
     """Each run measures both networks; three calls will do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "TIMED_SECONDS", 0.0)
-        patch.setattr(machine, "REST", 0.01)
+        patch.setattr(machine, "WARM_UP", 0.01)
         yield
 
 

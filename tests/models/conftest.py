@@ -3,7 +3,7 @@ import re
 import pytest
 
 MARKERS = ("accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "torch_compile_test")
-# Of transformers' common tests: an old name of an argument in 112 loads of every head, and kernels in small types.
+# Slow common tests: a deprecated argument in 112 loads of every head, and kernels in half precision.
 SLOW = re.compile(r"CommonTest::test_(bc_torch_dtype|eager_matches_sdpa_inference_\d+_(fp16|bf16))")
 
 

@@ -1,4 +1,4 @@
-"""Small networks, batches and comparisons for the tests of both families."""
+"""Small models, batches and comparisons for the tests of MobileBERT and IB-BERT."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ FAMILIES = {"MobileBert": student_config, "IBBert": teacher_config}
 
 
 def shake(model, pad_row=False):
-    """Gives every parameter a value that matters: a fresh model's norms and biases are ones and zeros."""
+    """Randomizes all parameters, including norms and biases, which are initialized to ones and zeros."""
     table = model.base_model.embeddings.word_embeddings
     with torch.no_grad():
         for parameter in model.parameters():
@@ -56,14 +56,14 @@ def shake(model, pad_row=False):
 
 
 def build(family="MobileBert", head="Model", pad_row=False, **fields):
-    """A small model of `family` in evaluation mode, always the same one; `pad_row` makes the [PAD] row non-zero."""
+    """A small model of `family` in evaluation mode, always with the same weights; `pad_row` sets a [PAD] embedding."""
     torch.manual_seed(0)
     model = getattr(models, f"{family}{head}")(FAMILIES[family](**fields))
     return shake(model, pad_row).eval()
 
 
 def make_batch(lengths=(12, 9, 5), head="Model"):
-    """Texts of `lengths` tokens, padded; for `ForMultipleChoice` they are the choices of one question."""
+    """A padded batch of sequences of `lengths` tokens; for `ForMultipleChoice`, the choices of one question."""
     generator = torch.Generator().manual_seed(1)
     shape = (len(lengths), max(lengths))
     mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
@@ -76,7 +76,7 @@ def make_batch(lengths=(12, 9, 5), head="Model"):
 
 
 def make_labels(head, batch):
-    """Labels for `head`: random targets, -100 on padding."""
+    """Random labels for `head`, -100 for padding."""
     shape = batch["input_ids"].shape
     generator = torch.Generator().manual_seed(2)
 
@@ -139,14 +139,14 @@ ORIGINAL_HEAD_NAMES = {
 
 
 class Original:
-    """A network of the original code: its configuration, weights by our names, and the numbers it gave."""
+    """A model of the original code: its configuration, its weights by this package's names, and its outputs."""
 
     def __init__(self, name):
         self.arrays = dict(np.load(FIXTURES / f"google_{name}.npz"))
 
     def config_fields(self):
         fields = json.loads(str(self.arrays["config_json"]))
-        # "gelu" is the tanh approximation there; the original sees the [PAD] embedding; every epsilon is 1e-12.
+        # In the original code "gelu" is the tanh approximation, padding is not masked, and every epsilon is 1e-12.
         act = "gelu_pytorch_tanh" if fields["hidden_act"] == "gelu" else fields["hidden_act"]
         return {**fields, "hidden_act": act, "mask_padding": False}
 
@@ -173,7 +173,7 @@ class Original:
 
 
 def at_real_tokens(output, mask):
-    """The tensors of `output`, of those per token only the real tokens'."""
+    """The tensors of `output`, without padding."""
     return {name: x[mask.bool()] if x.shape[:2] == mask.shape else x for name, x in output.items()}
 
 

@@ -1,4 +1,4 @@
-"""transformers' own common model tests on both families."""
+"""transformers' common model tests on MobileBERT and IB-BERT."""
 
 import unittest
 
@@ -22,7 +22,7 @@ TABLES = {
 
 
 class Tester:
-    """What the common tests ask of a model tester."""
+    """The model tester that the common tests require."""
 
     batch_size = 13
     seq_length = 7
@@ -61,14 +61,14 @@ class Tester:
         return self.get_config(), inputs
 
 
-# The common tests look class names up in the library's tables of names, where a model of the library would stand.
+# The common tests look up class names in transformers' mappings.
 common.MODEL_MAPPING_NAMES["ib_bert"] = "IBBertModel"
 for head, table in TABLES.items():
     getattr(common, f"MODEL_FOR_{table}_MAPPING_NAMES")["ib_bert"] = f"IBBertFor{head}"
 
 
 class FamilyTest(common.ModelTesterMixin):
-    """The common tests; they leave the labels of pre-training to each model's own tests."""
+    """The common tests, with labels of pre-training."""
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)

@@ -1,4 +1,4 @@
-"""Presets, what a configuration refuses, and what is read from and written to config.json."""
+"""Configurations: presets, invalid fields, saving and loading."""
 
 import json
 
@@ -127,12 +127,12 @@ def test_unknown_preset_names_the_allowed_ones(config_class, preset):
         ({"pad_token_id": 99}, r"pad_token_id=99 .* in \[0, vocab_size=99\)"),
     ],
 )
-def test_impossible_field_names_itself_its_value_and_what_is_allowed(make, fields, message):
+def test_an_invalid_field_is_named_with_its_value_and_the_allowed_ones(make, fields, message):
     with pytest.raises(ValueError, match=message):
         make(**fields)
 
 
-def test_masked_lm_head_needs_the_hidden_state_as_wide_as_the_word_embedding():
+def test_masked_lm_head_needs_hidden_size_of_at_least_embedding_size():
     config = student_config(hidden_size=64, embedding_size=128)
     MobileBertModel(config)
     with pytest.raises(ValueError, match=r"hidden_size=64 .* at least embedding_size=128"):
@@ -151,7 +151,7 @@ def test_mask_padding_survives_saving(tmp_path, config_class, value):
     assert config_class.from_pretrained(tmp_path).mask_padding is value
 
 
-def test_stock_file_sees_padding_and_a_new_configuration_does_not(tmp_path):
+def test_mask_padding_is_false_for_stock_files_and_true_by_default(tmp_path):
     transformers.MobileBertConfig().save_pretrained(tmp_path)
     assert MobileBertConfig.from_pretrained(tmp_path).mask_padding is False
     assert MobileBertConfig.from_pretrained(tmp_path, mask_padding=True).mask_padding is True
@@ -181,5 +181,5 @@ def test_overrides_at_loading_are_checked(tmp_path):
     assert unused == {"other": 1}
 
 
-def test_true_hidden_size_given_is_not_believed():
+def test_true_hidden_size_as_an_argument_is_ignored():
     assert MobileBertConfig(true_hidden_size=7).true_hidden_size == 128

@@ -1,4 +1,4 @@
-"""What runs, and by which kernel: attention, captures, runs of layers, gradients, compilation. Both families."""
+"""Attention kernels, captured tensors, ranges of layers, gradients and compilation of MobileBERT and IB-BERT."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def kernel_calls():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Attention kernels, hidden states, captures
+# Attention kernels, hidden states, captured tensors
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -33,7 +33,7 @@ def test_kernels_agree(family, kernel):
     model, batch = build(family), make_batch()
     expected = run(model, **batch)
     model.set_attn_implementation(kernel)
-    with torch.compiler.set_stance("force_eager"):  # flex_attention compiles itself, which takes long
+    with torch.compiler.set_stance("force_eager"):  # compiling flex_attention is slow
         assert_same_outputs(run(model, **batch), expected)
 
 
@@ -74,7 +74,7 @@ def test_layers_can_run_in_two_parts(family):
 
 
 @families
-def test_no_layer_at_all_gives_the_embeddings(family):
+def test_stop_layer_0_gives_the_embeddings(family):
     model, batch = build(family), make_batch()
     embeddings = run(model, **batch, stop_layer=0).last_hidden_state
     assert torch.equal(embeddings, run(model, **batch, output_hidden_states=True).hidden_states[0])
@@ -95,11 +95,11 @@ def test_the_embeddings_can_be_captured(family):
 
 
 @families
-def test_layers_can_read_what_they_are_given(family):
+def test_layer_inputs_replace_the_outputs_of_previous_layers(family):
     model, batch = build(family), make_batch()
     given = {index: torch.randn(*batch["input_ids"].shape, model.config.hidden_size) for index in range(3)}
     outputs = run(model, **batch, capture_layers=range(3), layer_inputs=given).layer_outputs
-    for index in (1, 2):  # the embedding in front of layer 0 takes words
+    for index in (1, 2):  # inputs_embeds of layer 0 are word embeddings
         alone = run(
             model,
             inputs_embeds=given[index],
@@ -121,7 +121,7 @@ def test_captured_scores_give_the_attentions(family):
 
 
 @families
-def test_only_captured_layers_leave_the_kernel(family, kernel_calls):
+def test_only_captured_layers_use_eager_attention(family, kernel_calls):
     model, batch = build(family), make_batch()
     plain = run(model, **batch)
     assert len(kernel_calls) == 3
@@ -133,7 +133,7 @@ def test_only_captured_layers_leave_the_kernel(family, kernel_calls):
 
 
 @families
-def test_four_dimensional_masks_are_taken(family):
+def test_four_dimensional_masks(family):
     model, batch = build(family, mask_padding=False), make_batch()
     expected = run(model, **batch)
     visible = batch["attention_mask"][:, None, None, :].expand(-1, 1, 12, -1)
@@ -145,7 +145,7 @@ def test_four_dimensional_masks_are_taken(family):
 
 
 @families
-def test_embeddings_given_equal_tokens_given(family):
+def test_inputs_embeds_equal_input_ids(family):
     model, batch = build(family), make_batch()
     embeds = model.get_input_embeddings()(batch["input_ids"]).detach()
     given = {**batch, "input_ids": None, "inputs_embeds": embeds}
@@ -215,10 +215,10 @@ def test_every_head_compiles_in_one_graph(head):
     assert_same_outputs(run(compiled, **batch), run(model, **batch))
 
 
-def test_compiled_it_captures_whatever_layers_a_call_names():
+def test_a_compiled_model_captures_other_layers_in_each_call():
     model = build("MobileBert")
     compiled = torch.compile(model, backend="eager")
-    for depth in (1, 2, 3, 1):  # numbers that change become symbols
+    for depth in (1, 2, 3, 1):  # integers that change become symbolic
         arguments = {
             **make_batch(),
             "stop_layer": depth,

@@ -1,4 +1,4 @@
-"""The networks in the libraries of the optional extras: adapters (peft) and ONNX (export)."""
+"""The models with optional libraries: adapters (PEFT) and ONNX."""
 
 import pytest
 import torch

@@ -9,7 +9,12 @@ from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, Per
 from transformers import AutoModelForSequenceClassification
 
 from mobilebert_hf import MobileBertConfig, MobileBertForSequenceClassification, fold
-from mobilebert_hf.models.fake_quantization import LearnedRange, RoundedEmbedding, RoundedLinear, stop_rounding
+from mobilebert_hf.models.fake_quantization import (
+    FakeQuantizedActivation,
+    FakeQuantizedEmbedding,
+    FakeQuantizedLinear,
+    disable_fake_quantization,
+)
 
 from ..deployment.test_exporting import SIZES, TINY
 
@@ -27,8 +32,8 @@ def batch(rows=3, length=12):
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
 
 
-def test_a_range_rounds_as_the_library_does():
-    point = LearnedRange().eval()
+def test_activations_are_rounded_as_in_torch():
+    point = FakeQuantizedActivation().eval()
     library = FakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8)
     library.activation_post_process.min_val.fill_(-6.0)
     library.activation_post_process.max_val.fill_(6.0)
@@ -43,8 +48,9 @@ def test_a_range_rounds_as_the_library_does():
     assert not states.grad[outside].any(), "what is cut off has no gradient"
 
 
-def test_rows_round_as_the_library_does():
+def test_weights_are_rounded_as_in_torch():
     linear = nn.Linear(16, 8)
+    linear.weight.data[:, 1::2] = 0  # then sums of pairs do not change the scales
     observer = PerChannelMinMaxObserver(
         ch_axis=0, dtype=torch.qint8, qscheme=torch.per_channel_symmetric, quant_min=-127, quant_max=127
     )
@@ -52,15 +58,15 @@ def test_rows_round_as_the_library_does():
     scale, zero = observer.calculate_qparams()
     expected = torch.fake_quantize_per_channel_affine(linear.weight, scale, zero.int(), 0, -127, 127)
     states = torch.eye(16)
-    torch.testing.assert_close(RoundedLinear(linear)(states), expected.t() + linear.bias, rtol=0, atol=1e-6)
+    torch.testing.assert_close(FakeQuantizedLinear(linear)(states), expected.t() + linear.bias, rtol=0, atol=1e-6)
     table = nn.Embedding(8, 16)
     table.weight.data = linear.weight.data.clone()
     ids = torch.tensor([[1, 3], [3, 7]])
-    torch.testing.assert_close(RoundedEmbedding(table)(ids), expected[ids], rtol=0, atol=1e-6)
+    torch.testing.assert_close(FakeQuantizedEmbedding(table)(ids), expected[ids], rtol=0, atol=1e-6)
 
 
-def test_a_range_follows_what_it_sees_and_only_while_training():
-    point = LearnedRange()
+def test_ranges_are_moving_averages_and_change_only_in_training():
+    point = FakeQuantizedActivation()
     for _ in range(2000):
         point(torch.tensor([-1.0, 3.0]))
     assert (point.low.item(), point.high.item()) == pytest.approx((-1, 3), abs=1e-3)
@@ -74,7 +80,7 @@ def test_a_range_follows_what_it_sees_and_only_while_training():
 
 
 @pytest.mark.parametrize("fields", [{}, TINY])
-def test_eight_bits_are_close_once_ranges_are_learned(fields):
+def test_int8_is_close_after_the_ranges_are_learned(fields):
     model = student(hidden_act="relu6", **fields)
     aware = fold(model, quantization_aware=True).train()
     with torch.no_grad():
@@ -82,13 +88,13 @@ def test_eight_bits_are_close_once_ranges_are_learned(fields):
             aware(**batch())
         aware.eval()
         exact, rounded = model(**batch()).logits, aware(**batch()).logits
-        stop_rounding(aware)
+        disable_fake_quantization(aware)
         torch.testing.assert_close(aware(**batch()).logits, exact, rtol=1e-4, atol=1e-5)
     error = (rounded - exact).abs().max() / exact.abs().max()
     assert 0 < error <= 0.1
 
 
-def test_it_learns_and_is_saved_as_it_is(tmp_path):
+def test_a_trained_model_is_saved_and_loaded_unchanged(tmp_path):
     aware = fold(student(), quantization_aware=True).train()
     assert aware.config.hidden_act == "relu6"
     optimizer = torch.optim.Adam(aware.parameters(), lr=1e-3)
@@ -107,7 +113,7 @@ def test_it_learns_and_is_saved_as_it_is(tmp_path):
         assert torch.equal(again(**batch()).logits, aware(**batch()).logits)
 
 
-def test_masked_scores_are_the_lowest():
+def test_masked_scores_are_at_the_lower_end_of_the_range():
     aware = fold(student(), quantization_aware=True).eval()
     seen = {}
     layer = aware.base_model.encoder.layer[0]

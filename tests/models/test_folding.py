@@ -1,4 +1,4 @@
-"""Folding changes what is computed, not the result."""
+"""Folded models have the outputs of the original models."""
 
 import pytest
 import torch
@@ -47,8 +47,8 @@ def test_no_norm_is_left_and_the_model_is_not_changed():
     assert not folded.training
 
 
-@pytest.mark.parametrize(("shape", "products"), [("mobilebert", 1), ("tiny", 2)])
-def test_a_layer_has_few_products(shape, products):
+@pytest.mark.parametrize(("shape", "matmuls"), [("mobilebert", 1), ("tiny", 2)])
+def test_a_layer_has_few_matmuls(shape, matmuls):
     folded = fold(build(**SHAPES[shape]))
     config = folded.config
     calls = []
@@ -59,13 +59,13 @@ def test_a_layer_has_few_products(shape, products):
             )
     run(folded, **make_batch())
     width = config.intra_bottleneck_size
-    before_attention = [("narrow", width), ("projection", 3 * width)] if products == 2 else [("projection", 4 * width)]
-    assert calls[:products] == before_attention
-    assert len(calls) == products + 2 + 2 * config.num_feedforward_networks
+    before_attention = [("narrow", width), ("projection", 3 * width)] if matmuls == 2 else [("projection", 4 * width)]
+    assert calls[:matmuls] == before_attention
+    assert len(calls) == matmuls + 2 + 2 * config.num_feedforward_networks
 
 
 def scaled(draw_exponent, zeros, shape):
-    """A student whose norms have weights of any size and sign."""
+    """A student with norm weights of any size and sign."""
     model = build(head="ForQuestionAnswering", num_hidden_layers=2, **shape)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def scaled(draw_exponent, zeros, shape):
 
 
 def median_error(actual, expected):
-    """Of texts, each one's largest, relative to the output's largest value."""
+    """The median over sequences of the largest error, relative to the output's largest value."""
     errors = [(actual[name] - exact).abs().amax(-1) / exact.abs().max() for name, exact in expected.items()]
     return torch.stack(errors).amax(0).median().item()
 
@@ -90,14 +90,14 @@ def median_error(actual, expected):
 @given(exponent=st.floats(0, 3), zeros=st.sampled_from([0.0, 0.1, 1.0]), shape=st.sampled_from([{}, TINY]))
 @example(exponent=0.9148460405303329, zeros=0.0, shape=TINY)
 def test_weights_of_any_size_and_sign_fold(exponent, zeros, shape):
-    """Of many texts the median: where scores of thousands nearly tie, rounding decides, in any form of a network."""
+    """Compares medians over many sequences, because nearly equal large attention scores amplify rounding."""
     model = scaled(exponent, zeros, shape)
     folded, batch = fold(model), make_batch(lengths=(12, 9, 5) * 16)
     exact = run(model.double(), **batch)
     assert worst(run(fold(model), **batch), exact) <= 1e-8
     error, before = (median_error(run(network, **batch), exact) for network in (folded, model.float()))
     assert error <= min(1e-5, 1e-7 + 2 * before)
-    assert bool(folded.config.kept) == (zeros > 0)
+    assert bool(folded.config.scaled_residuals) == (zeros > 0)
 
 
 def test_in_float64_folding_is_exact():
@@ -105,19 +105,19 @@ def test_in_float64_folding_is_exact():
     assert worst(run(fold(model), **make_batch()), run(model, **make_batch())) <= 1e-12
 
 
-def test_a_deep_network_keeps_a_factor_where_it_must():
+def test_a_deep_model_has_scaled_residuals_only_where_necessary():
     model = build(num_hidden_layers=8)
     with torch.no_grad():
         for layer in model.encoder.layer:
             layer.output.bottleneck.LayerNorm.weight.fill_(1e-5)
     folded = fold(model)
-    assert folded.config.kept == ["2.output", "5.output"]
+    assert folded.config.scaled_residuals == ["2.output", "5.output"]
     assert worst(run(folded, **make_batch()), run(model, **make_batch())) <= 1e-5
 
 
 @pytest.mark.parametrize("shape", [{}, TINY])
-def test_channels_of_any_size_fold_to_the_same_network(shape):
-    """A student with outlier channels is as easy to round as the one without that computes the same."""
+def test_scaled_channels_fold_to_the_same_model(shape):
+    """Equalization removes outlier channels."""
     model = build(head="ForQuestionAnswering", **shape)
     plain = fold(model)
     exponents = torch.arange(model.config.hidden_size) % 21 - 10
@@ -133,7 +133,7 @@ def test_channels_of_any_size_fold_to_the_same_network(shape):
 
 @torch.no_grad()
 def scale_channels(model, factor):
-    """Multiplies each channel of the state between layers; the outputs stay as they are."""
+    """Scales the channels of the residual stream without changing the outputs."""
     encoder = model.base_model
     model.qa_outputs.weight /= factor
     encoder.embeddings.LayerNorm.weight *= factor
@@ -151,7 +151,7 @@ def scale_channels(model, factor):
             parameter *= factor[:, None]
 
 
-def test_hidden_states_are_the_students():
+def test_hidden_states_are_those_of_the_original_model():
     model = build()
     expected = run(model, **make_batch(), output_hidden_states=True)
     actual = run(fold(model), **make_batch(), output_hidden_states=True)
@@ -173,13 +173,13 @@ def test_hidden_states_can_be_asked_for_by_the_configuration():
         {"layer_inputs": {0: 1}},
     ],
 )
-def test_what_is_for_training_is_refused(asked):
-    with pytest.raises(ValueError, match=f"A folded model has no {next(iter(asked))}"):
+def test_unsupported_arguments_are_errors(asked):
+    with pytest.raises(ValueError, match=f"A folded model does not support {next(iter(asked))}"):
         run(fold(build(head="ForPreTraining")), **make_batch(), **asked)
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.1])
-def test_a_folded_model_saves_loads_and_says_what_it_is(tmp_path, zeros):
+def test_a_folded_model_saves_and_loads(tmp_path, zeros):
     folded = fold(scaled(1, zeros, {}))
     folded.save_pretrained(tmp_path)
     loaded = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path)
@@ -197,7 +197,7 @@ def test_attention_kernels_agree():
     assert_same_outputs(run(folded, **make_batch()), eager)
 
 
-def test_a_stock_model_folds_too():
+def test_a_stock_model_can_be_folded():
     config = transformers.MobileBertConfig(**{**student_config().to_dict(), "model_type": "mobilebert"})
     torch.manual_seed(0)
     stock = transformers.MobileBertForSequenceClassification(config).eval()
@@ -205,7 +205,7 @@ def test_a_stock_model_folds_too():
     assert worst(run(folded, **make_batch()), run(stock, **make_batch())) <= 1e-5
 
 
-def test_what_has_no_pooler_gets_none():
+def test_a_model_without_pooler_is_folded_without_pooler():
     config = student_config()
     for model in (
         models.MobileBertModel(config, add_pooling_layer=False),
@@ -217,14 +217,14 @@ def test_what_has_no_pooler_gets_none():
         assert relative_error(run(folded, **batch)[0], run(model, **batch)[0]) <= 1e-5
 
 
-def test_dtype_stays():
+def test_the_dtype_does_not_change():
     for dtype in (torch.bfloat16, torch.float16):
         folded = fold(build().to(dtype))
         assert folded.dtype == dtype
         assert torch.isfinite(run(folded, **make_batch()).last_hidden_state).all()
 
 
-def test_float16_without_room_for_the_factors_is_refused():
+def test_overflow_of_folded_weights_in_float16_is_an_error():
     model = build()
     for layer in model.encoder.layer:
         layer.output.bottleneck.LayerNorm.weight.data.fill_(1e-5)
@@ -247,7 +247,7 @@ def test_float16_without_room_for_the_factors_is_refused():
         ),
     ],
 )
-def test_what_cannot_be_folded_is_refused(model, message):
+def test_models_that_cannot_be_folded_are_errors(model, message):
     with pytest.raises(ValueError, match=message):
         fold(model())
 

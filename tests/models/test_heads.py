@@ -1,4 +1,4 @@
-"""The heads: tied weights, resizing, losses, impossible inputs. Both families."""
+"""Heads of MobileBERT and IB-BERT: tied weights, resizing, losses and invalid inputs."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def test_prediction_mask_gives_the_logits_of_its_positions(family):
 
 
 @families
-def test_pretraining_loss_is_the_sum_over_the_labels_given(family):
+def test_the_pretraining_loss_is_the_sum_over_the_labels(family):
     model, batch = build(family, "ForPreTraining"), make_batch()
     labels = make_labels("ForPreTraining", batch)
     masked_lm, next_sentence = (run(model, **batch, **{name: value}).loss for name, value in labels.items())
@@ -96,7 +96,7 @@ def test_pretraining_loss_is_the_sum_over_the_labels_given(family):
 
 
 @families
-def test_pretraining_model_cut_short_has_captures_and_no_logits(family):
+def test_a_pretraining_model_with_stop_layer_has_captures_and_no_logits(family):
     output = run(build(family, "ForPreTraining"), **make_batch(), stop_layer=2, capture_layers=[1], capture_scores=[1])
     assert set(output) == {"layer_outputs", "attention_scores"}
 
@@ -119,7 +119,7 @@ TOKENS = torch.ones(1, 2, dtype=torch.long)
             {"input_ids": TOKENS, "inputs_embeds": torch.ones(1, 2, 16)},
             "exactly one of input_ids and inputs_embeds",
         ),
-        ({"input_ids": TOKENS, "start_layer": 1}, "start_layer=1 needs inputs_embeds"),
+        ({"input_ids": TOKENS, "start_layer": 1}, "start_layer=1 requires inputs_embeds"),
         ({"inputs_embeds": torch.ones(1, 2, 64), "start_layer": 4}, "start_layer=4.*num_hidden_layers=3"),
         ({"inputs_embeds": torch.ones(1, 2, 64), "start_layer": 2, "stop_layer": 1}, "start_layer=2, stop_layer=1"),
         ({"input_ids": TOKENS, "stop_layer": -1}, "stop_layer=-1"),
@@ -133,12 +133,12 @@ TOKENS = torch.ones(1, 2, dtype=torch.long)
         ),
     ],
 )
-def test_impossible_inputs_say_what_is_wrong(family, inputs, message):
+def test_invalid_inputs_are_errors(family, inputs, message):
     with pytest.raises(ValueError, match=message):
         run(build(family), **inputs)
 
 
 @families
-def test_choices_need_inputs(family):
+def test_multiple_choice_without_inputs_is_an_error(family):
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
         run(build(family, "ForMultipleChoice"))

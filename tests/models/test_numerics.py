@@ -1,4 +1,4 @@
-"""Half precision and padding: neither changes what a text means. Both families."""
+"""Half precision and padding do not change the outputs of MobileBERT and IB-BERT."""
 
 import copy
 
@@ -24,7 +24,7 @@ from .helpers import (
 
 @families
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])
-def test_half_precision_stays_close(family, dtype, tolerance):
+def test_half_precision_is_close(family, dtype, tolerance):
     model, batch = build(family, "ForMaskedLM"), make_batch()
     expected = run(model, **batch).logits
     logits = run(copy.deepcopy(model).to(dtype), **batch, output_attentions=True).logits
@@ -33,7 +33,7 @@ def test_half_precision_stays_close(family, dtype, tolerance):
 
 
 @families
-def test_float16_autocast_stays_close(family):
+def test_float16_autocast_is_close(family):
     model, batch = build(family, "ForMaskedLM"), make_batch()
     expected = run(model, **batch).logits
     with torch.autocast("cpu", dtype=torch.float16):
@@ -49,7 +49,7 @@ def explode(model):
 
 
 @families
-def test_float16_overflow_is_an_error_that_names_the_way_out(family):
+def test_float16_overflow_is_an_error_that_recommends_bfloat16(family):
     model = explode(build(family)).half()
     with pytest.raises(FloatingPointError, match="bfloat16"):
         run(model, **make_batch())
@@ -62,14 +62,14 @@ def test_float16_overflow_is_an_error_under_autocast(family):
         run(model, **make_batch())
 
 
-def test_a_folded_model_tells_of_overflow_too():
+def test_float16_overflow_of_a_folded_model_is_an_error():
     folded = fold(explode(build("MobileBert"))).half()
     with pytest.raises(FloatingPointError, match="bfloat16"):
         run(folded, **make_batch())
 
 
 @families
-def test_bfloat16_takes_what_overflows_float16(family):
+def test_bfloat16_does_not_overflow_where_float16_does(family):
     assert torch.isfinite(run(explode(build(family)).bfloat16(), **make_batch()).last_hidden_state).all()
 
 
@@ -81,7 +81,7 @@ def test_bfloat16_takes_what_overflows_float16(family):
 @families
 @pytest.mark.parametrize("head", [head for head in HEADS if head != "ForMultipleChoice"])
 @pytest.mark.parametrize("pad_row", [False, True])
-def test_a_text_alone_and_in_a_padded_batch_gives_the_same(family, head, pad_row):
+def test_a_sequence_gives_the_same_output_alone_and_in_a_padded_batch(family, head, pad_row):
     model, batch = build(family, head, pad_row), make_batch()
     together = run(model, **batch)
     for row, length in enumerate((12, 9, 5)):
@@ -112,7 +112,7 @@ def test_choices_of_different_lengths(family):
 
 
 @families
-def test_without_the_padding_mask_a_pad_embedding_is_seen(family):
+def test_without_mask_padding_the_pad_embedding_changes_outputs(family):
     model, batch = build(family, pad_row=True, mask_padding=False), make_batch()
     text = {name: x[2:3, :5] for name, x in batch.items()}
     together = run(model, **batch).last_hidden_state[2:3, :5]

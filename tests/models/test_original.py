@@ -1,4 +1,4 @@
-"""The original code's numbers, recorded on small random weights: see fixtures/README.md.
+"""Agreement with the original code's outputs, recorded with small random weights; see fixtures/README.md.
 
 Recorded are three cases. `full` has no padding. `padded_neg10000` has, masked by the first published version's rule,
 -10000 added to the score, which is as hard as the mask here. `padded` is the newest version's: there a masked key's
@@ -13,7 +13,7 @@ from mobilebert_hf import IBBertConfig, IBBertForPreTraining, MobileBertConfig, 
 
 from .helpers import Original, assert_close, run
 
-# In `student` the activations explode and attention is one-hot: float32 noise is amplified.
+# In `student`, large activations make attention one-hot, which amplifies float32 rounding.
 TOLERANCES = {"teacher": 1e-5, "student_tame": 1e-5, "student_noopt": 1e-5, "student": 1e-3}
 
 
@@ -30,7 +30,7 @@ def network(request):
 
 @pytest.fixture(params=["full", "padded_neg10000"])
 def compared(request, network):
-    """The recorded case, our output on its inputs, and the tolerance."""
+    """The recorded case, this package's output for its inputs, and the tolerance."""
     original, model, tolerance = network
     case = original.case(request.param)
     real_predictions = case["masked_lm_weights"].bool()
@@ -84,6 +84,6 @@ def test_head_logits(compared):
 def test_losses(compared):
     case, output, tolerance = compared
     predictions = case["masked_lm_weights"].sum()
-    # The original divides the sum by the number of predictions plus 1e-5.
+    # The original code divides the sum by the number of predictions plus 1e-5.
     masked_lm_loss = case["mlm_loss_hard_labels"] * (predictions + 1e-5) / predictions
     assert_close(output.loss, masked_lm_loss + case["nsp_loss"], tolerance)

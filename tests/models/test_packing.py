@@ -1,4 +1,4 @@
-"""Packed tokens give what padded rows give, and no padding is computed."""
+"""Packed and padded batches give the same outputs, and padding is not computed."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def batch(lengths, left=False):
 @pytest.mark.parametrize("fields", [{}, TINY])
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5), left=st.booleans())
-def test_tokens_get_what_they_get_in_padded_rows(fields, lengths, left):
+def test_packed_outputs_equal_padded_outputs(fields, lengths, left):
     model, packed = both(**fields)
     inputs = batch(lengths, left)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_tokens_get_what_they_get_in_padded_rows(fields, lengths, left):
         torch.testing.assert_close(actual[name][kept], expected[name][kept], rtol=1e-4, atol=1e-5)
 
 
-def test_hidden_states_lie_where_they_lay():
+def test_hidden_states_are_unpacked():
     model, packed = both(MobileBertModel)
     inputs = batch([5, 12, 9])
     with torch.no_grad():
@@ -56,14 +56,14 @@ def test_hidden_states_lie_where_they_lay():
     assert not actual.last_hidden_state[~kept].any()
 
 
-def test_without_a_mask_rows_are_whole():
+def test_packing_without_a_mask():
     model, packed = both()
     inputs = {"input_ids": batch([9, 9, 9])["input_ids"]}
     with torch.no_grad():
         torch.testing.assert_close(packed(**inputs)[0], model(**inputs)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_padding_costs_nothing_in_the_encoder():
+def test_padding_is_not_computed_in_the_encoder():
     _, packed = both()
     counts = []
     for inputs in (batch([40, 10, 10, 10]), batch([40, 40, 40, 40])):

@@ -1,4 +1,4 @@
-"""Importing the package makes the Auto classes and pipelines work for both families, silently."""
+"""Importing the package registers its models with the Auto classes and pipelines, without output."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ from mobilebert_hf.tasks.heads import HEADS
 
 from .helpers import FAMILIES, build
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "paper", "is", "short", "long", "##er", "."]
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "paper", "is", "short", "long", "##er", "."]
 PIPELINES = {
     "fill-mask": "ForMaskedLM",
     "text-classification": "ForSequenceClassification",
@@ -24,7 +24,7 @@ PIPELINES = {
     "feature-extraction": "Model",
 }
 
-# Run with the saved folders' parent as its argument; prints what it found as JSON.
+# The argument is the parent of the saved folders. Prints the results as JSON.
 RESOLVE = """
 import json, sys, pathlib
 import transformers
@@ -64,15 +64,15 @@ def python(*arguments):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What a fresh process makes of a saved folder of every head of both families."""
+    """What a new process loads from a saved folder of every head of MobileBERT and IB-BERT."""
     parent = tmp_path_factory.mktemp("saved")
     vocabulary = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
-    vocabulary.write_text("\n".join(WORDS))
+    vocabulary.write_text("\n".join(TOKENS))
     tokenizer = BertTokenizer(str(vocabulary))
     for family in FAMILIES:
         for head in ("Model", *HEADS):
             folder = parent / f"{family}-{head}"
-            build(family, head, vocab_size=len(WORDS), num_hidden_layers=1).save_pretrained(folder)
+            build(family, head, vocab_size=len(TOKENS), num_hidden_layers=1).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     return json.loads(python("-c", RESOLVE, str(parent)).stdout.splitlines()[-1])
 
@@ -91,7 +91,7 @@ def test_auto_classes_resolve(found, family, head):
 def test_fill_mask(found, family):
     answers = found[f"{family}-ForMaskedLM"]["pipeline"]
     assert len(answers) == 5
-    assert {answer["token_str"] for answer in answers} <= set(WORDS)
+    assert {answer["token_str"] for answer in answers} <= set(TOKENS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -123,7 +123,7 @@ def test_stock_classes_by_name_stay_stock(found):
 
 def test_importing_prints_nothing():
     done = python("-c", "import mobilebert_hf, transformers.models.mobilebert.modeling_mobilebert")
-    # transformers imports torchao where a runtime brought it along, and that tells of itself.
+    # transformers imports torchao if it is installed, which prints messages.
     ours = [
         line for line in done.stderr.splitlines() if "torchao" not in line and "torch/utils/_pytree.py" not in line
     ]
@@ -132,7 +132,7 @@ def test_importing_prints_nothing():
 
 LIGHT = """
 import sys, transformers.models.mobilebert.modeling_mobilebert
-before = set(sys.modules)  # transformers imports scipy where it is installed
+before = set(sys.modules)  # transformers imports scipy if it is installed
 import mobilebert_hf
 heavy = {"matplotlib", "sklearn", "scipy", "datasets", "evaluate", "pytorch_optimizer"}
 print(*sorted(heavy & {name.split(".")[0] for name in set(sys.modules) - before}))
@@ -143,7 +143,7 @@ def test_importing_is_light():
     assert python("-c", LIGHT).stdout.strip() == ""
 
 
-def test_importing_registers_in_one_place():
+def test_only_the_registration_module_registers():
     package = Path(mobilebert_hf.__file__).parent
     registering = {
         path.relative_to(package).as_posix()
@@ -169,7 +169,7 @@ with torch.inference_mode():
 """
 
 
-def test_the_code_of_a_repository_registers_its_kernels(tmp_path):
+def test_remote_code_registers_its_kernels(tmp_path):
     folder = tmp_path / "folded"
     models.fold(build("MobileBert", "Model", num_hidden_layers=1)).save_pretrained(folder)
     add_remote_code(folder)

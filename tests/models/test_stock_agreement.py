@@ -1,4 +1,4 @@
-"""The same checkpoint gives the same numbers here and in stock transformers, whichever saved it."""
+"""A checkpoint gives the same outputs in this package and in stock transformers."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from .helpers import (
 VARIANTS = {
     "student": PRESETS["mobilebert"],
     "tiny": PRESETS["mobilebert-tiny"],
-    # Stock builds two kinds of LayerNorm with torch's default epsilon, 1e-5, in place of the configuration's.
+    # Stock transformers creates two of the LayerNorms with torch's default epsilon, 1e-5, not the configuration's.
     "noopt": {**PRESETS["mobilebert-noopt"], "layer_norm_eps": 1e-5},
     "pooler": {"classifier_activation": True},
     "plain": {"use_bottleneck": False, "trigram_input": False, "classifier_activation": False},
@@ -44,7 +44,7 @@ def names_and_shapes(model):
 
 
 def reload(model, model_class, folder):
-    """`model` through files into `model_class`, with every weight in its place under its name."""
+    """Saves `model` and loads it as `model_class`, without missing or unexpected weights."""
     model.save_pretrained(folder)
     loaded, info = model_class.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
@@ -107,7 +107,7 @@ def test_problem_types(tmp_path, problem_type, num_labels, labels, declared):
     assert ours.config.problem_type == theirs.config.problem_type == problem_type
 
 
-def test_answers_outside_the_text_count_as_in_stock(tmp_path):
+def test_answers_outside_the_sequence_give_the_stock_loss(tmp_path):
     theirs = build_stock("ForQuestionAnswering")
     ours = reload(theirs, models.MobileBertForQuestionAnswering, tmp_path)
     inputs = {
@@ -118,7 +118,7 @@ def test_answers_outside_the_text_count_as_in_stock(tmp_path):
     assert_close(run(ours, **inputs).loss, run(theirs, **inputs).loss)
 
 
-def test_forcing_the_padding_mask_onto_a_stock_checkpoint_changes_its_numbers(tmp_path):
+def test_mask_padding_changes_the_outputs_of_a_stock_checkpoint(tmp_path):
     theirs = build_stock("Model")
     theirs.save_pretrained(tmp_path)
     ours = models.MobileBertModel.from_pretrained(tmp_path, mask_padding=True).eval()
@@ -126,7 +126,7 @@ def test_forcing_the_padding_mask_onto_a_stock_checkpoint_changes_its_numbers(tm
     assert relative_error(run(ours, **batch).last_hidden_state, run(theirs, **batch).last_hidden_state) > 1e-3
 
 
-def test_teacher_follows_the_students_names():
+def test_the_teacher_has_the_students_parameter_names():
     with torch.device("meta"):
         student = models.MobileBertForPreTraining(MobileBertConfig(**TEACHER, key_query_shared_bottleneck=True))
         same_shape = models.IBBertForPreTraining(

@@ -1,4 +1,4 @@
-"""Brings transformers' own common model tests, of exactly the installed version, from its source distribution.
+"""Downloads the common model tests of the installed version of transformers from its source distribution.
 
 The wheel has no tests and the repository cannot be reached everywhere, but the package index has the source
 distribution, with `tests/test_modeling_common.py` in it. It is downloaded once into `.cache/`.
@@ -22,7 +22,7 @@ def fetch_tests() -> Path:
     name = f"transformers-{transformers.__version__}"
     folder = CACHE / name / "tests"
     CACHE.mkdir(exist_ok=True)
-    with FileLock(CACHE / f"{name}.lock"):  # every process that runs tests comes here first
+    with FileLock(CACHE / f"{name}.lock"):  # several test processes download at the same time
         if not folder.is_dir():
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
             subprocess.run([*pip, "--dest", str(CACHE), name.replace("-", "==")], check=True)

@@ -1,4 +1,4 @@
-"""A published question-answering model in transformers 4.57, in an environment of its own."""
+"""A published question-answering model in transformers 4.57, in a separate environment."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`pipeline("question-answering")` against what transformers 5.2 said (tests/fixtures/question_answering/make.py)."""
+"""`pipeline("question-answering")` against transformers 5.2 (tests/fixtures/question_answering/make.py)."""
 
 import json
 import subprocess
@@ -24,14 +24,14 @@ def answerer():
 
 
 def flat(answers):
-    """All answers, whether of one question or of several, one each or several."""
+    """Flattens the answers of one or several questions to a list."""
     if isinstance(answers, dict):
         return [answers]
     return [answer for part in answers for answer in flat(part)]
 
 
 def likely(answers):
-    """Without those of score 0, of which 5.2 takes any, [CLS] too."""
+    """Removes answers with score 0, which are arbitrary in transformers 5.2."""
     return [answer for answer in flat(answers) if answer["score"] > 0]
 
 
@@ -39,7 +39,7 @@ def likely(answers):
 def test_the_answers_are_those_of_5_2(answerer, number):
     case = CASES[number]
     answers = answerer(**case["arguments"])
-    if case["answers"] is None:  # it failed where a context had fewer spans than candidates
+    if case["answers"] is None:  # transformers 5.2 failed, because the context had fewer spans than candidates
         assert len(answers) == len(case["arguments"]["question"])
         return
     for ours, theirs in zip(likely(answers), likely(case["answers"]), strict=True):
@@ -71,7 +71,7 @@ def test_offsets_point_at_the_answer(answerer):
         lambda answer, example: answer(example, example)[1],
     ],
 )
-def test_every_way_to_ask_gives_the_same_answer(answerer, call):
+def test_all_forms_of_inputs_give_the_same_answer(answerer, call):
     example = {"question": "Where is the oldest bridge?", "context": CONTEXT}
     assert call(answerer, example) == pytest.approx(answerer(**example))
 
@@ -92,22 +92,22 @@ def test_every_way_to_ask_gives_the_same_answer(answerer, call):
         ({"question": "the " * 200, "context": "y"}, ValueError, "there is no room for the context"),
     ],
 )
-def test_what_makes_no_sense_is_refused(answerer, arguments, error, message):
+def test_invalid_arguments_are_errors(answerer, arguments, error, message):
     with pytest.raises(error, match=message):
         answerer(**arguments)
 
 
-def test_a_dictionary_without_context_is_refused(answerer):
+def test_a_dictionary_without_context_is_an_error(answerer):
     with pytest.raises(KeyError, match="You need to provide a dictionary"):
         answerer({"question": "x"})
 
 
-def test_a_long_question_is_cut_off_where_asked(answerer):
+def test_max_question_len_truncates_a_question(answerer):
     cut = answerer(question="where is the bridge " * 60, context=CONTEXT, max_question_len=4)
     assert cut == pytest.approx(answerer(question="where is the bridge", context=CONTEXT))
 
 
-def test_a_context_of_white_space_has_no_words_to_answer_with(answerer):
+def test_a_context_of_white_space_has_an_empty_answer(answerer):
     assert answerer(question="Where?", context="   ") == {"score": 0.0, "start": 0, "end": 0, "answer": ""}
 
 
@@ -171,7 +171,7 @@ def test_a_saved_pipeline_works_without_this_package(answerer, tmp_path):
     answer, refused, config_module = finished.stdout.splitlines()
     assert json.loads(answer) == pytest.approx(answerer(question=question, context=CONTEXT))
     assert refused == "True"
-    # Nobody's code runs without consent.
+    # Remote code does not run without trust_remote_code.
     assert config_module == "transformers.models.mobilebert.configuration_mobilebert"
 
 
@@ -187,7 +187,7 @@ def test_publishing_needs_a_model(tmp_path):
         publish_code(tmp_path)
 
 
-def test_a_teacher_is_left_as_it_is(tmp_path, caplog):
+def test_publishing_a_teacher_changes_nothing(tmp_path, caplog):
     IBBertConfig().save_pretrained(tmp_path)
     publish_code(tmp_path)
     assert "IBBertConfig" in caplog.text

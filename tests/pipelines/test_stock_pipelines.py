@@ -1,4 +1,4 @@
-"""The library's own pipelines with the networks' other heads; the student's answers are the stock network's."""
+"""transformers' pipelines with the other heads. The student's answers are those of the stock model."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def network(module, family, head, tokenizer, **fields):
 
 
 def numbers(answer):
-    """All numbers of an answer, in order."""
+    """All numbers in an answer, in order."""
     if isinstance(answer, dict):
         return [number for value in answer.values() for number in numbers(value)]
     if isinstance(answer, (list, tuple)):

@@ -1,4 +1,4 @@
-"""GLUE in the layouts in which people have it, and what happens to bad files."""
+"""GLUE from local files and the Hub, and invalid files."""
 
 import gzip
 
@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from mobilebert_hf.tasks.glue_data import load_glue, tokenize_glue
 from mobilebert_hf.tasks.glue_tasks import TASKS
 
-# The first lines of files as the benchmark hands them out.
+# The first lines of the original files.
 OFFICIAL = {
     "CoLA/train.tsv": "gj04\t1\t\tThe cat sat.\ngj04\t0\t*\tCat the sat.\n",
     "CoLA/dev.tsv": 'gj04\t1\t\tShe said "no.\n',
@@ -57,7 +57,7 @@ def test_the_original_files_are_read(folder, key):
         assert splits["train"].features["label"] == ClassLabel(names=list(TASKS[key].labels))
 
 
-def test_quotes_are_text(folder):
+def test_quotes_have_no_special_meaning(folder):
     assert load_glue(TASKS["cola"], str(folder))["validation"][0]["sentence1"] == 'She said "no.'
 
 
@@ -88,9 +88,9 @@ def test_other_names_and_compression(tmp_path):
         (
             "train.tsv",
             "sentence1\tsentence2\tlabel\nA\tB\tmaybe\n",
-            r"line 2: label 'maybe' is not one of RTE's: enta",
+            r"line 2: label 'maybe' is not a label of RTE: expected enta",
         ),
-        ("train.tsv", "sentence1\tsentence2\tlabel\nA\tB\t2\n", r"line 2: label '2' is not one of RTE's"),
+        ("train.tsv", "sentence1\tsentence2\tlabel\nA\tB\t2\n", r"line 2: label '2' is not a label of RTE"),
         ("train.tsv", "sentence1\tsentence2\tlabel\nA\tB\t-1\n", r"line 2: label '-1'"),
         ("dev.tsv", "sentence1\tsentence2\tlabel\nA\tB\t\n", r"dev\.tsv, line 2: label ''"),
     ],
@@ -106,7 +106,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, name, text, message):
 def test_scores_are_from_0_to_5(tmp_path, score):
     (tmp_path / "STS-B").mkdir()
     (tmp_path / "STS-B" / "train.tsv").write_text(f"sentence1\tsentence2\tscore\nA\tB\t{score}\n")
-    with pytest.raises(ValueError, match=rf"line 2: label '{score}' is not a score from 0 to 5"):
+    with pytest.raises(ValueError, match=rf"line 2: label '{score}' is not a number from 0 to 5"):
         load_glue(TASKS["stsb"], str(tmp_path))
 
 
@@ -124,12 +124,12 @@ def test_missing_and_ambiguous_files_are_refused(folder):
     with pytest.raises(FileNotFoundError, match=r"WNLI has no train\*\.tsv"):
         load_glue(TASKS["wnli"], str(folder))
     (folder / "CoLA" / "train_old.tsv").write_text("sentence\tlabel\nA\t1\n")
-    with pytest.raises(ValueError, match=r"train\.tsv and train_old\.tsv could both be 'train'"):
+    with pytest.raises(ValueError, match=r"train\.tsv and train_old\.tsv both match split 'train'"):
         load_glue(TASKS["cola"], str(folder))
 
 
 def hub_copy(folder, task, rows, features):
-    """A local folder in the form of the Hub data set, a configuration a task."""
+    """A local copy of the Hub dataset, with a configuration per task."""
     for split in ("train", "validation", "test"):
         path = folder / task.key / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(exist_ok=True, parents=True)
@@ -141,7 +141,7 @@ def hub_copy(folder, task, rows, features):
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {task.key}\n  data_files:\n{files}---\n")
 
 
-def test_the_hub_data_set_is_read(tmp_path):
+def test_the_hub_dataset_is_read(tmp_path):
     task = TASKS["qqp"]
     features = Features(
         {
@@ -161,18 +161,18 @@ def test_the_hub_data_set_is_read(tmp_path):
 def test_labels_in_another_order_are_refused(tmp_path):
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["positive", "negative"])})
     hub_copy(tmp_path, TASKS["sst2"], [{"sentence": "good", "label": 0}], features)
-    with pytest.raises(ValueError, match="its labels are positive, negative; expected negative, positive in this"):
+    with pytest.raises(ValueError, match="labels are positive, negative; expected negative, positive in this"):
         load_glue(TASKS["sst2"], str(tmp_path))
 
 
-def test_a_wrong_label_of_a_hub_data_set_is_named(tmp_path):
+def test_an_invalid_label_of_a_hub_dataset_is_named(tmp_path):
     features = Features({"sentence": Value("string"), "label": Value("int64")})
     hub_copy(tmp_path, TASKS["sst2"], [{"sentence": "good", "label": label} for label in (0, 7)], features)
     with pytest.raises(ValueError, match="sst2, split train, row 1: label 7 is not from 0 to 1"):
         load_glue(TASKS["sst2"], str(tmp_path))
 
 
-def test_a_validation_split_is_held_out_where_there_is_none(tmp_path):
+def test_a_missing_validation_split_is_held_out(tmp_path):
     (tmp_path / "WNLI").mkdir()
     rows = "".join(f"A {index}\tB\t{int(index % 4 == 0)}\n" for index in range(40))
     (tmp_path / "WNLI" / "train.tsv").write_text("sentence1\tsentence2\tlabel\n" + rows)

@@ -1,4 +1,4 @@
-"""The choice of answers against a search through all spans."""
+"""The selection of answers against an exhaustive search."""
 
 import json
 
@@ -18,13 +18,13 @@ def examples(count=1):
 
 
 def window(example, first, last):
-    """A window with the context's tokens first to last - 1."""
+    """A window with the context tokens `first` to `last - 1`."""
     offsets = [place for bounds in BOUNDS[first:last] for place in bounds]
     return {"example": example, "offsets": offsets, "context_start": QUESTION_TOKENS}
 
 
 def every_span(windows, starts, ends, longest):
-    """Scores and texts of all spans, the best first."""
+    """Scores and texts of all spans, best first."""
     found = {}
     for number, features in enumerate(windows):
         bounds = np.array(features["offsets"]).reshape(-1, 2)
@@ -54,7 +54,7 @@ def test_answers_are_the_best_spans_of_all_windows(seed):
     assert answers.null_odds == {}
 
 
-def test_the_window_that_speaks_least_for_no_answer_decides():
+def test_the_lowest_no_answer_score_of_all_windows_is_used():
     starts = np.zeros((2, 11), np.float32)
     ends = np.zeros((2, 11), np.float32)
     starts[:, 0] = ends[:, 0] = 3.0, 1.0
@@ -69,7 +69,7 @@ def test_the_window_that_speaks_least_for_no_answer_decides():
     assert answers.predictions(null_threshold=-3.0) == {"q0": ""}
 
 
-def test_a_question_without_any_span_has_no_answer():
+def test_a_question_without_a_valid_span_has_no_answer():
     empty = {"example": 0, "offsets": [], "context_start": 0}
     features = Dataset.from_list([empty, window(1, 0, 6)])
     logits = np.zeros((2, 11), np.float32)
@@ -79,7 +79,7 @@ def test_a_question_without_any_span_has_no_answer():
     assert [answer["text"] for answer in answers.nbest["q0"]] == [""]
 
 
-def test_spans_are_in_order_and_not_too_long():
+def test_spans_end_after_their_start_and_are_not_too_long():
     starts, ends = np.arange(6.0), np.arange(6.0)[::-1].copy()
     spans = best_spans(starts, ends, np.array(BOUNDS), n_best=20, max_answer_length=2)
     lengths = [BOUNDS.index((b, CONTEXT.find(" ", b) if " " in CONTEXT[b:] else 27)) for _, _, b, _ in spans]
@@ -102,6 +102,6 @@ def test_the_files_have_the_official_names_and_form(tmp_path):
     assert json.loads((tmp_path / "null_odds.json").read_text()) == {"a": -0.5}
 
 
-def test_version_1_has_no_odds_to_write(tmp_path):
+def test_version_1_has_no_null_odds_file(tmp_path):
     Answers({"a": "x"}, {"a": []}, {}).save(tmp_path)
     assert not (tmp_path / "null_odds.json").exists()

@@ -1,4 +1,4 @@
-"""SQuAD's scores against the official script's (tests/fixtures/squad/make.py)."""
+"""SQuAD scores against those of the official scripts (tests/fixtures/squad/make.py)."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "squad" / "scores.json.gz"
 OFFICIAL = json.loads(gzip.decompress(FIXTURE.read_bytes()))
 
 
-def test_every_answer_scores_as_officially():
+def test_answer_scores_equal_the_official_ones():
     for prediction, truth, exact, overlap in OFFICIAL["pairs"]:
         assert exact_match(prediction, truth) == exact
         assert f1_or_empty(prediction, truth) == pytest.approx(overlap, abs=1e-12)
@@ -32,18 +32,18 @@ def test_every_answer_scores_as_officially():
             assert f1(prediction, truth) == 0.0  # v1.1's own definition
 
 
-def test_every_set_scores_as_officially():
+def test_dataset_scores_equal_the_official_ones():
     for truths, predictions, odds, threshold, official in OFFICIAL["sets"]:
         assert squad_v2_scores(predictions, truths, odds, threshold) == pytest.approx(official)
 
 
-def test_version_1_takes_the_best_of_several_answers():
+def test_version_1_uses_the_best_reference_answer():
     truths = {"a": ["the cat", "a black cat"], "b": ["dog"], "c": ["Norway"]}
     scores = squad_scores({"a": "black cat!", "b": "big dog"}, truths)  # c has no prediction
     assert scores == pytest.approx({"exact_match": 100 / 3, "f1": 100 * (1 + 2 / 3) / 3})
 
 
-def test_without_odds_nothing_is_thresholded():
+def test_without_null_odds_there_is_no_threshold():
     scores = squad_v2_scores({"a": "x", "b": "y"}, {"a": ["x"], "b": []})
     assert scores["exact"] == 50.0
     assert scores["NoAns_exact"] == 0.0
@@ -69,17 +69,17 @@ def test_the_best_threshold_is_no_worse_than_any_other():
     [
         (lambda: squad_scores({}, {}), "no questions"),
         (lambda: squad_v2_scores({}, {}), "no questions"),
-        (lambda: squad_scores({"a": "x"}, {"a": []}), "'a' has no answer: v1.1 wants one; score it with squad_v2"),
+        (lambda: squad_scores({"a": "x"}, {"a": []}), "'a' has no answer, which v1.1 requires: use squad_v2"),
         (lambda: squad_v2_scores({}, {"a": [], "b": []}), "No prediction for question 'a' and 1 more"),
         (lambda: squad_v2_scores({"a": ""}, {"a": []}, {}), "No null odds for question 'a'"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(call, message):
+def test_invalid_predictions_are_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_the_metrics_load_without_a_network(monkeypatch):
+def test_the_metrics_load_offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     answers = {"text": ["the cat"], "answer_start": [0]}
     references = [{"id": "a", "answers": answers}]

@@ -17,7 +17,7 @@ from mobilebert_hf.tasks.submission import write_predictions, write_submission
         ("stsb", "STS-B", np.float32([-0.2, 2.71828, 5.3]), ["0\t0.000", "1\t2.718", "2\t5.000"]),
     ],
 )
-def test_files_are_as_the_server_reads_them(tmp_path, key, name, predictions, lines):
+def test_files_have_the_servers_format(tmp_path, key, name, predictions, lines):
     path = write_predictions(TASKS[key], name, predictions, tmp_path)
     assert path.name == f"{name}.tsv"
     assert path.read_text().splitlines() == ["index\tprediction", *lines]
@@ -29,7 +29,7 @@ def write_all(folder):
             write_predictions(task, name, np.zeros(rows), folder)
 
 
-def test_the_archive_has_eleven_files_side_by_side(tmp_path):
+def test_the_archive_has_eleven_files_without_folders(tmp_path):
     write_all(tmp_path / "predictions")
     said = write_submission(tmp_path / "predictions", tmp_path / "submission.zip")
     assert "is ready" in said
@@ -45,7 +45,7 @@ def test_an_incomplete_set_is_not_packed(tmp_path):
     (tmp_path / "AX.tsv").unlink()
     write_predictions(TASKS["rte"], "RTE", [0, 1], tmp_path)
     said = write_submission(tmp_path, tmp_path / "submission.zip")
-    assert "RTE.tsv has 2 rows, not 3,000; AX.tsv is missing" in said
+    assert "RTE.tsv has 2 rows, expected 3,000; AX.tsv is missing" in said
     assert not (tmp_path / "submission.zip").exists()
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedMod
 
 from .. import models
 from ..deployment.student import sample_inputs
-from ..files import write_aside, written_aside
+from ..files import atomic_write, atomic_write_text
 from ..models.configuration import MobileBertConfig
 from .original import (
     CONFIG,
@@ -61,17 +61,17 @@ def convert(source: str | Path, output: str | Path, to: str = TRANSFORMERS) -> d
         raise FileExistsError(f"{folder} exists. Choose a new folder.")
     prefix = find_checkpoint_prefix(source)
     model, tokenizer = load_transformers(str(source)) if prefix is None else load_original(prefix)
-    with written_aside(folder) as aside:
-        aside.mkdir(parents=True)
+    with atomic_write(folder) as staging:
+        staging.mkdir(parents=True)
         if to == TRANSFORMERS:
-            model.save_pretrained(aside)
+            model.save_pretrained(staging)
             if tokenizer is not None:
-                tokenizer.save_pretrained(aside)
-            written, _ = load_transformers(str(aside))
+                tokenizer.save_pretrained(staging)
+            written, _ = load_transformers(str(staging))
         else:
-            save_original(model, tokenizer, aside)
-            written, _ = load_original(aside / CHECKPOINT)
-        return compare(model, {"": written, "stock_": load_stock(aside) if to == TRANSFORMERS else None})
+            save_original(model, tokenizer, staging)
+            written, _ = load_original(staging / CHECKPOINT)
+        return compare(model, {"": written, "stock_": load_stock(staging) if to == TRANSFORMERS else None})
 
 
 def find_checkpoint_prefix(source: str | Path) -> Path | None:
@@ -137,10 +137,10 @@ def save_original(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     weights = {_prefix(model) + name: parameter for name, parameter in model.named_parameters()}
     write_variables(folder / CHECKPOINT, to_original(weights, config.normalization_type))
     # TensorFlow finds the checkpoint of a folder by this file.
-    write_aside(folder / "checkpoint", f'model_checkpoint_path: "{CHECKPOINT}"\n')
+    atomic_write_text(folder / "checkpoint", f'model_checkpoint_path: "{CHECKPOINT}"\n')
     if tokenizer is not None:
         tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-        write_aside(folder / VOCABULARY, "\n".join(tokens) + "\n")
+        atomic_write_text(folder / VOCABULARY, "\n".join(tokens) + "\n")
 
 
 def load_transformers(source: str) -> tuple[PreTrainedModel, Any]:

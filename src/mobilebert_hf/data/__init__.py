@@ -1,4 +1,4 @@
-"""From raw text to pre-training batches."""
+"""Pre-training data from raw text, SQuAD features, and tokenizers."""
 
 from .batching import LengthGroupedBatches, example_lengths
 from .corpus import load_documents

@@ -1,4 +1,4 @@
-"""Batches of examples of about one length, so that padding costs next to nothing."""
+"""Length-bucketed batches, to minimize padding."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,28 +8,26 @@ import pyarrow.compute
 from datasets import Dataset
 from torch.utils.data import BatchSampler
 
-# Examples are sorted by length within this many steps: enough to leave almost no padding, few enough that an epoch
-# stays well shuffled.
+# Steps within which examples are sorted by length: enough for little padding, few enough to keep an epoch shuffled.
 WINDOW = 50
 
 
 class LengthGroupedBatches(BatchSampler):
-    """An epoch of batches of similar length, in random order; a pure function of `seed`, `epoch` and the lengths.
+    """Batches of examples of similar length, in random order, for one epoch.
 
-    A step takes `multiple` batches of `batch_size`, on all processes and accumulated batches together. Which examples
-    a step takes depends on the product alone, so one process, several, and accumulation train on the same steps.
-    Accelerate hands the batches out in turn. Examples left over at the end of an epoch, less than a step takes, are
-    dropped; they are others in every epoch.
+    The batches are a pure function of `seed`, `epoch` and `lengths`. The examples of an optimizer step depend only on
+    `batch_size * multiple`, so that training is the same with any number of processes and accumulation steps. Examples
+    that do not fill a last step are dropped; every epoch drops others.
 
     Args:
-        lengths (`Sequence[int]`): tokens of each example.
-        batch_size (`int`): examples in a batch.
-        multiple (`int`, *optional*, defaults to 1): batches in a step, over processes and accumulation.
-        seed (`int`, *optional*, defaults to 0): of the order.
-        epoch (`int`, *optional*, defaults to 0): the pass over the data; assign it before iterating.
+        lengths (`Sequence[int]`): number of tokens of each example.
+        batch_size (`int`): examples per batch.
+        multiple (`int`, *optional*, defaults to 1): batches per step, that is processes times accumulation steps.
+        seed (`int`, *optional*, defaults to 0): seed of the order.
+        epoch (`int`, *optional*, defaults to 0): index of the epoch; set it before iterating.
 
     Raises:
-        ValueError: if there are fewer examples than one step takes.
+        ValueError: if there are fewer examples than in one step.
     """
 
     drop_last = True
@@ -58,7 +56,7 @@ class LengthGroupedBatches(BatchSampler):
         order = rng.permutation(len(self.lengths))[: self.steps * step]
         for start in range(0, len(order), WINDOW * step):
             window = order[start : start + WINDOW * step]
-            # The one shorter window comes last, so its step order is drawn like any other.
+            # Only the last window can be shorter.
             window[:] = window[np.argsort(self.lengths[window], kind="stable")]
             steps = window.reshape(-1, step)
             steps[:] = steps[rng.permutation(len(steps))]
@@ -67,7 +65,7 @@ class LengthGroupedBatches(BatchSampler):
 
 
 def example_lengths(examples: Sequence[dict[str, Any]] | Dataset) -> np.ndarray:
-    """The number of tokens of each example, int32; of a `datasets.Dataset` without making Python objects of it."""
+    """The number of tokens of each example, int32. Reads a `datasets.Dataset` without creating Python objects."""
     if not isinstance(examples, Dataset):
         return np.array([len(example["input_ids"]) for example in examples], dtype=np.int32)
     tables = examples.select_columns("input_ids").with_format("arrow").iter(batch_size=10_000)

@@ -1,7 +1,7 @@
-"""Raw text to documents: files, folders, globs and Hub data sets become one data set with a `text` column.
+"""Loads files, folders, globs and Hub datasets as one dataset of documents with a `text` column.
 
-Plain text is UTF-8 with one paragraph a line and a blank line between documents. Everything that
-`datasets.load_dataset` reads (a Hub data set, a folder of Parquet or JSON Lines) has one document a row.
+Plain text is UTF-8 with one paragraph per line and a blank line between documents. Sources that
+`datasets.load_dataset` reads (a Hub dataset, Parquet, JSON Lines, CSV, Arrow) have one document per row.
 """
 
 import bz2
@@ -28,8 +28,7 @@ TABLE_BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".cs
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?::(?P<configuration>[\w.-]+))?")
 FEATURES = Features({"text": Value("string")})
 
-# A document is held in memory whole. The longest novels have six million characters: what is longer than this is
-# a file whose documents were not separated.
+# The longest novels have 6 million characters. A longer document means that documents are not separated.
 MAX_DOCUMENT_BYTES = 32 * 2**20
 STREAM_SAMPLE_ROWS = 200
 
@@ -38,7 +37,7 @@ def _open_zstandard(path: str | Path, mode: str) -> IO[bytes]:
     return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
 
 
-# By the suffix that says how a file is compressed.
+# How to open a file, by the suffix of its compression format.
 OPENERS: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -55,31 +54,31 @@ def load_documents(
     encoding_errors: str = "strict",
     cache_dir: str | None = None,
 ) -> Dataset | IterableDataset:
-    """Loads every source of a corpus as one data set of documents.
+    """Loads all sources of a corpus as one dataset of documents.
 
     Args:
         corpus (`Sequence[str]`):
-            Files (`.gz`, `.bz2`, `.xz` and `.zst` are decompressed), folders, globs, and Hub data sets as
-            `owner/name` or `owner/name:configuration`, of which the `train` split is read.
+            Files (`.gz`, `.bz2`, `.xz` and `.zst` are decompressed), folders, globs, and Hub datasets as `owner/name`
+            or `owner/name:configuration` (split `train`).
         text_column (`str`, *optional*, defaults to `"text"`):
-            The column with the document in sources that have columns.
+            Column of the documents, for sources with columns.
         streaming (`bool`, *optional*, defaults to `False`):
-            Read while iterating instead of writing an Arrow copy to the cache first.
+            Whether to read while iterating, without an Arrow copy in the cache.
         encoding_errors (`str`, *optional*, defaults to `"strict"`):
-            `"strict"` refuses bytes that are not UTF-8, `"replace"` reads them as U+FFFD.
+            For bytes that are not UTF-8: `"strict"` raises an error, `"replace"` reads them as U+FFFD.
         cache_dir (`str`, *optional*):
-            Where the Arrow copy goes. Defaults to the cache of `datasets`.
+            Folder of the Arrow copy. Defaults to the cache of `datasets`.
 
     Returns:
-        `Dataset` or `IterableDataset`: one row a document, with the one column `text` (string), in the order of
-        `corpus`, plain-text sources first.
+        `Dataset` or `IterableDataset`: one document per row, with the column `text` (string). Plain text comes first,
+        then the other sources, each in the order of `corpus`.
 
     Raises:
         FileNotFoundError: if a source does not exist.
-        ValueError: if a source has no text, is not UTF-8, lacks `text_column`, or is mostly empty rows.
+        ValueError: if a source has no text, is not UTF-8, lacks `text_column`, or most of its rows are empty.
     """
     if not corpus:
-        raise ValueError("the corpus is an empty list: name at least one file, folder, glob or Hub data set")
+        raise ValueError("the corpus is an empty list: name at least one file, folder, glob or Hub dataset")
     files, tables = find_sources(corpus)
     parts = [_load_table(table, text_column, streaming, cache_dir) for table in tables]
     if files:
@@ -88,18 +87,18 @@ def load_documents(
 
 
 def find_sources(corpus: Sequence[str]) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Sorts the entries of a corpus into plain-text files and arguments for `datasets.load_dataset`.
+    """Splits the entries of a corpus into plain-text files and sources with columns.
 
     Args:
-        corpus (`Sequence[str]`): files, folders, globs and Hub ids.
+        corpus (`Sequence[str]`): see [`load_documents`].
 
     Returns:
-        `tuple[list[Path], list[dict]]`: the text files in a stable order, and one dictionary of keyword arguments
-        for each source with columns.
+        `tuple[list[Path], list[dict]]`: the text files in a stable order, and the arguments of `load_dataset` for each
+        source with columns.
 
     Raises:
-        FileNotFoundError: if an entry is none of the things above.
-        ValueError: if a folder holds no text, or both plain text and files with columns.
+        FileNotFoundError: if a source does not exist.
+        ValueError: if a folder has no text, or both plain text and files with columns.
     """
     files: list[Path] = []
     tables: list[dict[str, Any]] = []
@@ -111,23 +110,21 @@ def find_sources(corpus: Sequence[str]) -> tuple[list[Path], list[dict[str, Any]
         elif glob.has_magic(entry):
             paths = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
             if not paths:
-                raise FileNotFoundError(
-                    f"no file matches the pattern {entry!r}: check the folder and quote the pattern"
-                )
+                raise FileNotFoundError(f"no file matches {entry!r}: check the folder and quote the pattern")
         elif hub and _suffix(path) not in (*TEXT_SUFFIXES, *TABLE_BUILDERS):
             tables.append({"path": entry.partition(":")[0], "name": hub["configuration"]})
             continue
         else:
             raise FileNotFoundError(
-                f"no file or folder {entry!r}: give an existing path, a glob, or a Hub data set as 'owner/name'"
+                f"no file or folder {entry!r}: give an existing path, a glob, or a Hub dataset as 'owner/name'"
             )
-        for found in paths:
-            _add_path(found, files, tables)
+        for match in paths:
+            _add_path(match, files, tables)
     return files, tables
 
 
 def _add_path(path: Path, files: list[Path], tables: list[dict[str, Any]]) -> None:
-    """Adds a file or what a folder holds to the text files or to the sources with columns."""
+    """Adds a file, or the files of a folder, to the text files or to the sources with columns."""
     if path.is_file():
         builder = TABLE_BUILDERS.get(_suffix(path))
         if builder:
@@ -140,34 +137,35 @@ def _add_path(path: Path, files: list[Path], tables: list[dict[str, Any]]) -> No
         for file in sorted(path.rglob("*"))
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
-    texts = [file for file in inside if _suffix(file) in TEXT_SUFFIXES]
+    text_files = [file for file in inside if _suffix(file) in TEXT_SUFFIXES]
     with_columns = [file for file in inside if _suffix(file) in TABLE_BUILDERS]
-    if texts and with_columns:
+    if text_files and with_columns:
         raise ValueError(
-            f"the folder {path} holds both plain text ({texts[0].name}) and files with columns "
+            f"the folder {path} has both plain text ({text_files[0].name}) and files with columns "
             f"({with_columns[0].name}): name the files to read, or use a glob such as '{path}/*.txt'"
         )
     if with_columns:
         tables.append({"path": str(path)})
         return
-    if not texts:
+    if not text_files:
         raise ValueError(
-            f"the folder {path} holds no text: {len(inside)} files, none of them named "
+            f"the folder {path} has no text: none of its {len(inside)} files is named "
             f"{', '.join((*TEXT_SUFFIXES, *TABLE_BUILDERS))} (compressed or not). "
             f"For files with other names use a glob such as '{path}/**/*'"
         )
-    if len(texts) < len(inside):
-        logger.warning("%s: reading %d text files, leaving %d others", path, len(texts), len(inside) - len(texts))
-    files.extend(texts)
+    if len(text_files) < len(inside):
+        ignored = len(inside) - len(text_files)
+        logger.warning("%s: %d text files are read, %d other files are ignored", path, len(text_files), ignored)
+    files.extend(text_files)
 
 
 def _suffix(path: Path) -> str:
-    """The suffix that says what a file holds, without the one that says how it is compressed."""
+    """The suffix of a file's format, without that of its compression."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() in OPENERS else path.suffix.lower()
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a UTF-8 file, compressed or not, with or without a byte-order mark; line ends stay as they are."""
+    """Opens a UTF-8 file, compressed or not, with or without a byte-order mark. Line ends are not changed."""
     opener = OPENERS.get(path.suffix.lower(), open)
     return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8-sig", newline="")
 
@@ -183,11 +181,11 @@ def read_documents(files: list[str], encoding_errors: str) -> Iterator[dict[str,
         `dict[str, str]`: the `text` of one document, its paragraphs joined by newlines, without blank lines.
 
     Raises:
-        ValueError: naming the file and place, for what is not UTF-8, cannot be decompressed, or has no end.
+        ValueError: if a file is not UTF-8, cannot be decompressed, or a document is too long; names file and line.
     """
     for file in files:
         paragraphs: list[str] = []
-        size = found = 0
+        size = num_documents = 0
         for number, line in _read_lines(file, encoding_errors):
             if line:
                 paragraphs.append(line)
@@ -196,15 +194,15 @@ def read_documents(files: list[str], encoding_errors: str) -> Iterator[dict[str,
                     raise ValueError(_too_long(file, number))
             elif paragraphs:
                 yield {"text": "\n".join(paragraphs)}
-                paragraphs, size, found = [], 0, found + 1
+                paragraphs, size, num_documents = [], 0, num_documents + 1
         if paragraphs:
             yield {"text": "\n".join(paragraphs)}
-        elif not found:
-            logger.warning("%s holds no text", file)
+        elif not num_documents:
+            logger.warning("%s has no text", file)
 
 
 def _read_lines(file: str, encoding_errors: str) -> Iterator[tuple[int, str]]:
-    """Yields line numbers from 1 and stripped lines. Reads bytes, so that an error can say where it is."""
+    """Yields line numbers from 1 and stripped lines. Reads bytes to give the byte offset in error messages."""
     opener = OPENERS.get(Path(file).suffix.lower(), open)
     offset = 0
     try:
@@ -223,13 +221,13 @@ def _read_lines(file: str, encoding_errors: str) -> Iterator[tuple[int, str]]:
                 offset += len(raw)
                 yield number, line.removeprefix("\ufeff").strip()
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"cannot read {file}: {error}. Is it complete, and is its name right?") from error
+        raise ValueError(f"cannot read {file}: {error}. Check that it is complete and has the right suffix") from error
 
 
 def _too_long(file: str, number: int) -> str:
     return (
         f"the document of {file} that reaches line {number} is longer than {MAX_DOCUMENT_BYTES // 2**20} MiB: "
-        "expected one paragraph a line and a blank line between documents. Put blank lines between them"
+        "expected one paragraph per line and blank lines between documents. Add blank lines"
     )
 
 
@@ -241,7 +239,7 @@ def _load_text(
         raise ValueError(f"the corpus is empty: no text in {', '.join(str(file) for file in files[:5])}")
     if streaming:
         return IterableDataset.from_generator(read_documents, features=FEATURES, gen_kwargs=arguments)
-    # `datasets` would hash the arguments only, and serve a stale copy when the content of a file changes.
+    # `datasets` hashes only the arguments, and would load a stale copy after a file changed.
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     try:
         documents = Dataset.from_generator(
@@ -252,7 +250,7 @@ def _load_text(
             fingerprint=Hasher.hash(["documents", arguments, stats]),
         )
     except DatasetGenerationError as error:
-        # The cause says which file and where; the wrapper says neither.
+        # Only the cause names the file and line.
         raise error.__cause__ or error from None
     logger.info("%d documents in %d text files", len(documents), len(files))
     return documents
@@ -261,51 +259,51 @@ def _load_text(
 def _load_table(
     source: dict[str, Any], text_column: str, streaming: bool, cache_dir: str | None
 ) -> Dataset | IterableDataset:
-    """Loads one source with columns through `load_dataset`, keeping the text column and the rows with text."""
+    """Loads one source with columns, and selects the text column and the rows with text."""
     name = source.get("data_files", source["path"])
     try:
         table = load_dataset(**source, split="train", streaming=streaming, cache_dir=cache_dir)
     except (DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"{name!r} is no file or folder here, and could not be loaded as a Hub data set: {error}"
+            f"{name!r} is no local file or folder, and could not be loaded as a Hub dataset: {error}"
         ) from error
     except (ValueError, DatasetGenerationError) as error:
         raise ValueError(f"cannot read a 'train' split with rows from {name!r}: {error.__cause__ or error}") from error
     sample = list(table.take(STREAM_SAMPLE_ROWS)) if streaming else []
     columns = list(sample[0]) if sample else table.column_names
     if not columns or (streaming and not sample):
-        raise ValueError(f"cannot read a 'train' split with rows from {name!r}: it has none")
+        raise ValueError(f"cannot read a 'train' split with rows from {name!r}: it has no rows")
     if text_column not in columns:
         raise ValueError(
             f"{name!r} has no column {text_column!r}: set text_column to one of {', '.join(sorted(columns))}"
         )
     kind = table.features[text_column] if table.features else Value("string")
     if kind not in (Value("string"), Value("large_string")):
-        raise ValueError(f"the column {text_column!r} of {name!r} holds {kind}: set text_column to one of strings")
+        raise ValueError(f"the column {text_column!r} of {name!r} has {kind}: set text_column to a column of strings")
     table = table.select_columns([text_column])
     table = table if text_column == "text" else table.rename_column(text_column, "text")
     if table.features is None or table.features["text"] != FEATURES["text"]:
         table = table.cast(FEATURES)
-    kept = table.filter(_have_text, batched=True, input_columns="text")
+    with_text = table.filter(_have_text, batched=True, input_columns="text")
     if streaming:
         check_dropped(sum(_have_text([row[text_column] for row in sample])), len(sample), name, text_column)
-        return kept
-    check_dropped(len(kept), len(table), name, text_column)
-    # An unfiltered table reads faster: a filtered one goes through a table of indices.
-    return table if len(kept) == len(table) else kept
+        return with_text
+    check_dropped(len(with_text), len(table), name, text_column)
+    # An unfiltered table is faster to read, because it has no table of indices.
+    return table if len(with_text) == len(table) else with_text
 
 
-def _have_text(texts: list[str | None]) -> list[bool]:
-    return [bool(text and text.strip()) for text in texts]
+def _have_text(documents: list[str | None]) -> list[bool]:
+    return [bool(document and document.strip()) for document in documents]
 
 
 def check_dropped(kept: int, total: int, name: str, text_column: str) -> None:
-    """Logs how many documents of a source are kept, and refuses to go on with less than half of them.
+    """Logs how many documents of a source are empty, and checks that most are not.
 
     Args:
-        kept (`int`): documents that have text.
-        total (`int`): all documents.
-        name (`str`): the source, for the message.
+        kept (`int`): number of documents with text.
+        total (`int`): number of all documents.
+        name (`str`): name of the source, for the message.
         text_column (`str`): the column that was read.
 
     Raises:
@@ -315,5 +313,5 @@ def check_dropped(kept: int, total: int, name: str, text_column: str) -> None:
     if kept < total / 2:
         raise ValueError(
             f"{total - kept} of the {total} documents of {name!r} have no text in the column {text_column!r}: "
-            "expected a document a row. Choose another text_column, or remove the empty rows first"
+            "expected a document per row. Set another text_column, or remove the empty rows"
         )

@@ -1,4 +1,4 @@
-"""Examples to batches: padding and dynamic masked-language-model masking."""
+"""Collates examples into batches, with padding and dynamic masking."""
 
 import zlib
 from collections.abc import Sequence
@@ -12,32 +12,31 @@ from transformers import PreTrainedTokenizerBase
 IGNORED = -100  # the label that transformers' losses skip
 
 
-# transformers' DataCollatorForLanguageModeling is close, but its whole-word mode replaces 80/10/10 by all-[MASK],
-# and it can leave a short example with nothing to predict.
+# With whole-word masking, transformers' DataCollatorForLanguageModeling replaces every token by [MASK]. It can also
+# select no token of a short example.
 @dataclass
 class PretrainingCollator:
-    """Pads a batch of sentence pairs and masks tokens anew in each epoch.
+    """Pads a batch and masks tokens, differently in each epoch.
 
-    The masks of an example follow from the seed, the epoch and the example alone. So a resumed run sees the masks of
-    an uninterrupted one, and neither the batch size nor the number of processes changes what is predicted. The
-    trainers of this package keep `epoch` up to date.
+    The masks depend only on the seed, the epoch and the example. A resumed run has the same masks as an uninterrupted
+    one, with any batch size and number of processes. The trainers of this package set `epoch`.
 
-    Of the chosen tokens 80 % become `[MASK]`, 10 % a random ordinary token, and 10 % stay. Special tokens and padding
-    are never chosen, and an example that has any other token always gets at least one label.
+    80 % of the selected tokens are replaced by `[MASK]`, 10 % by a random token, and 10 % are not changed. Special
+    tokens and padding are never selected. At least one token of each example is selected.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
-            Gives the special ids and the vocabulary.
+            Tokenizer with a mask and a padding token.
         mlm_probability (`float`, *optional*, defaults to `0.15`):
-            Chance of a token (of a word, with `whole_word_mask`) to be chosen. With 0 nothing is masked at all.
+            Probability to select a token, or a word with `whole_word_mask`. 0 disables masking.
         whole_word_mask (`bool`, *optional*, defaults to `False`):
-            Choose whole words, that is a piece and all the `##` pieces that follow it.
+            Whether to select whole words (a token and the `##` tokens after it).
         pad_to_multiple_of (`int`, *optional*):
             Round the padded length up to a multiple of this.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of all masks.
+            Seed of the masks.
         epoch (`int`, *optional*, defaults to `0`):
-            How many times the data was seen before.
+            Index of the epoch.
 
     Raises:
         ValueError: if the tokenizer lacks a mask or padding token, or if `whole_word_mask` is set and no token of
@@ -55,7 +54,7 @@ class PretrainingCollator:
         if not 0 <= self.mlm_probability < 1:
             raise ValueError(f"mlm_probability is {self.mlm_probability}: expected a value from 0 to below 1")
         if self.tokenizer.mask_token_id is None or self.tokenizer.pad_token_id is None:
-            raise ValueError("masking needs a tokenizer with a mask token and a padding token: set both")
+            raise ValueError("masking requires a tokenizer with a mask token and a padding token: set both")
         vocabulary = self.tokenizer.get_vocab()
         size = max(vocabulary.values()) + 1
         self._special = torch.zeros(size, dtype=torch.bool)
@@ -65,17 +64,17 @@ class PretrainingCollator:
         self._continues &= ~self._special
         if self.whole_word_mask and not self._continues.any():
             raise ValueError(
-                "whole_word_mask needs a WordPiece vocabulary, whose pieces inside words start with '##', and this "
-                "tokenizer has none: set whole_word_mask to False"
+                "whole_word_mask needs a WordPiece vocabulary, and this tokenizer has no token that starts with '##': "
+                "set whole_word_mask to False"
             )
         self._ordinary = torch.tensor(sorted(set(vocabulary.values()) - set(self.tokenizer.all_special_ids)))
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Makes a batch.
+        """Collates a batch.
 
         Args:
-            features (`Sequence[dict]`): examples with `input_ids`, `token_type_ids` and `next_sentence_label`. A
-                stream's have their own `epoch`, which counts in place of the collator's.
+            features (`Sequence[dict]`): examples with `input_ids`, `token_type_ids` and `next_sentence_label`. If they
+                have an `epoch`, as in a stream, it replaces the collator's.
 
         Returns:
             `dict[str, torch.Tensor]`: `input_ids`, `attention_mask`, `token_type_ids` and `labels` of shape
@@ -98,31 +97,31 @@ class PretrainingCollator:
         }
 
     def _draw(self, features: Sequence[dict[str, Any]], width: int) -> torch.Tensor:
-        """Three uniform numbers for each token, (3, batch_size, seq_length), from each example's own generator."""
+        """Three uniform random numbers per token, (3, batch_size, seq_length), from a generator per example."""
         draws = np.zeros((3, len(features), width))
         for index, feature in enumerate(features):
-            row = feature["input_ids"]
-            digest = zlib.crc32(np.asarray(row, dtype=np.int32).tobytes())
+            ids = feature["input_ids"]
+            digest = zlib.crc32(np.asarray(ids, dtype=np.int32).tobytes())
             generator = np.random.default_rng((self.seed, feature.get("epoch", self.epoch), digest))
-            draws[:, index, : len(row)] = generator.random((3, len(row)))
+            draws[:, index, : len(ids)] = generator.random((3, len(ids)))
         return torch.from_numpy(draws)
 
     def _mask_tokens(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, draws: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The ids with masks; and the labels, which are the original ids of the chosen tokens and -100 elsewhere."""
+        """The masked ids, and the labels: the original ids of the selected tokens, -100 elsewhere."""
         maskable = attention_mask & ~self._special[input_ids]
-        chance, fate, replacement = draws
-        chosen = self._choose(input_ids, maskable, chance)
-        labels = input_ids.masked_fill(~chosen, IGNORED)
+        scores, action, replacement = draws
+        selected = self._select(input_ids, maskable, scores)
+        labels = input_ids.masked_fill(~selected, IGNORED)
         random = self._ordinary[(replacement * len(self._ordinary)).long()]
-        masked = input_ids.masked_fill(chosen & (fate < 0.8), self.tokenizer.mask_token_id)
-        return torch.where(chosen & (fate >= 0.9), random, masked), labels
+        masked = input_ids.masked_fill(selected & (action < 0.8), self.tokenizer.mask_token_id)
+        return torch.where(selected & (action >= 0.9), random, masked), labels
 
-    def _choose(self, input_ids: torch.Tensor, maskable: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Chooses tokens whose score, or whose word's first score, is below the probability."""
+    def _select(self, input_ids: torch.Tensor, maskable: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Selects tokens whose score, or the score of their word's first token, is below the probability."""
         if self.whole_word_mask:
-            # Truncation can leave a segment that begins inside a word: what follows a special token starts a word.
+            # A truncated segment can begin inside a word. A token after a special token always starts a word.
             after_special = ~maskable.roll(1, dims=1)
             starts = ~self._continues[input_ids] | ~maskable | after_special
             starts[:, 0] = True
@@ -134,8 +133,8 @@ class PretrainingCollator:
         return maskable & ((scores < self.mlm_probability) | (scores == lowest))
 
 
-def _pad(rows: Sequence[Sequence[int]], width: int, value: int) -> torch.Tensor:
-    padded = np.full((len(rows), width), value, dtype=np.int64)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = row
+def _pad(sequences: Sequence[Sequence[int]], width: int, value: int) -> torch.Tensor:
+    padded = np.full((len(sequences), width), value, dtype=np.int64)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
     return torch.from_numpy(padded)

@@ -1,8 +1,4 @@
-"""Documents to next-sentence-prediction pairs, as BERT's `create_pretraining_data.py` makes them.
-
-Works on token ids: a document is one array of ids and the places where its sentences end, so that a segment is a
-slice.
-"""
+"""Builds next-sentence-prediction pairs from tokenized documents, as BERT's `create_pretraining_data.py` does."""
 
 import re
 from bisect import bisect_left
@@ -23,11 +19,10 @@ EXAMPLES = Features(
 )
 
 IS_NEXT, IS_RANDOM = 0, 1  # as in transformers' next-sentence heads
-UNLABELLED = -100  # which transformers' losses skip
+UNLABELLED = -100  # the label that transformers' losses ignore
 
-# Ends of sentences: full stop, exclamation and question mark, ellipsis, Arabic and Devanagari marks, which a
-# space must follow; and the Chinese and Japanese marks, which need none. Closing quotes and brackets
-# belong to the sentence.
+# Sentence-ending marks that a space must follow (Latin, Arabic and Devanagari), and Chinese and Japanese marks, which
+# need no space. Closing quotes and brackets belong to the sentence.
 _CLOSING = "\"'\u201d\u2019\u00bb\u300d\u300f)\uff09\\]"
 _BOUNDARY = re.compile(
     rf"([.!?\u2026\u061f\u06d4\u0964]+)[{_CLOSING}]*\s+|[\u3002\uff01\uff1f\uff61]+[{_CLOSING}]*\s*"
@@ -35,16 +30,16 @@ _BOUNDARY = re.compile(
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Splits a paragraph at sentence-ending punctuation, by a rule that needs no model and no language.
+    """Splits a paragraph at sentence-ending punctuation. The rule is the same for all languages.
 
-    A full stop does not end a sentence after a single capital (`J. Smith`, `U.S. Army`), nor does any mark that is
-    followed by a lower-case letter.
+    A full stop after a single capital letter (`J. Smith`, `U.S. Army`) does not end a sentence, nor does a mark before
+    a lower-case letter.
 
     Args:
         paragraph (`str`): text without line breaks.
 
     Returns:
-        `list[str]`: the sentences, stripped, none of them empty.
+        `list[str]`: the sentences, stripped, without empty ones.
     """
     sentences, start = [], 0
     for match in _BOUNDARY.finditer(paragraph):
@@ -65,7 +60,7 @@ class Document(NamedTuple):
 
     Args:
         ids (`np.ndarray` of shape `(num_tokens,)`, int32): token ids without special tokens.
-        bounds (`list[int]`): sentence `i` is `ids[bounds[i] : bounds[i + 1]]`.
+        bounds (`list[int]`): offsets of the sentences: sentence `i` is `ids[bounds[i] : bounds[i + 1]]`.
     """
 
     ids: np.ndarray
@@ -73,14 +68,14 @@ class Document(NamedTuple):
 
     @classmethod
     def from_lengths(cls, ids: Sequence[int], lengths: Sequence[int], longest: int) -> "Document":
-        """Builds a document from its sentences' lengths, cutting longer sentences into pieces.
+        """Creates a document from its sentences' lengths.
 
-        Text with no punctuation is one endless sentence, of which truncation would throw almost all away.
+        Long sentences are split, because otherwise truncation would drop most of a text without punctuation.
 
         Args:
             ids (`Sequence[int]`): token ids.
-            lengths (`Sequence[int]`): tokens in each sentence.
-            longest (`int`): a sentence keeps at most this many tokens.
+            lengths (`Sequence[int]`): number of tokens of each sentence.
+            longest (`int`): largest number of tokens of a sentence.
 
         Returns:
             `Document`
@@ -94,16 +89,17 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class PairSettings:
-    """What pair building depends on besides the documents.
+    """Settings of pair building.
 
     Args:
-        max_seq_length (`int`): longest example, with its three special tokens.
-        short_seq_probability (`float`): how often an example aims at a shorter length.
-        dupe_factor (`int`): how many times each document is used.
-        seed (`int`): the random choices' seed.
+        max_seq_length (`int`): largest number of tokens of an example, including special tokens.
+        short_seq_probability (`float`): probability of a random shorter target length.
+        dupe_factor (`int`): number of times that each document is used.
+        seed (`int`): seed of the random choices.
         cls_token_id (`int`): id of `[CLS]`.
         sep_token_id (`int`): id of `[SEP]`.
-        examples (`str`, *optional*, defaults to `"pairs"`): or `"sentences"` or `"windows"`, see `make_texts`.
+        examples (`str`, *optional*, defaults to `"pairs"`): `"pairs"`, `"sentences"` or `"windows"`; for the last two
+            see `make_single_segments`.
     """
 
     max_seq_length: int
@@ -116,23 +112,23 @@ class PairSettings:
 
     @property
     def max_tokens(self) -> int:
-        """The tokens of both segments together, without `[CLS]` and two `[SEP]`."""
+        """Largest number of tokens of both segments, without special tokens."""
         return self.max_seq_length - 3
 
 
 def build_pairs(
     document: Document, draw: Callable[[Random], Document] | None, settings: PairSettings, rng: Random
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Cuts a document into pairs of segments, half of them with a second segment from another document.
+    """Splits a document into pairs of segments. In half of them the second segment is from another document.
 
-    Unlike BERT's, the shorter target length is drawn for each pair, not for each document: with one pass over the
-    corpus a document would otherwise be chopped as a whole.
+    Unlike BERT, this draws the target length for each pair instead of each document, so that in a single pass over the
+    corpus no document has only short pairs.
 
     Args:
-        document (`Document`): the document to use up.
-        draw (`Callable`, *optional*): gives another document. Without one every pair is a true one.
+        document (`Document`): the document to split.
+        draw (`Callable`, *optional*): returns another document. Without it, no pair has a random second segment.
         settings (`PairSettings`): lengths and probabilities.
-        rng (`random.Random`): the source of randomness.
+        rng (`random.Random`): the random generator.
 
     Yields:
         `tuple[np.ndarray, np.ndarray, int]`: segments A and B (int32, at least one token each and at most
@@ -145,12 +141,12 @@ def build_pairs(
         if rng.random() < settings.short_seq_probability:
             target = rng.randint(2, target)
         end = min(bisect_left(bounds, bounds[start] + target), last)
-        # A takes at least one sentence and leaves at least one, unless there is only one.
+        # A and B have at least one sentence each, unless there is only one.
         middle = rng.randint(start + 1, end - 1) if end - start > 1 else end
         first = ids[bounds[start] : bounds[middle]]
         if draw is not None and (middle == end or rng.random() < 0.5):
             second, label = _random_segment(draw(rng), target - len(first), rng), IS_RANDOM
-            start = middle  # the sentences that the random segment replaced are put back
+            start = middle  # the sentences that the random segment replaced are used next
         else:
             second, label = ids[bounds[middle] : bounds[end]], IS_NEXT
             start = end
@@ -159,7 +155,7 @@ def build_pairs(
 
 
 def _random_segment(document: Document, target: int, rng: Random) -> np.ndarray:
-    """Sentences from a random one on, until there are `target` tokens or the document ends."""
+    """Consecutive sentences with at least `target` tokens, from a random one on, or up to the end of the document."""
     start = rng.randrange(len(document.bounds) - 1)
     begin = document.bounds[start]
     end = min(max(bisect_left(document.bounds, begin + target), start + 1), len(document.bounds) - 1)
@@ -167,14 +163,14 @@ def _random_segment(document: Document, target: int, rng: Random) -> np.ndarray:
 
 
 def _truncate(first: np.ndarray, second: np.ndarray, max_tokens: int, rng: Random) -> tuple[np.ndarray, np.ndarray]:
-    """Shortens the longer segment, and once they are equally long both in turn, until they fit."""
+    """Truncates the longer segment, and both in turn once they are equally long, to `max_tokens` together."""
     keep_first = min(len(first), max(max_tokens - len(second), (max_tokens + 1) // 2))
     keep_second = min(len(second), max_tokens - keep_first)
     return _cut(first, keep_first, rng), _cut(second, keep_second, rng)
 
 
 def _cut(segment: np.ndarray, keep: int, rng: Random) -> np.ndarray:
-    """Drops tokens one by one, each from a random end, so that no position of a sentence is always lost."""
+    """Drops tokens one by one, each from a random end of the segment."""
     front = sum(rng.random() < 0.5 for _ in range(len(segment) - keep))
     return segment[front : front + keep]
 
@@ -186,21 +182,22 @@ def make_examples(
     settings: PairSettings,
     pool: Sequence[dict[str, Any]] | None = None,
 ) -> dict[str, list[Any]]:
-    """Turns a batch of tokenized documents into examples; a batched function for `datasets`' `map`.
+    """Converts a batch of tokenized documents into examples; a batched function for `datasets`' `map`.
 
-    A document's examples depend on its index and the pool only, so they are the same for any number of processes.
+    The examples of a document depend only on its index and the pool, so that they are the same for any number of
+    processes.
 
     Args:
         batch (`dict[str, list]`): `input_ids` and `sentence_lengths` of each document.
-        indices (`list[int]`): the documents' places in the data set, and in the pool.
+        indices (`list[int]`): indices of the documents in the dataset and in the pool.
         settings (`PairSettings`): lengths and probabilities.
-        pool (`Sequence[dict]`, *optional*): where random segments come from. Defaults to the batch.
+        pool (`Sequence[dict]`, *optional*): documents from which random segments are drawn. Defaults to the batch.
 
     Returns:
         `dict[str, list]`: `input_ids` (int32), `token_type_ids` (int8) and `next_sentence_label` (int).
     """
     if settings.examples != "pairs":
-        return make_texts(batch, settings)
+        return make_single_segments(batch, settings)
     longest = (settings.max_tokens + 1) // 2  # two of these fill an example
 
     def load(row: dict[str, Any]) -> Document:
@@ -212,11 +209,11 @@ def make_examples(
     ]
     examples: dict[str, list[Any]] = {"input_ids": [], "token_type_ids": [], "next_sentence_label": []}
     for position, index in enumerate(indices):
-        here, total = (position, len(own)) if pool is None else (index, len(pool))
+        itself, total = (position, len(own)) if pool is None else (index, len(pool))
 
-        def draw(rng: Random, here: int = here, total: int = total) -> Document:
+        def draw(rng: Random, itself: int = itself, total: int = total) -> Document:
             other = rng.randrange(total - 1)
-            other += other >= here
+            other += other >= itself
             return own[other] if pool is None else load(pool[other])
 
         for copy in range(settings.dupe_factor):
@@ -235,21 +232,21 @@ def _append(
     examples["next_sentence_label"].append(label)
 
 
-def make_texts(batch: dict[str, list[Any]], settings: PairSettings) -> dict[str, list[Any]]:
-    """Turns a batch of tokenized documents into examples of one segment, `[CLS] text [SEP]`.
+def make_single_segments(batch: dict[str, list[Any]], settings: PairSettings) -> dict[str, list[Any]]:
+    """Converts a batch of tokenized documents into examples of one segment, `[CLS] A [SEP]`.
 
-    Each sentence by itself (`settings.examples == "sentences"`), or as many following ones as fit (`"windows"`).
-    Sentences that are too long are cut into pieces.
+    A segment is one sentence (`settings.examples == "sentences"`) or as many consecutive sentences as fit
+    (`"windows"`). Long sentences are split.
 
     Args:
         batch (`dict[str, list]`): `input_ids` and `sentence_lengths` of each document.
-        settings (`PairSettings`): longest example, and which examples.
+        settings (`PairSettings`): kind and largest length of the examples.
 
     Returns:
         `dict[str, list]`: as `make_examples`; `next_sentence_label` is -100.
     """
     longest = settings.max_seq_length - 2
-    texts = []
+    segments = []
     for ids, lengths in zip(batch["input_ids"], batch["sentence_lengths"], strict=True):
         document = Document.from_lengths(ids, lengths, longest)
         bounds, start = document.bounds, 0
@@ -259,11 +256,11 @@ def make_texts(batch: dict[str, list[Any]], settings: PairSettings) -> dict[str,
                 settings.examples == "windows" and end < len(bounds) - 1 and bounds[end + 1] <= bounds[start] + longest
             ):
                 end += 1
-            texts.append(document.ids[bounds[start] : bounds[end]])
+            segments.append(document.ids[bounds[start] : bounds[end]])
             start = end
-    ends = [settings.cls_token_id], [settings.sep_token_id]
+    cls, sep = [settings.cls_token_id], [settings.sep_token_id]
     return {
-        "input_ids": [np.concatenate([ends[0], text, ends[1]], dtype=np.int32) for text in texts],
-        "token_type_ids": [np.zeros(len(text) + 2, np.int8) for text in texts],
-        "next_sentence_label": [UNLABELLED] * len(texts),
+        "input_ids": [np.concatenate([cls, segment, sep], dtype=np.int32) for segment in segments],
+        "token_type_ids": [np.zeros(len(segment) + 2, np.int8) for segment in segments],
+        "next_sentence_label": [UNLABELLED] * len(segments),
     }

@@ -1,6 +1,6 @@
-"""The pre-training data, whole way: raw text -> documents -> tokens -> sentence pairs.
+"""Pre-training data: raw text -> documents -> tokens -> examples.
 
-`prepare_pretraining_data` gives the examples; `PretrainingCollator` in `masking.py` makes them into batches.
+`prepare_pretraining_data` creates the examples; `PretrainingCollator` in `masking.py` collates them into batches.
 """
 
 import json
@@ -18,16 +18,16 @@ from .corpus import check_dropped, load_documents
 from .pairs import EXAMPLES, PairSettings, make_examples
 from .streaming import ExampleStream, map_blocks
 from .tokenization import TOKENIZED, tokenize_documents
-from .vocabulary import check_special_tokens, check_unknown_rate
+from .vocabulary import check_special_tokens, check_unknown_tokens
 
 logger = logging.getLogger(__name__)
 
-# Part of every cached result's name: raise it when tokenization or pair building changes what it gives.
+# Part of the name of cached results. Increase it when the results of tokenization or pair building change.
 CACHE_VERSION = 1
 SAMPLE_DOCUMENTS = 500
-# The shortest example is [CLS] a [SEP] b [SEP]; half of that many again leaves something to learn from.
+# The shortest pair, [CLS] a [SEP] b [SEP], has 5 tokens.
 MIN_SEQ_LENGTH = 8
-# Random next segments come from another document of the same split.
+# A random next segment comes from another document of the same split.
 MIN_DOCUMENTS = 2
 
 
@@ -36,94 +36,74 @@ PretrainingData = Mapping[str, Dataset | ExampleStream | IterableDataset]
 
 @dataclass
 class PretrainingDataArguments:
-    r"""What the pre-training data is made of, and how.
-
-    Args:
-        corpus (`list[str]`):
-            Files, folders, globs, or Hub data sets as `owner/name` or `owner/name:configuration`.
-        examples (`str`, *optional*, defaults to `"pairs"`):
-            `"pairs"` of segments for next-sentence prediction; single `"sentences"`; or `"windows"` of as many
-            following sentences as fit.
-        text_column (`str`, *optional*, defaults to `"text"`):
-            The column with the document in sources that have columns.
-        encoding_errors (`str`, *optional*, defaults to `"strict"`):
-            `"strict"` refuses bytes that are not UTF-8, `"replace"` reads them as U+FFFD.
-        validation_corpus (`list[str]`, *optional*):
-            Sources of held-out documents. Without it `validation_fraction` of the corpus is held out.
-        validation_fraction (`float`, *optional*, defaults to `0.05`):
-            Share of the documents to hold out, about as many when streaming. Which ones depends on their text only,
-            not on the seed.
-        max_seq_length (`int`, *optional*, defaults to `128`):
-            Longest example in tokens, with the three special ones.
-        long_seq_length (`int`, *optional*):
-            Longest example of a second phase of training, as BERT's 512 after 128. Without it there is one phase.
-        long_seq_ratio (`float`, *optional*, defaults to `0.1`):
-            The share of the steps, the last ones, that is the second phase.
-        short_seq_probability (`float`, *optional*, defaults to `0.1`):
-            How often an example aims at a random shorter length.
-        dupe_factor (`int`, *optional*, defaults to `1`):
-            How many times each document is cut into pairs, each time differently. Masks are new in every epoch anyway.
-        mlm_probability (`float`, *optional*, defaults to `0.15`):
-            Chance of a token to be predicted. For the collator.
-        whole_word_mask (`bool`, *optional*, defaults to `False`):
-            Mask whole words instead of single pieces. For the collator.
-        pairing_seed (`int`, *optional*, defaults to `42`):
-            Seed of the documents' order and of the pairs.
-        preprocessing_num_workers (`int`, *optional*):
-            Processes for tokenization and pair building. Without it there is one, in which the tokenizer's own threads
-            use all cores. The result is the same.
-        streaming (`bool`, *optional*, defaults to `False`):
-            Make examples while training, for a corpus that does not fit the disk. Needs `max_steps`.
-        streaming_buffer_size (`int`, *optional*, defaults to `500`):
-            Documents in memory at a time when streaming: random segments are drawn, and examples shuffled, among them.
-        cache_dir (`str`, *optional*):
-            Where prepared data is kept. Defaults to the cache of `datasets`.
-    """
+    """Corpus, splits, lengths and masking of the pre-training data. Each argument is documented by its `help`."""
 
     corpus: list[str] = field(
-        metadata={"help": "Files, folders, globs, or Hub data sets as owner/name[:configuration]."}
+        metadata={"help": "Files, folders, globs, or Hub datasets as owner/name or owner/name:configuration."}
     )
     examples: str = field(
         default="pairs",
-        metadata={"help": "Pairs of segments, sentences, or windows.", "choices": ["pairs", "sentences", "windows"]},
+        metadata={
+            "help": "Pairs of segments for next-sentence prediction; single sentences; or windows of as many "
+            "consecutive sentences as fit.",
+            "choices": ["pairs", "sentences", "windows"],
+        },
     )
-    text_column: str = field(
-        default="text", metadata={"help": "The column with the document in sources that have columns."}
-    )
+    text_column: str = field(default="text", metadata={"help": "Column of the documents, for sources with columns."})
     encoding_errors: str = field(
         default="strict",
         metadata={
-            "help": "What to do with bytes that are not UTF-8: refuse them, or read them as U+FFFD.",
+            "help": "For bytes that are not UTF-8: raise an error (strict), or read them as U+FFFD (replace).",
             "choices": ["strict", "replace"],
         },
     )
     validation_corpus: list[str] | None = field(
-        default=None, metadata={"help": "Sources of held-out documents, instead of a part of the corpus."}
+        default=None,
+        metadata={"help": "Sources of the validation documents. By default a part of the corpus is held out."},
     )
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of the documents to hold out."})
-    max_seq_length: int = field(default=128, metadata={"help": "Longest example in tokens, special ones included."})
+    validation_fraction: float = field(
+        default=0.05,
+        metadata={"help": "Fraction of the documents to hold out for validation. They do not depend on the seed."},
+    )
+    max_seq_length: int = field(
+        default=128, metadata={"help": "Maximum length of an example in tokens, including special tokens."}
+    )
     long_seq_length: int | None = field(
-        default=None, metadata={"help": "Longest example of a second phase of training; none: one phase."}
+        default=None,
+        metadata={"help": "Maximum length in a second phase of training, such as 512. By default there is one phase."},
     )
     long_seq_ratio: float = field(
-        default=0.1, metadata={"help": "Share of the steps, the last ones, that is the second phase."}
+        default=0.1, metadata={"help": "Fraction of the training steps in the second phase, at the end of training."}
     )
     short_seq_probability: float = field(
-        default=0.1, metadata={"help": "How often an example aims at a random shorter length."}
+        default=0.1, metadata={"help": "Probability that an example has a random shorter target length."}
     )
-    dupe_factor: int = field(default=1, metadata={"help": "How many times each document is cut into pairs."})
-    mlm_probability: float = field(default=0.15, metadata={"help": "Chance of a token to be predicted."})
-    whole_word_mask: bool = field(default=False, metadata={"help": "Mask whole words instead of single pieces."})
-    pairing_seed: int = field(default=42, metadata={"help": "Seed of the documents' order and of the pairs."})
+    dupe_factor: int = field(
+        default=1, metadata={"help": "Number of times that each document is split into pairs, differently each time."}
+    )
+    mlm_probability: float = field(default=0.15, metadata={"help": "Probability that a token is predicted."})
+    whole_word_mask: bool = field(default=False, metadata={"help": "Mask whole words instead of single tokens."})
+    pairing_seed: int = field(default=42, metadata={"help": "Seed of the order of the documents and of the pairs."})
     preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "Processes for tokenization and pair building."}
+        default=None,
+        metadata={"help": "Processes for tokenization and pair building. By default one, with several threads."},
     )
-    streaming: bool = field(default=False, metadata={"help": "Make examples while training. Needs max_steps."})
-    streaming_buffer_size: int = field(default=500, metadata={"help": "Documents in memory when streaming."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where prepared data is kept."})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Create examples during training, for a corpus larger than the disk. Requires max_steps."},
+    )
+    streaming_buffer_size: int = field(
+        default=500,
+        metadata={
+            "help": "Documents in memory when streaming. Examples are shuffled, and random segments drawn, among them."
+        },
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the prepared data. Defaults to the cache of datasets."}
+    )
 
     def __post_init__(self) -> None:
-        in_range = {
+        rules = {
             f"max_seq_length: at least {MIN_SEQ_LENGTH}": self.max_seq_length >= MIN_SEQ_LENGTH,
             "long_seq_length: longer than max_seq_length": (self.long_seq_length or 2**31) > self.max_seq_length,
             "long_seq_ratio: between 0 and 1": 0 < self.long_seq_ratio < 1,
@@ -135,8 +115,8 @@ class PretrainingDataArguments:
             "examples: 'pairs', 'sentences' or 'windows'": self.examples in ("pairs", "sentences", "windows"),
             "encoding_errors: 'strict' or 'replace'": self.encoding_errors in ("strict", "replace"),
         }
-        for rule, holds in in_range.items():
-            if not holds:
+        for rule, valid in rules.items():
+            if not valid:
                 name, _, expected = rule.partition(": ")
                 raise ValueError(f"{name} is {getattr(self, name)!r}: expected {expected}")
 
@@ -144,28 +124,27 @@ class PretrainingDataArguments:
 def prepare_pretraining_data(
     arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase
 ) -> PretrainingData:
-    """Makes examples of a corpus, by default for masked-language modelling and next-sentence prediction.
+    """Creates examples from a corpus, by default for masked-LM and next-sentence prediction.
 
-    Whole documents are held out for validation, so no text of it is trained on, not even as a copy of a document.
-    Tokenized text and pairs are cached; a second call with the same arguments and files reads them back.
+    Validation documents, and copies of them, are not in the training data. Tokens and examples are cached.
 
     Args:
-        arguments (`PretrainingDataArguments`): the corpus and the choices.
+        arguments (`PretrainingDataArguments`): corpus and settings.
         tokenizer (`PreTrainedTokenizerBase`): a fast BERT tokenizer.
 
     Returns:
-        `Mapping`: `train` and `validation`, each a `Dataset`; when streaming, `train` is an `ExampleStream` and
-        `validation` an `IterableDataset`; of rows
+        `Mapping`: `train` and `validation`, each a `Dataset`. When streaming, `train` is an `ExampleStream` and
+        `validation` an `IterableDataset`. The columns are
 
-        - **input_ids** (int32): `[CLS] A [SEP] B [SEP]`, or `[CLS] A [SEP]` where they are no pairs, at most
-          `max_seq_length` ids, unpadded and unmasked;
+        - **input_ids** (int32): `[CLS] A [SEP] B [SEP]`, or `[CLS] A [SEP]` without pairs; at most `max_seq_length`
+          ids, not padded and not masked;
         - **token_type_ids** (int8): 0 up to the first `[SEP]`, then 1;
         - **next_sentence_label** (int8): 0 if B follows A, 1 if it comes from another document, -100 without B.
 
     Raises:
         FileNotFoundError: if a source does not exist.
-        ValueError: if a source cannot be read as documents, if there are too few, or if the tokenizer lacks special
-            tokens or does not know more than 20 % of the corpus' tokens.
+        ValueError: if a source cannot be read as documents, if there are too few documents, if the tokenizer lacks
+            special tokens, or if more than 20 % of the tokens are unknown.
     """
     check_special_tokens(tokenizer)
     pairs = PairSettings(
@@ -181,7 +160,7 @@ def prepare_pretraining_data(
     held_out = _load(arguments, arguments.validation_corpus) if arguments.validation_corpus else None
     for part in (documents, held_out):
         if part is not None:
-            check_unknown_rate(_sample(part), tokenizer)
+            check_unknown_tokens(_sample(part), tokenizer)
     if arguments.streaming:
         return _stream(documents, held_out, arguments, pairs, tokenizer)
 
@@ -208,7 +187,7 @@ def _load(arguments: PretrainingDataArguments, corpus: list[str]) -> Dataset | I
 
 
 def _sample(documents: Dataset | IterableDataset) -> list[str]:
-    """Documents from all over the corpus; from its beginning if it is streamed."""
+    """Evenly spaced documents of the corpus, or the first ones when streaming."""
     if isinstance(documents, IterableDataset):
         return [row["text"] for row in documents.take(SAMPLE_DOCUMENTS)]
     step = -(-len(documents) // SAMPLE_DOCUMENTS)
@@ -233,22 +212,22 @@ def _tokenize(documents: Dataset, arguments: PretrainingDataArguments, tokenizer
 
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What the ids depend on. A tokenizer's pickle also holds the truncation and padding of its last call."""
+    """The tokenizer's state, for the cache, without truncation and padding, which change at every call."""
     if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: load one that has a tokenizer.json")
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: load one with a tokenizer.json")
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
 
 
 def _split(tokens: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
-    """Holds out the documents with the smallest digests: the same ones for any seed, and copies together."""
+    """Holds out the documents with the smallest digests. They do not depend on the seed and include all copies."""
     digests = np.asarray(tokens.with_format("numpy")["digest"][:], dtype=np.int64)
     count = max(MIN_DOCUMENTS, round(fraction * len(digests)))
     if len(digests) < count + MIN_DOCUMENTS:
         raise ValueError(
-            f"the corpus has {len(digests)} documents, of which validation takes {count}: both splits need at least "
-            f"{MIN_DOCUMENTS}, since a random next sentence comes from another document. Are the documents separated "
-            "by blank lines? Otherwise add documents, or change validation_fraction"
+            f"the corpus has {len(digests)} documents, of which validation takes {count}: each split needs at least "
+            f"{MIN_DOCUMENTS}. Check that documents are separated by blank lines, add documents, or change "
+            "validation_fraction"
         )
     held_out = digests <= np.sort(digests)[count - 1]
     return tokens.select(np.flatnonzero(~held_out)), tokens.select(np.flatnonzero(held_out))
@@ -257,8 +236,8 @@ def _split(tokens: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
 def _pair(tokens: Dataset, split: str, arguments: PretrainingDataArguments, settings: PairSettings) -> Dataset:
     if len(tokens) < MIN_DOCUMENTS:
         raise ValueError(
-            f"the {split} split has {len(tokens)} document: expected at least {MIN_DOCUMENTS}, since a random next "
-            "sentence comes from another document. Are the documents separated by blank lines?"
+            f"the {split} split has {len(tokens)} document: expected at least {MIN_DOCUMENTS}. Check that documents "
+            "are separated by blank lines"
         )
     order = np.random.default_rng(settings.seed).permutation(len(tokens))
     shuffled = tokens.select(order)
@@ -283,12 +262,11 @@ def _stream(
     settings: PairSettings,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, ExampleStream | IterableDataset]:
-    """The same way for documents that come one by one. Validation reads the corpus a second time."""
-
-    # A digest is a uniform number below 2**63.
-    border = 0 if held_out is not None else int(arguments.validation_fraction * 2**63)
+    """Creates examples while iterating. Validation reads the corpus a second time."""
+    # A digest is a uniform random number below 2**63.
+    threshold = 0 if held_out is not None else int(arguments.validation_fraction * 2**63)
     size = arguments.streaming_buffer_size
-    train = ExampleStream(documents, settings, tokenizer, range(border, 2**63), size)
+    train = ExampleStream(documents, settings, tokenizer, range(threshold, 2**63), size)
     if held_out is None:
-        return {"train": train, "validation": map_blocks(documents, settings, tokenizer, range(border), size)}
+        return {"train": train, "validation": map_blocks(documents, settings, tokenizer, range(threshold), size)}
     return {"train": train, "validation": map_blocks(held_out, settings, tokenizer, range(2**63), size)}

@@ -1,7 +1,7 @@
-"""SQuAD v1.1 and v2.0, from official JSON files or the Hub, to features: windows of question and context.
+"""Loads SQuAD v1.1 and v2.0 from official JSON files or the Hub, and builds features (windows).
 
-A context that is too long becomes several windows that overlap. What is learned of a window is where the answer is in
-it, or the [CLS] token where it is not (Devlin et al., 2018, section 4.2 and 4.3).
+A long context is split into overlapping windows. The label of a window is the answer's span, or the [CLS] token if the
+answer is not in the window (Devlin et al., 2018, sections 4.2 and 4.3).
 """
 
 import json
@@ -33,17 +33,16 @@ def load_squad(source: str, split: str) -> Dataset:
     """Loads questions with their contexts and answers.
 
     Args:
-        source: An official JSON file, compressed or not, or a Hub data set (or a local copy of it) in its form.
-        split: Which split of a data set; a file is taken as it is.
+        source: An official JSON file, compressed or not; or a Hub dataset with SQuAD's columns, or a local copy of it.
+        split: Split of a Hub dataset; ignored for a file.
 
     Returns:
-        A row a question: `id`, `title`, `context`, `question`, and `answers` with `text` and `answer_start` (in
-        characters), which are empty where there is no answer.
+        A dataset with one question per row: `id`, `title`, `context`, `question`, and `answers` with `text` and
+        `answer_start` (in characters), which are empty if there is no answer.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A field is missing, there are no questions, or an answer is not where its offset says; names the
-            file, the question, and what to do.
+        FileNotFoundError: The file does not exist.
+        ValueError: A field is missing, there are no questions, or an answer is not at its offset.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -58,22 +57,22 @@ def load_squad(source: str, split: str) -> Dataset:
         except DatasetGenerationError as error:
             raise error.__cause__ or error from None
     if path.suffix in (".json", ".gz"):
-        raise FileNotFoundError(f"There is no file {source}: give an official SQuAD JSON file, or a Hub data set.")
+        raise FileNotFoundError(f"There is no file {source}: give an official SQuAD JSON file, or a Hub dataset.")
     examples = load_dataset(source, split=split)
     if missing := sorted(set(EXAMPLES) - {"title"} - set(examples.column_names)):
-        raise ValueError(f"{source}, split {split}: no column {', '.join(missing)}: expected SQuAD's on the Hub.")
+        raise ValueError(f"{source}, split {split}: no column {', '.join(missing)}: expected SQuAD's columns.")
     for number, example in enumerate(examples):
         _check_answers(example, f"{source}, split {split}, row {number}")
     return examples
 
 
 def _read_file(path: Path) -> Iterator[dict[str, Any]]:
-    found = False
+    empty = True
     for example in _read_questions(path):
         _check_answers(example, f"{path}, question {example['id']!r} of {example['title']!r}")
-        found = True
+        empty = False
         yield example
-    if not found:
+    if empty:
         raise ValueError(f"{path} has no questions: expected the official layout, data > paragraphs > qas.")
 
 
@@ -93,11 +92,11 @@ def _read_questions(path: Path) -> Iterator[dict[str, Any]]:
                         "answers": {key: [answer[key] for answer in answers] for key in ("text", "answer_start")},
                     }
     except (json.JSONDecodeError, UnicodeDecodeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a whole JSON file ({error}): download it again.") from error
+        raise ValueError(f"{path} is not a complete JSON file ({error}): download it again.") from error
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} has not the official layout, data > paragraphs > qas > answers: {error} is missing or not what "
-            "it should be. Convert it, or correct the entry."
+            f"{path} does not have the official layout, data > paragraphs > qas > answers: {error} is missing or has "
+            "the wrong type. Correct the entry."
         ) from error
 
 
@@ -105,16 +104,16 @@ def _check_answers(example: Mapping[str, Any], where: str) -> None:
     context, answers = example["context"], example["answers"]
     for text, start in zip(answers["text"], answers["answer_start"], strict=True):
         if start < 0 or context[start : start + len(text)] != text:
-            place = context.find(text)
-            there = f"it stands at {place}" if place >= 0 else "it stands nowhere in the context"
+            offset = context.find(text)
+            found = f"it is at {offset}" if offset >= 0 else "it is not in the context"
             raise ValueError(
                 f"{where}: at answer_start {start} the context has {context[max(start, 0) :][: len(text)]!r}, not the "
-                f"answer {text!r}; {there}. Correct answer_start, in characters, or remove the question."
+                f"answer {text!r}; {found}. Correct answer_start (in characters), or remove the question."
             )
 
 
 def is_version_2(examples: Dataset) -> bool:
-    """Whether there are questions without an answer."""
+    """Whether some questions have no answer."""
     return any(not answers["text"] for answers in examples["answers"])
 
 
@@ -128,37 +127,37 @@ def build_features(
     max_question_length: int = 64,
     processes: int | None = None,
 ) -> Dataset:
-    """Windows of all questions, not padded.
+    """Tokenizes questions and contexts into windows, without padding.
 
     Args:
-        examples: Of `load_squad`.
+        examples: Dataset from `load_squad`.
         tokenizer: A fast tokenizer.
-        training: Whether the windows get labels; if not, they get what is needed to find answers in the text.
-        max_length: Tokens of a window, with question and special tokens.
-        doc_stride: Tokens that a window shares with the next one, as in the library's pipeline and examples. (The
-            original BERT code calls so how far a window begins after the one before.)
-        max_question_length: Tokens of the question; later ones are cut off.
-        processes: How many to use.
+        training: Whether to add labels. Otherwise, adds what is needed to find answers in the text.
+        max_length: Maximum number of tokens of a window, including question and special tokens.
+        doc_stride: Number of tokens that consecutive windows share, as in `transformers`' pipeline and examples. (In
+            the original BERT code, it is the distance between the beginnings of windows.)
+        max_question_length: Maximum number of tokens of the question; it is truncated.
+        processes: Number of processes.
 
     Returns:
-        A row a window, with the tokenizer's columns and
-            for training: `start_positions`, `end_positions`: places of the answer's first and last token, or of
-                [CLS], 0, twice.
-            else: `example`: the row of the question; `offsets`: for each token of the context in the window where it
-                begins and ends in the context, in characters, flattened; `context_start`: the place of the first one.
+        A dataset with one window per row: the tokenizer's columns, and
+            for training: `start_positions` and `end_positions`: indices of the answer's first and last token; 0, the
+                [CLS] token, without an answer.
+            otherwise: `example`: index of the question; `offsets`: start and end of each context token in the context,
+                in characters, flattened; `context_start`: index of the first context token.
 
     Raises:
-        ValueError: The tokenizer is not fast, does not begin with [CLS], or windows would not go forward.
+        ValueError: The tokenizer is not fast, its sequences do not begin with [CLS], or `doc_stride` is too large.
     """
     if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} gives no character offsets: use a fast tokenizer.")
+        raise ValueError(f"{type(tokenizer).__name__} has no character offsets: use a fast tokenizer.")
     if tokenizer.cls_token_id is None or tokenizer("")["input_ids"][:1] != [tokenizer.cls_token_id]:
-        raise ValueError(f"{type(tokenizer).__name__} does not begin with [CLS], which stands for no answer.")
+        raise ValueError(f"{type(tokenizer).__name__} does not begin sequences with [CLS]: use a BERT tokenizer.")
     room = max_length - max_question_length - tokenizer.num_special_tokens_to_add(pair=True)
     if not 0 <= doc_stride < room:
         raise ValueError(
             f"doc_stride={doc_stride} must be from 0 to {room - 1}, less than the context's part of a window: "
-            f"max_length={max_length} less max_question_length={max_question_length} and special tokens."
+            f"max_length={max_length} minus max_question_length={max_question_length} and special tokens."
         )
     build = partial(
         _windows,
@@ -199,17 +198,17 @@ def _windows(
     sources = encoded.pop("overflow_to_sample_mapping")
     offsets = encoded.pop("offset_mapping")
     columns: dict[str, list[Any]] = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
-    columns.pop("attention_mask", None)  # all ones; the collator makes it
+    columns.pop("attention_mask", None)  # all ones; the collator creates it
     more: dict[str, list[Any]] = {name: [] for name in (TRAINING_COLUMNS if training else EVALUATION_COLUMNS)}
     for window, source in enumerate(sources):
-        places = np.flatnonzero([part == 1 for part in encoded.sequence_ids(window)])
-        spans = np.array(offsets[window], dtype=np.int32)[places]
+        positions = np.flatnonzero([part == 1 for part in encoded.sequence_ids(window)])
+        spans = np.array(offsets[window], dtype=np.int32)[positions]
         if training:
             answers = {key: values[:1] for key, values in rows["answers"][source].items()}
             found = _find_answer(answers, spans)
-            values = tuple(places[0] + place for place in found) if found else (0, 0)
+            values = tuple(positions[0] + position for position in found) if found else (0, 0)
         else:
-            values = (indices[source], spans.ravel(), places[0] if len(places) else 0)
+            values = (indices[source], spans.ravel(), positions[0] if len(positions) else 0)
         for name, value in zip(more, values, strict=True):
             more[name].append(value)
     return {**columns, **more}
@@ -220,7 +219,7 @@ EVALUATION_COLUMNS = ("example", "offsets", "context_start")
 
 
 def shorten(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
-    """Questions cut off after their first `max_tokens` tokens, without the white space that some begin with."""
+    """Truncates questions to `max_tokens` tokens, and strips leading white space."""
     questions = [question.lstrip() for question in questions]
     encoded = tokenizer(
         questions, add_special_tokens=False, truncation=True, max_length=max_tokens, return_offsets_mapping=True
@@ -230,7 +229,7 @@ def shorten(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens
 
 
 def _find_answer(answers: Mapping[str, list[Any]], spans: np.ndarray) -> tuple[int, int] | None:
-    """Of the context's tokens in a window [n, 2], the first and last one of the answer; None if not all is there."""
+    """Indices of the answer's first and last token among the window's context tokens [n, 2]; None if it is outside."""
     if not answers["text"] or not len(spans):
         return None
     begin = answers["answer_start"][0]

@@ -1,4 +1,4 @@
-"""Documents to token ids, sentence by sentence."""
+"""Tokenizes documents by sentences."""
 
 import hashlib
 import itertools
@@ -20,12 +20,12 @@ def tokenize_documents(batch: dict[str, list[str]], tokenizer: PreTrainedTokeniz
     """Splits documents into sentences and tokenizes them; a batched function for `datasets`' `map`.
 
     Args:
-        batch (`dict[str, list[str]]`): the `text` of each document, a paragraph a line.
+        batch (`dict[str, list[str]]`): the `text` of each document, one paragraph per line.
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
 
     Returns:
-        `dict[str, list]`: for each document that has a token its `input_ids`, its `sentence_lengths`, and a `digest`
-        of its text, an integer below 2**63.
+        `dict[str, list]`: `input_ids`, `sentence_lengths`, and `digest`, a hash of the text below 2**63, for each
+        document with at least one token.
     """
     documents = [
         [sentence for paragraph in text.split("\n") for sentence in split_sentences(paragraph)]

@@ -1,4 +1,4 @@
-"""WordPiece vocabularies: training one on a corpus, loading one, and checking that it fits."""
+"""Trains, loads and checks WordPiece tokenizers."""
 
 import logging
 from collections import Counter
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MODEL_MAX_LENGTH = 512
 MAX_ALPHABET = 1000
-MAX_UNKNOWN_RATE = 0.2
+MAX_UNKNOWN_FRACTION = 0.2
 SAMPLE_CHARACTERS = 2000
 
 
@@ -32,22 +32,22 @@ def train_wordpiece(
 ) -> BertTokenizer:
     """Trains a BERT tokenizer and saves it as a folder that `AutoTokenizer.from_pretrained` loads.
 
-    The corpus is read as a stream, twice. The same corpus gives the same vocabulary, id for id.
+    The corpus is streamed twice. Training is deterministic.
 
     Args:
-        corpus (`Sequence[str]`): the sources, as [`load_documents`] takes them.
-        vocab_size (`int`): most entries of the vocabulary, special tokens included.
-        output_dir (`str` or `Path`): the folder to write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt` to.
-        lowercase (`bool`, *optional*, defaults to `True`): lower the text's case and strip its accents.
-        min_frequency (`int`, *optional*, defaults to `2`): how often a pair must occur to become one piece.
-        text_column (`str`, *optional*, defaults to `"text"`): the column of documents in sources with columns.
-        encoding_errors (`str`, *optional*, defaults to `"strict"`): as for [`load_documents`].
+        corpus (`Sequence[str]`): see [`load_documents`].
+        vocab_size (`int`): largest number of tokens, including special tokens.
+        output_dir (`str` or `Path`): folder of `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`.
+        lowercase (`bool`, *optional*, defaults to `True`): whether to lowercase the text and strip accents.
+        min_frequency (`int`, *optional*, defaults to `2`): smallest number of occurrences of a pair to merge.
+        text_column (`str`, *optional*, defaults to `"text"`): see [`load_documents`].
+        encoding_errors (`str`, *optional*, defaults to `"strict"`): see [`load_documents`].
 
     Returns:
         `BertTokenizer`: the trained tokenizer.
 
     Raises:
-        ValueError: if `vocab_size` does not even hold the corpus' characters, or for what [`load_documents`] refuses.
+        ValueError: if `vocab_size` is smaller than the alphabet, or the corpus is invalid (see [`load_documents`]).
     """
     documents = load_documents(corpus, text_column=text_column, streaming=True, encoding_errors=encoding_errors)
 
@@ -62,14 +62,14 @@ def train_wordpiece(
     smallest = len(SPECIAL_TOKENS) + len(alphabet) + len(continuing)
     if vocab_size < smallest:
         raise ValueError(
-            f"vocab_size is {vocab_size}, but the special tokens and the characters of the corpus, alone and inside "
-            f"words, already need {smallest}: set vocab_size to more than that"
+            f"vocab_size is {vocab_size}, but the special tokens and the characters of the corpus, with and without "
+            f"'##', already need {smallest}: set vocab_size to more than that"
         )
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        # The trainer numbers the characters inside words in the order of a hash map, which changes from run to run and
-        # breaks ties between pieces differently. Special tokens come first, in this order.
+        # The trainer orders ## characters by a hash map, which is not deterministic, and breaks ties between tokens by
+        # this order. The order of special tokens is fixed.
         special_tokens=SPECIAL_TOKENS + continuing,
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
@@ -79,48 +79,50 @@ def train_wordpiece(
 
 
 def _alphabet(tokenizer: Tokenizer, lines: Iterator[str]) -> tuple[list[str], list[str]]:
-    """The most frequent normalized characters, and the `##` pieces of those that occur inside words."""
+    """The most frequent normalized characters, and the `##` tokens of those that can be inside words."""
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(tokenizer.normalizer.normalize_str(line))
     frequent = sorted((char for char in counts if not char.isspace()), key=lambda char: (-counts[char], char))
     alphabet = sorted(frequent[:MAX_ALPHABET])
 
-    def stays_inside(char: str) -> bool:
-        # Punctuation and CJK characters are words of their own.
+    def can_be_inside(char: str) -> bool:
+        # Punctuation and CJK characters are separate words.
         return len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str("a" + char))) == 1
 
-    return alphabet, [f"##{char}" for char in alphabet if stays_inside(char)]
+    return alphabet, [f"##{char}" for char in alphabet if can_be_inside(char)]
 
 
 def _save(vocabulary: dict[str, int], lowercase: bool, folder: Path) -> BertTokenizer:
     tokenizer = _bert_tokenizer(vocabulary, lowercase)
     tokenizer.save_pretrained(folder)
-    # transformers 5 no longer writes vocab.txt, which TensorFlow Text, LiteRT's task library and others still read.
+    # transformers 5 does not write vocab.txt, which TensorFlow Text and LiteRT's task library read.
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    logger.info("a vocabulary of %d entries is in %s", len(tokens), folder)
+    logger.info("a vocabulary of %d tokens is in %s", len(tokens), folder)
     return tokenizer
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer by Hub id, from a folder, or from a bare `vocab.txt`.
+    """Loads a tokenizer by Hub id, from a folder, or from a `vocab.txt`.
 
     Args:
         name_or_path (`str` or `Path`):
-            What `AutoTokenizer.from_pretrained` takes; or a `vocab.txt`, or a folder with nothing else, in which case
-            the text is lowercased unless the vocabulary has upper-case letters.
+            Hub id or folder as in `AutoTokenizer.from_pretrained`; or a `vocab.txt`, or a folder with only a
+            `vocab.txt`. Then text is lowercased if the vocabulary has no upper-case letters.
 
     Returns:
         `PreTrainedTokenizerBase`
 
     Raises:
-        OSError: if there is no tokenizer of that name.
+        OSError: if the tokenizer does not exist.
     """
     path = Path(name_or_path)
     vocabulary = path / "vocab.txt" if path.is_dir() else path
-    bare = path.is_file() or not any((path / f"{name}.json").exists() for name in ("tokenizer", "tokenizer_config"))
-    if not (vocabulary.is_file() and bare):
+    only_vocabulary = path.is_file() or not any(
+        (path / f"{name}.json").exists() for name in ("tokenizer", "tokenizer_config")
+    )
+    if not (vocabulary.is_file() and only_vocabulary):
         return AutoTokenizer.from_pretrained(str(name_or_path))
     tokens = vocabulary.read_text(encoding="utf-8").splitlines()
     cased = any(token != token.lower() for token in tokens if not token.startswith("["))
@@ -132,20 +134,13 @@ def _bert_tokenizer(vocabulary: dict[str, int] | str, lowercase: bool) -> BertTo
         vocab=vocabulary,
         do_lower_case=lowercase,
         model_max_length=MODEL_MAX_LENGTH,
-        # Saved with it: transformers 5.2 loads a BertTokenizer without token types otherwise.
+        # Without this, transformers 5.2 loads a saved BertTokenizer without token_type_ids.
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
 
 def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Checks that a tokenizer has all that pairs and masking need.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
-
-    Raises:
-        ValueError: naming the special tokens that are missing.
-    """
+    """Raises ValueError if a special token that pairs and masking need is missing."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     missing = [name for name in names if getattr(tokenizer, f"{name}_id") is None]
     if missing:
@@ -156,15 +151,15 @@ def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Checks that a tokenizer and a model's configuration belong together.
+    """Checks that a tokenizer matches a model's configuration.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
         config (`PreTrainedConfig`): a configuration with `vocab_size` and `pad_token_id`.
 
     Raises:
-        ValueError: if the vocabulary is larger than the model's, if their padding ids differ, or if a special token
-            is missing.
+        ValueError: if the tokenizer has more tokens than `vocab_size`, the padding ids differ, or a special token is
+            missing.
     """
     check_special_tokens(tokenizer)
     if len(tokenizer) > config.vocab_size:
@@ -179,38 +174,30 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfi
         )
 
 
-def check_unknown_rate(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Checks that a tokenizer knows the corpus' language and alphabet.
+def check_unknown_tokens(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that a tokenizer's vocabulary fits the corpus.
 
     Args:
-        texts (`Sequence[str]`): a sample of the documents, of each of which the beginning is looked at.
+        documents (`Sequence[str]`): a sample of the documents. Only the beginning of each is checked.
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
 
     Raises:
-        ValueError: if more than 20 % of the tokens are unknown, or if there are none.
+        ValueError: if more than 20 % of the tokens are unknown, or if there are no tokens.
     """
-    ids = encode([text[:SAMPLE_CHARACTERS] for text in texts], tokenizer)
+    ids = encode([document[:SAMPLE_CHARACTERS] for document in documents], tokenizer)
     total = sum(map(len, ids))
     if not total:
-        raise ValueError(f"a sample of {len(texts)} documents has not one token: expected text, check the corpus")
-    unknown = sum(row.count(tokenizer.unk_token_id) for row in ids)
-    if unknown > MAX_UNKNOWN_RATE * total:
+        raise ValueError(f"a sample of {len(documents)} documents has no tokens: expected text, check the corpus")
+    unknown = sum(sequence.count(tokenizer.unk_token_id) for sequence in ids)
+    if unknown > MAX_UNKNOWN_FRACTION * total:
         raise ValueError(
-            f"{unknown / total:.0%} of the tokens in a sample of {len(texts)} documents are {tokenizer.unk_token}, "
-            f"and at most {MAX_UNKNOWN_RATE:.0%} is expected: the vocabulary does not fit the corpus' language, "
-            "alphabet or case. Train one on the corpus with train_wordpiece, or check the tokenizer's do_lower_case"
+            f"{unknown / total:.0%} of the tokens in a sample of {len(documents)} documents are "
+            f"{tokenizer.unk_token}, expected at most {MAX_UNKNOWN_FRACTION:.0%}: the vocabulary does not fit the "
+            "corpus' language, alphabet or case. Train one with train_wordpiece, or check do_lower_case"
         )
 
 
 def encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Tokenizes texts without special tokens, also where the text itself spells one, such as `[SEP]`.
-
-    Args:
-        texts (`list[str]`): the texts.
-        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
-
-    Returns:
-        `list[list[int]]`: the ids of each text.
-    """
+    """Tokenizes texts without adding special tokens; special tokens in a text, such as `[SEP]`, are split."""
     options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, **options)["input_ids"]

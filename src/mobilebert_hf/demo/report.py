@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from ..files import written_aside
+from ..files import atomic_write
 
 
 @dataclass
@@ -77,8 +77,8 @@ def plot_losses(histories: dict[str, list[dict[str, Any]]], boundaries: tuple[in
     for axes in (masked_lm, transfer):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.92")
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=130)
+    with atomic_write(path) as staging:
+        figure.savefig(staging, dpi=130)
     plt.close(figure)
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 from transformers import AutoTokenizer, PreTrainedModel
 
 from ..machine import describe_version
-from ..models.fake_quantization import stop_rounding
+from ..models.fake_quantization import disable_fake_quantization
 from ..models.modeling_folded import FoldedMobileBertPreTrainedModel
 from ..runs.exports import Graph, add_export, fingerprint, open_manifest
 from .calibration import calibration_batches
@@ -64,7 +64,7 @@ def export(
     learned = format == "onnx" and quantize == "int8-static" and getattr(student.config, "quantization_aware", False)
     _check_quantization(student, quantize, calibration, folded, learned)
     if not learned:
-        stop_rounding(student)
+        disable_fake_quantization(student)
     tokenizer, limit = AutoTokenizer.from_pretrained(str(model)), student.config.max_position_embeddings
     tokenizer.model_max_length = min(tokenizer.model_max_length, limit)  # pipelines of other runtimes truncate here
     sizes = min(128, limit), student.config.type_vocab_size

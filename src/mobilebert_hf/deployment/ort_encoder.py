@@ -141,6 +141,6 @@ def _conv(linear: nn.Linear, states: Tensor) -> Tensor:
 
 
 def _residual(step: FoldedResidual, states: Tensor, residual: Tensor) -> Tensor:
-    if step.keep is not None:
-        residual = residual * step.keep[:, None, None]
+    if step.residual_scale is not None:
+        residual = residual * step.residual_scale[:, None, None]
     return residual + _conv(step.dense, states)

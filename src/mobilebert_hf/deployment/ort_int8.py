@@ -111,7 +111,7 @@ class OrtInt8Layer(nn.Module):
         out = layer.output
         before = cast(_Residual, self.steps[-1]).sum
         self.output = _MatMulToFloat(cast(QuantizedLinear, cast(nn.Module, out.dense)), before)
-        self.keep = out.keep
+        self.residual_scale = out.residual_scale
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """[batch, seq, hidden_size], float32 -> same shape, float32."""
@@ -120,7 +120,7 @@ class OrtInt8Layer(nn.Module):
         hidden = self.context(self._attend(narrow if self.narrow_first else inputs, mask))
         for step in self.steps:
             narrow = step(narrow if cast(_Residual, step).up is not None else hidden, narrow)
-        residual = states if self.keep is None else states * self.keep
+        residual = states if self.residual_scale is None else states * self.residual_scale
         return residual + self.output(narrow)
 
     def _attend(self, inputs: Tensor, mask: Tensor) -> Tensor:
@@ -218,15 +218,15 @@ class _Residual(nn.Module):
         self, step: FoldedResidual, inputs: _Quantize, residual: _Quantize, up: _MatMul | None = None
     ) -> None:
         super().__init__()
-        self.up, self.residual, self.keep = up, residual, step.keep
+        self.up, self.residual, self.residual_scale = up, residual, step.residual_scale
         self.branch, self.sum = _Quantize(step.branch), _Quantize(step.sum)
         self.down = _MatMul(cast(QuantizedLinear, cast(nn.Module, step.dense)), inputs, self.branch)
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         """states [batch, seq, in] and residual [batch, seq, out], uint8 -> [batch, seq, out], uint8."""
         branch = self.down(states if self.up is None else self.up(states))
-        if self.keep is not None:
-            scaled = self.residual.dequantize(residual) * self.keep
+        if self.residual_scale is not None:
+            scaled = self.residual.dequantize(residual) * self.residual_scale
             return self.sum(scaled + self.branch.dequantize(branch))
         qparams = [(point.scale, point.zero_point) for point in (self.residual, self.branch, self.sum)]
         return torch.onnx.ops.symbolic(

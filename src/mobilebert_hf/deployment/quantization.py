@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ..models.fake_quantization import (
     HIGHEST,
     LOWEST,
-    LearnedRange,
+    FakeQuantizedActivation,
     QuantizationPoint,
     matmul_scales,
     replace,
@@ -86,7 +86,7 @@ def quantize_static(network: PreTrainedModel, calibration: Batches) -> None:
             learned its ranges.
     """
     base = cast(FoldedMobileBertModel, network.base_model)
-    replace(base, LearnedRange, lambda point: QuantizeDequantize(*point.grid()))
+    replace(base, FakeQuantizedActivation, lambda point: QuantizeDequantize(*point.grid()))
     replace(base, QuantizationPoint, lambda point: MinMaxObserver(dtype=torch.quint8))
     for batch in calibration:
         network(**batch)

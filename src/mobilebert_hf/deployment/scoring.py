@@ -17,7 +17,7 @@ from ..data.squad import load_squad
 from ..files import locked
 from ..finetuning.cross_encoder import best_classes
 from ..finetuning.squad import SquadArguments, make_features, score_logits
-from ..models.fake_quantization import stop_rounding
+from ..models.fake_quantization import disable_fake_quantization
 from ..runs.exports import GraphScores, Manifest, fingerprint, read_manifest, write_manifest
 from ..runs.facts import public_name
 from ..tasks.glue_data import load_glue, tokenize_glue
@@ -119,7 +119,7 @@ def _load_exported(folder: Path, manifest: Manifest) -> tuple[PreTrainedModel, T
             f"The weights or the configuration of {source} have changed since the export to {folder}. Export it again "
             "to another folder."
         )
-    stop_rounding(model)
+    disable_fake_quantization(model)
     return model, head
 
 

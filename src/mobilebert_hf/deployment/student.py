@@ -42,7 +42,7 @@ def unfolded_config(config: Any) -> Any:
     fields = config.to_dict()
     if fields.pop("model_type") == MobileBertConfig.model_type:
         return config
-    for name in ("kept", "quantization_aware"):
+    for name in ("scaled_residuals", "quantization_aware"):
         del fields[name]
     fields["architectures"] = [name.removeprefix("Folded") for name in config.architectures or []]
     return MobileBertConfig.from_dict(fields)

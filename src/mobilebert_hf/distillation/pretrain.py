@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoModelForPreTraining, PreTrainedTokenizerBase, set_seed
 
 from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer, train_wordpiece
-from ..files import written_aside
+from ..files import atomic_write
 from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
 from ..progress import show_progress
 from ..recipe import parse_mapping
@@ -99,7 +99,7 @@ def load_or_train_tokenizer(
     folder = Path(training.output_dir or ".") / "tokenizer"
     with training.main_process_first(desc="training the vocabulary"):
         if not folder.is_dir():
-            with written_aside(folder) as aside:
+            with atomic_write(folder) as aside:
                 train_wordpiece(
                     data.corpus,
                     model.vocab_size,

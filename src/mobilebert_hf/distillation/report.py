@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import write_aside
-from ..machine import describe_device, time_in_turns
+from ..files import atomic_write_text
+from ..machine import describe_device, time_interleaved
 from ..models import fold
 from ..tasks.glue_data import load_glue
 from ..tasks.glue_tasks import TASKS
@@ -111,7 +111,7 @@ def write_results(
     }
     if task is not None:
         results["task"] = {"name": task.name, "split": task.split}
-    write_aside(folder / RESULTS, json.dumps(results, indent=2))
+    atomic_write_text(folder / RESULTS, json.dumps(results, indent=2))
     return results
 
 
@@ -148,7 +148,7 @@ def _latency(networks: dict[str, Any], length: int) -> dict[str, float]:
     ids = torch.full((1, length), 5)
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     calls = {name: partial(network, **text) for name, network in networks.items()}
-    times = time_in_turns(calls, TIMED_SECONDS)
+    times = time_interleaved(calls, TIMED_SECONDS)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer
-from ..files import write_aside
+from ..files import atomic_write_text
 from ..progress import show_progress
 from ..runs.run_folder import open_run_folder
 from ..tables import terminal_table
@@ -146,7 +146,7 @@ def _plan(path: Path, training: DistillationArguments, plan: Callable[[], dict[s
     if steps is None:
         [steps] = broadcast_object_list([plan()])
         if training.process_index == 0:
-            write_aside(path, json.dumps(steps))
+            atomic_write_text(path, json.dumps(steps))
     training.transfer_steps, training.distillation_steps = steps["transfer_steps"], steps["distillation_steps"]
 
 

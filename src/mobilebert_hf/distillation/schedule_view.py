@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from rich import box
 from rich.table import Table
 
-from ..files import written_aside
+from ..files import atomic_write
 from .stages import Stage, Strategy
 
 # How many steps of a strategy the picture shows at most: about one for each pixel of its width.
@@ -103,7 +103,7 @@ def plot(strategy: Strategy, path: str | Path, base_learning_rate: float) -> Pat
         axis.set_major_formatter("{x:g}")
     figure.suptitle(f"{strategy.name} knowledge transfer, {strategy.steps:,} steps")
     path = Path(path)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150)
     return path
 

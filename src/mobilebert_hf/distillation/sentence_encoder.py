@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from ..files import write_aside
+from ..files import atomic_write_text
 from ..tasks.glue_scores import glue_scores
 from ..tasks.glue_tasks import TASKS
 from .losses import mean_pool
@@ -42,9 +42,9 @@ def write_sentence_encoder(folder: Path, teacher: str, width: int, max_length: i
     pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
     for path in kinds:
         (folder / path).mkdir(exist_ok=True)
-    write_aside(folder / "1_Pooling" / "config.json", json.dumps(pooling, indent=2))
-    write_aside(folder / "sentence_bert_config.json", json.dumps({"max_seq_length": max_length}, indent=2))
-    write_aside(folder / MODULES, json.dumps(modules, indent=2))
+    atomic_write_text(folder / "1_Pooling" / "config.json", json.dumps(pooling, indent=2))
+    atomic_write_text(folder / "sentence_bert_config.json", json.dumps({"max_seq_length": max_length}, indent=2))
+    atomic_write_text(folder / MODULES, json.dumps(modules, indent=2))
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rich.console import Console
 
-from ..files import write_aside, written_aside
+from ..files import atomic_write, atomic_write_text
 from ..tables import markdown_table, percent, terminal_table
 from ..tasks.glue_scores import Score, glue_average, task_score
 from ..tasks.glue_tasks import TASKS, GlueTask
@@ -39,8 +39,8 @@ def write(folder: Path) -> None:
     runs = read_runs(folder)
     results = summarize(runs)
     rows = table_rows(results)
-    write_aside(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    write_aside(folder / "results.md", "\n\n".join([markdown_table(rows), *remarks(results)]) + "\n")
+    atomic_write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    atomic_write_text(folder / "results.md", "\n\n".join([markdown_table(rows), *remarks(results)]) + "\n")
     if any(len(list(by_point(group))) > 1 for group in runs.values()):
         plot(runs, folder / "sweep.png")
     console = Console()
@@ -127,7 +127,7 @@ def plot(runs: dict[str, list[Finished]], path: Path) -> None:
     handles = [Line2D([], [], label=f"batch {batch}, {epochs:g} epochs", **style) for (batch, epochs), style in styles]
     handles.append(Line2D([], [], label="commonest class", color="0.6", linestyle="--"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, dpi=130)
 
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from ..data.batching import example_lengths
 from ..data.squad import build_features, is_version_2, load_squad
-from ..files import write_aside
+from ..files import atomic_write_text
 from ..progress import show_progress
 from ..runs.run_folder import find_checkpoint, open_run_folder
 from ..tasks.heads import QUESTION_ANSWERING
@@ -126,7 +126,7 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
         if training.process_index == 0:
             trainer.answers.save(folder, trainer.null_threshold)
             results = {**scores, "parameters": total, "trained_parameters": learning, "train_windows": len(train)}
-            write_aside(folder / "eval_results.json", json.dumps(results, indent=1) + "\n")
+            atomic_write_text(folder / "eval_results.json", json.dumps(results, indent=1) + "\n")
         trainer.save_final_model()
         trainer.save_state()
         trainer.finish()

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..files import write_aside
+from ..files import atomic_write_text
 from ..runs.checkpoints import STAGING
 
 RESULTS = "results.json"
@@ -101,7 +101,7 @@ class Finished:
 def write_finished(folder: Path, finished: Finished) -> None:
     """Notes that a run is done; its checkpoints go then."""
     content = {"cell": asdict(finished.cell), "score": finished.score, **finished.details}
-    write_aside(folder / RESULTS, json.dumps(content, indent=1) + "\n")
+    atomic_write_text(folder / RESULTS, json.dumps(content, indent=1) + "\n")
     for path in (*folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), folder / STAGING):
         shutil.rmtree(path, ignore_errors=True)
 

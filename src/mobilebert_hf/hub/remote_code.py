@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..files import write_aside
+from ..files import atomic_write_text
 from ..models import modeling_folded, modeling_ib_bert
 from ..pipelines import publish_code
 from ..tasks.heads import HEADS
@@ -42,6 +42,6 @@ def add_remote_code(folder: Path) -> None:
             "AutoModel": f"{name}.{prefix}Model",
             **{f"AutoModel{head}": f"{name}.{prefix}{head}" for head in HEADS},
         }
-        write_aside(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        atomic_write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     elif config.get("architectures", [""])[0].endswith("ForQuestionAnswering"):
         publish_code(folder)

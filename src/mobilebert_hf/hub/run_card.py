@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import write_aside
+from ..files import atomic_write_text
 from ..reporting.page import draw_report
 from ..reporting.run_log import STATE
 from ..runs.facts import ModelRecord
@@ -29,7 +29,7 @@ def write_run_card(record: ModelRecord, **fields: Any) -> None:
     if record.facts.picture is not None and (folder / STATE).is_file():
         with suppress(ValueError):  # the run was too short to log anything
             draw_report(folder, record.facts.picture)
-    write_aside(folder / CARD, render_card(build_card(record, **fields)) + "\n")
+    atomic_write_text(folder / CARD, render_card(build_card(record, **fields)) + "\n")
 
 
 def is_own_card(folder: Path) -> bool:

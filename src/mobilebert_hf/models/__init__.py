@@ -1,4 +1,4 @@
-"""The networks: configurations, the shared encoder, and both families' `transformers` classes."""
+"""Models: configurations, the encoder, and the `transformers` classes of MobileBERT, IB-BERT and folded MobileBERT."""
 
 from .configuration import PRESETS, IBBertConfig, MobileBertConfig
 from .folding import fold

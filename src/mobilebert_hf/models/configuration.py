@@ -1,6 +1,6 @@
-"""Configurations of the two networks: the student MobileBERT and its teacher IB-BERT.
+"""Configurations of the student MobileBERT and its teacher IB-BERT.
 
-Both describe the same encoder (`encoder.py`); only the numbers differ. The paper's settings are named presets:
+Both configure the same encoder (`encoder.py`). The paper's models are presets:
 
     MobileBertConfig.from_preset("mobilebert-tiny", vocab_size=8000)
     IBBertConfig.from_preset("ib-bert-large")
@@ -13,7 +13,7 @@ from transformers import MobileBertConfig as StockMobileBertConfig
 from transformers.activations import ACT2FN
 
 NORMALIZATION_TYPES = ("layer_norm", "no_norm")
-_COUNTS = (
+_POSITIVE_FIELDS = (
     "vocab_size",
     "hidden_size",
     "num_hidden_layers",
@@ -27,11 +27,11 @@ _COUNTS = (
 )
 
 _OPTIMIZED = {"normalization_type": "no_norm", "hidden_act": "relu"}
-# The original's gelu is the tanh approximation.
+# The original code's gelu is the tanh approximation.
 _NOT_OPTIMIZED = {"normalization_type": "layer_norm", "hidden_act": "gelu_pytorch_tanh"}
 _STUDENT = {"classifier_activation": False, "attention_probs_dropout_prob": 0.1, "hidden_dropout_prob": 0.0}
 
-# Paper, table 1 and section 4.2 ("operational optimizations" = no_norm and relu).
+# Paper, table 1 and section 4.2. Its "operational optimizations" are no_norm and relu.
 PRESETS: dict[str, dict[str, Any]] = {
     "ib-bert-large": {},
     "mobilebert": {**_STUDENT, **_OPTIMIZED},
@@ -48,41 +48,38 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @strict
 class MobileBertConfig(StockMobileBertConfig):
-    r"""Configuration of the student, saved in exactly the stock `mobilebert` format plus one field.
+    r"""Configuration of MobileBERT. It is saved in the stock `mobilebert` format plus one field.
 
     Instantiating it with the defaults gives a configuration similar to that of
-    [google/mobilebert-uncased](https://huggingface.co/google/mobilebert-uncased). The fields are those of
-    `transformers.MobileBertConfig`, and so are the defaults: a stock `config.json` means here what it means there.
-    The widths: `embedding_size` (word table), `hidden_size` (between blocks),
-    `intra_bottleneck_size` (inside a block), `intermediate_size` (inside a feed-forward network).
+    [google/mobilebert-uncased](https://huggingface.co/google/mobilebert-uncased). The fields and their defaults are
+    those of `transformers.MobileBertConfig`. The widths are `embedding_size` (word embeddings), `hidden_size` (between
+    layers), `intra_bottleneck_size` (inside a layer) and `intermediate_size` (inside a feed-forward network).
 
     Args:
         mask_padding (`bool`, *optional*, defaults to `True`):
-            Whether padding is kept out of the trigram embedding, so that a text gives the same output alone and in
-            a padded batch: embeddings of padded positions count as zero, as beyond the ends of the sequence, and the
-            `[PAD]` row of the word table stays zero in training (which makes stock transformers agree as well).
-            A `config.json` without this field, such as that of `google/mobilebert-uncased`, is read as `False`:
-            the released models saw the `[PAD]` embedding as the last token's neighbour, and stock numbers are
-            matched. `True` for newly made models.
+            Whether the trigram embedding ignores padding, so that a sequence gives the same output alone and in a
+            padded batch. Embeddings of padded positions are zero, and the `[PAD]` embedding stays zero in training.
+            If `config.json` lacks this field, as in `google/mobilebert-uncased`, it is `False`: these models were
+            trained with the `[PAD]` embedding as the last token's neighbour, as in stock `transformers`.
 
     Raises:
-        ValueError: A field has a value no network can be built from; names the field, the value, what is allowed.
+        ValueError: A field has an invalid value.
     """
 
     mask_padding: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_fields()
-        # A derived value that stock saves too: read back, it would win over the fields it is derived from.
+        # Stock transformers saves this derived value. When loaded, it would override the fields it is derived from.
         kwargs.pop("true_hidden_size", None)
         super().__post_init__(**kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> Self:
-        """The paper's configuration `name` (a key of `PRESETS` of this family), with fields overridden.
+        """Creates the paper's configuration `name`, a key of `PRESETS`, with `overrides` of its fields.
 
         Raises:
-            ValueError: `name` is not a preset of this family.
+            ValueError: `name` is not a preset of this class.
         """
         allowed = [preset for preset in PRESETS if preset.startswith("ib-bert") == (cls.model_type == "ib_bert")]
         if name not in allowed:
@@ -91,13 +88,13 @@ class MobileBertConfig(StockMobileBertConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """As the library's; a dictionary that says nothing of `mask_padding` is a stock one: `False`."""
-        # The library sets overriding fields on the finished object, past the checks and `true_hidden_size`.
+        """As in the base class; `mask_padding` is `False` if `config_dict` lacks it, as stock configurations do."""
+        # The base class sets overrides after construction, without the checks and `true_hidden_size`.
         overrides = {field: value for field, value in kwargs.items() if field in cls.__dataclass_fields__}
         return super().from_dict({"mask_padding": False, **config_dict, **overrides}, **kwargs)
 
     def _check_fields(self) -> None:
-        for field in _COUNTS:
+        for field in _POSITIVE_FIELDS:
             self._check(field, getattr(self, field) >= 1, "a positive integer")
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             self._check(field, 0 <= getattr(self, field) < 1, "a probability in [0, 1)")
@@ -118,8 +115,8 @@ class MobileBertConfig(StockMobileBertConfig):
             in_vocabulary = 0 <= self.pad_token_id < self.vocab_size
             self._check("pad_token_id", in_vocabulary, f"in [0, vocab_size={self.vocab_size})")
 
-    def _check(self, field: str, holds: bool, allowed: str) -> None:
-        if not holds:
+    def _check(self, field: str, valid: bool, allowed: str) -> None:
+        if not valid:
             raise ValueError(
                 f"{type(self).__name__}: {field}={getattr(self, field)!r} is not allowed; it must be {allowed}."
             )
@@ -127,11 +124,11 @@ class MobileBertConfig(StockMobileBertConfig):
 
 @strict
 class IBBertConfig(MobileBertConfig):
-    r"""Configuration of the teacher IB-BERT; the defaults are IB-BERT_LARGE's (paper, table 1).
+    r"""Configuration of the teacher IB-BERT. The defaults are those of IB-BERT_LARGE (paper, table 1).
 
-    The same fields as `MobileBertConfig`. What makes it the teacher: blocks as wide as BERT_LARGE's
-    (`intra_bottleneck_size` 1024) between feature maps as narrow as the student's (`hidden_size` 512), query and
-    key read the block input itself, one feed-forward network, gelu, LayerNorm, a pooler.
+    The fields are those of `MobileBertConfig`. Layers are as wide as BERT_LARGE's inside (`intra_bottleneck_size`
+    1024), and their outputs are as narrow as the student's (`hidden_size` 512). Query and key read the layer's input.
+    There are one feed-forward network per layer, gelu, LayerNorm and a pooler.
     """
 
     model_type = "ib_bert"

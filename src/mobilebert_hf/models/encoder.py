@@ -1,15 +1,14 @@
-"""The one encoder both networks are made of (paper, section 3 and figure 1).
+"""The encoder of MobileBERT and IB-BERT (paper, section 3 and figure 1).
 
-A layer reads the narrow inter-block state h [batch, seq, hidden_size], works at the intra-block width and adds its
-result back to h:
+A layer reads h [batch, seq, hidden_size], computes at the intra-block width, and adds its result to h:
 
     x = Norm(W_in h)                       input bottleneck
-    x = Norm(x + W_o attention(Q, K, V))   Q, K, V read h or a bottleneck of it, as the configuration says
+    x = Norm(x + W_o attention(Q, K, V))   Q, K, V read h or a bottleneck of it (see the configuration)
     x = Norm(x + W_2 act(W_1 x))           one or more feed-forward networks
     h = Norm(h + W_out x)                  output bottleneck
 
-Teacher and student differ in the configuration alone. Module names are those of stock `transformers` MobileBERT,
-because they are the names in everyone's checkpoints.
+Teacher and student differ only in the configuration. Module names are those of stock `transformers` MobileBERT, so
+that checkpoints are compatible.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,7 +24,7 @@ from .configuration import MobileBertConfig
 
 
 class NoNorm(nn.Module):
-    """The student's element-wise affine map in place of layer normalisation: weight * x + bias (section 3.3)."""
+    """Element-wise affine map in place of LayerNorm: weight * x + bias (section 3.3)."""
 
     def __init__(self, width: int, eps: float | None = None) -> None:
         super().__init__()
@@ -41,12 +40,12 @@ NORMS: dict[str, type[nn.Module]] = {"layer_norm": nn.LayerNorm, "no_norm": NoNo
 
 
 def build_norm(config: MobileBertConfig, width: int) -> nn.Module:
-    """The norm `config.normalization_type` over the last axis, with the configuration's epsilon everywhere."""
+    """Creates the norm `config.normalization_type` over the last axis of size `width`."""
     return NORMS[config.normalization_type](width, eps=config.layer_norm_eps)
 
 
 class Embeddings(nn.Module):
-    """Trigram of narrow word embeddings, projected to the hidden width, plus positions and token types."""
+    """Trigrams of word embeddings, projected to `hidden_size`, plus position and token-type embeddings."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -72,8 +71,8 @@ class Embeddings(nn.Module):
         attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Ids [batch, seq] or `inputs_embeds` [batch, seq, embedding_size] -> [batch, seq, hidden_size]."""
-        words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        batch, length = words.shape[:2]
+        embeds = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, length = embeds.shape[:2]
         if length > self.position_ids.shape[1] and position_ids is None:
             raise ValueError(
                 f"The sequence has {length} tokens; max_position_embeddings={self.position_ids.shape[1]} is the "
@@ -82,28 +81,34 @@ class Embeddings(nn.Module):
         if position_ids is None:
             position_ids = self.position_ids[:, :length]
         if token_type_ids is None:
-            token_type_ids = torch.zeros((batch, length), dtype=torch.long, device=words.device)
+            token_type_ids = torch.zeros((batch, length), dtype=torch.long, device=embeds.device)
 
         if self.mask_padding and attention_mask is not None and attention_mask.dim() == 2:
-            words = words * attention_mask.to(words.dtype)[:, :, None]
+            embeds = embeds * attention_mask.to(embeds.dtype)[:, :, None]
         if self.trigram_input:
-            following = nn.functional.pad(words[:, 1:], (0, 0, 0, 1))
-            previous = nn.functional.pad(words[:, :-1], (0, 0, 1, 0))
-            words = torch.cat([following, words, previous], dim=2)
+            following = nn.functional.pad(embeds[:, 1:], (0, 0, 0, 1))
+            previous = nn.functional.pad(embeds[:, :-1], (0, 0, 1, 0))
+            embeds = torch.cat([following, embeds, previous], dim=2)
         if self.project:
-            words = self.embedding_transformation(words)
+            embeds = self.embedding_transformation(embeds)
 
-        embeddings = words + self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
+        embeddings = embeds + self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.LayerNorm(embeddings))
 
 
 def attend(
     scores: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, dropout: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax over scaled raw scores [batch, heads, seq, seq], applied to value [batch, heads, seq, head_size].
+    """Computes attention from its scores.
 
-    `attention_mask` is added to the scores, or boolean (True = attend), broadcastable to them; None attends to all.
-    Returns the context [batch, seq, heads, head_size] and the probabilities after dropout.
+    Args:
+        scores: [batch, heads, seq, seq], after scaling.
+        value: [batch, heads, seq, head_size].
+        attention_mask: Broadcastable to the scores: boolean (True = attend), or float, which is added to the scores.
+        dropout: Dropout probability.
+
+    Returns:
+        The context [batch, seq, heads, head_size], and the attention probabilities after dropout.
     """
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
@@ -123,13 +128,13 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain kernel behind the library's attention interface; shapes as in `attend`."""
+    """Attention function of the implementation `"eager"`; shapes as in `attend`."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     return attend(scores, value, attention_mask, dropout)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention whose query, key and value may read inputs of different widths."""
+    """Multi-head attention. The inputs of query, key and value may have different widths."""
 
     is_causal = False
 
@@ -150,7 +155,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, query_input: torch.Tensor, value_input: torch.Tensor, attention_mask: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Attention by the configured kernel: [batch, seq, width of each input] -> context [batch, seq, width]."""
+        """Inputs [batch, seq, input width] -> context [batch, seq, width], by the configured attention kernel."""
         query, key, value = self._project(query_input, value_input)
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         context, _ = kernel(
@@ -168,9 +173,9 @@ class SelfAttention(nn.Module):
     def materialize(
         self, query_input: torch.Tensor, value_input: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `forward`, and the probabilities and raw scores (both [batch, heads, seq, seq]), whatever the kernel.
+        """Like `forward` with the eager kernel; also returns probabilities and scores [batch, heads, seq, seq].
 
-        Raw scores are scaled by 1/sqrt(head_size), before the mask and the softmax.
+        Scores are scaled by 1/sqrt(head_size), before mask and softmax.
         """
         query, key, value = self._project(query_input, value_input)
         scores = torch.matmul(query, key.transpose(2, 3)) * self.scaling
@@ -184,7 +189,7 @@ class SelfAttention(nn.Module):
 
 
 class Residual(nn.Module):
-    """Norm(residual + dropout(dense(x))): every residual step of a layer ends in one."""
+    """Norm(residual + dropout(dense(x)))."""
 
     def __init__(self, config: MobileBertConfig, in_width: int, out_width: int, dropout: float) -> None:
         super().__init__()
@@ -198,7 +203,7 @@ class Residual(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """act(W_1 x), the wide half of a feed-forward network."""
+    """act(W_1 x), the first half of a feed-forward network."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -211,7 +216,7 @@ class Intermediate(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """One of the stacked feed-forward networks before the last."""
+    """A feed-forward network. The last one of each layer is in `EncoderLayer` itself, as in checkpoints."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -224,7 +229,7 @@ class FeedForward(nn.Module):
 
 
 class BottleneckLayer(nn.Module):
-    """Norm(W h): from the inter-block to the intra-block width."""
+    """Norm(W h)."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -237,7 +242,7 @@ class BottleneckLayer(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """What the attention block reads: a residual input, a query/key input and a value input (table 1)."""
+    """The inputs of the attention block: for the residual, for query and key, and for value (table 1)."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -255,18 +260,18 @@ class Bottleneck(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention and its residual step."""
+    """Self-attention and its residual connection."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
-        # With bottlenecks, dropout comes after the output bottleneck only, as in the original.
+        # With bottlenecks, the original code applies dropout only after the output bottleneck.
         dropout = 0.0 if config.use_bottleneck else config.hidden_dropout_prob
         self.self = SelfAttention(config)
         self.output = Residual(config, config.true_hidden_size, config.true_hidden_size, dropout)
 
 
 class LayerOutput(nn.Module):
-    """The last feed-forward network's narrow half, then the output bottleneck back to the inter-block width."""
+    """The second half of the last feed-forward network, and the output bottleneck."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -284,7 +289,7 @@ class LayerOutput(nn.Module):
 
 
 class EncoderLayer(GradientCheckpointingLayer):
-    """One MobileBERT or IB-BERT layer, see the header of this file."""
+    """One layer; its equations are at the top of this file."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -297,9 +302,10 @@ class EncoderLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: Any, materialize: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """[batch, seq, hidden_size] -> the same, and with `materialize` attention probabilities and raw scores.
+        """[batch, seq, hidden_size] -> the same shape, attention probabilities and attention scores.
 
-        With `materialize`, `attention_mask` is a tensor as `attend` takes; else what the configured kernel takes.
+        Probabilities and scores are None unless `materialize` is set. `attention_mask` is in the format of the
+        configured attention kernel, or of `attend` if `materialize` is set.
         """
         if self.bottleneck is None:
             residual = query_key = value = hidden_states
@@ -317,7 +323,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 
 
 class Encoder(nn.Module):
-    """The stack of layers, of which any run `start..stop` can be computed alone."""
+    """The layers. Any range of them can be computed."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -336,30 +342,32 @@ class Encoder(nn.Module):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-        """Runs layers start, ..., stop - 1 on [batch, seq, hidden_size], or each on its own `layer_inputs`.
+        """Runs layers start, ..., stop - 1; see `MobileBertModel.forward` for the arguments.
 
-        `kernel_mask` is for the configured attention kernel, `tensor_mask` (see `attend`) for the layers whose
-        scores or probabilities are asked for: only those leave the kernel.
+        Args:
+            hidden_states: [batch, seq, hidden_size], the input of layer `start`.
+            kernel_mask: Attention mask in the format of the configured attention kernel.
+            tensor_mask: Attention mask as `attend` takes it, for layers whose scores or probabilities are returned.
 
         Returns:
-            The last layer's output; the outputs of `capture_layers`, where -1 is the embeddings'; the raw scores of
-            `capture_scores` ([batch, heads, seq, seq] each), both in order of the layers.
+            The last layer's output, the outputs of `capture_layers`, and the scores of `capture_scores`
+            ([batch, heads, seq, seq] each), both in the order of the layers.
         """
-        layer_outputs = [hidden_states] if _among(-1, capture_layers) else []
+        layer_outputs = [hidden_states] if _contains(capture_layers, -1) else []
         attention_scores = []
         for index, layer in enumerate(self.layer[start:stop], start):
             if layer_inputs is not None:
                 hidden_states = layer_inputs[index]
-            materialize = output_attentions or _among(index, capture_scores)
+            materialize = output_attentions or _contains(capture_scores, index)
             mask = tensor_mask if materialize else kernel_mask
             hidden_states, _, scores = layer(hidden_states, mask, materialize=materialize, **kwargs)
-            if _among(index, capture_layers):
+            if _contains(capture_layers, index):
                 layer_outputs.append(hidden_states)
-            if _among(index, capture_scores):
+            if _contains(capture_scores, index):
                 attention_scores.append(scores)
         return hidden_states, tuple(layer_outputs), tuple(attention_scores)
 
 
-def _among(index: int, layers: Collection[int]) -> bool:
-    """Whether a layer is one of some; under `torch.compile`, `in` denies it once the numbers have changed."""
+def _contains(layers: Collection[int], index: int) -> bool:
+    """Like `index in layers`, which gives wrong results under `torch.compile` when the layers change."""
     return any(index == layer for layer in layers)

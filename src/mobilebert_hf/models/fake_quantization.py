@@ -1,9 +1,9 @@
-"""Quantization-aware training: a folded student learns with weights and activations rounded to 8 bits.
+"""Quantization-aware training of a folded student, with weights and activations rounded to int8.
 
-As in the original code (google-research, mobilebert/modeling.py, `use_quantized_training`): relu6 in the feed-forward
-networks; activations rounded in ranges that begin at -6 to 6 and follow what is seen, by a moving average; attention's
-scores likewise, masked ones at the lower end of their range. The gradient passes rounding as if it were not there, and
-stops where a value is cut off.
+As in the original code (google-research, mobilebert/modeling.py, `use_quantized_training`): The activation function is
+relu6. The ranges of activations and attention scores begin at [-6, 6] and are moving averages of the observed minimum
+and maximum. Masked scores are at the lower end of their range. Gradients pass through rounding (straight-through
+estimator), and are 0 for values that are clipped.
 """
 
 from collections.abc import Callable
@@ -22,16 +22,16 @@ CLIPPED = "mobilebert_clipped"
 
 
 class QuantizationPoint(nn.Identity):
-    """Where a quantized network rounds an activation; here it does nothing."""
+    """Marks an activation that quantized models round. This class itself is the identity."""
 
 
-class LearnedRange(QuantizationPoint):
-    """A point that rounds to 8 bits, in a range that follows the activations while training.
+class FakeQuantizedActivation(QuantizationPoint):
+    """Rounds activations to int8, in a range that is a moving average of their minimum and maximum in training.
 
     Attributes:
-        low, high: The range, scalars.
-        seen: How many batches it has followed. Like TensorFlow's moving averages, it follows the first ones faster.
-        enabled: Whether anything is rounded.
+        low, high: The range, float32 scalars.
+        seen: The number of batches in the moving average. The first ones have larger weights, as in TensorFlow.
+        enabled: Whether activations are rounded.
     """
 
     def __init__(self) -> None:
@@ -46,13 +46,13 @@ class LearnedRange(QuantizationPoint):
         if not self.enabled:
             return states
         if self.training:
-            self._follow(states.detach())
+            self._update_range(states.detach())
         scale, zero_point = self.grid()
         return torch.fake_quantize_per_tensor_affine(states.float(), scale, zero_point, LOWEST, HIGHEST).to(
             states.dtype
         )
 
-    def _follow(self, states: Tensor) -> None:
+    def _update_range(self, states: Tensor) -> None:
         weight = 1 - torch.clamp((1 + self.seen) / (10 + self.seen), max=DECAY)
         low, high = states.float().aminmax()
         self.low.lerp_(low.clamp(max=0), weight)
@@ -60,13 +60,13 @@ class LearnedRange(QuantizationPoint):
         self.seen.add_(1)
 
     def grid(self) -> tuple[Tensor, Tensor]:
-        """Scale, float32, and zero point, int32, of scale * (q - zero_point) with q from 0 to 255."""
+        """Scale (float32) and zero point (int32): values are scale * (q - zero_point), q from 0 to 255."""
         scale = ((self.high - self.low) / (HIGHEST - LOWEST)).clamp(min=torch.finfo(torch.float32).tiny)
         return scale, (-self.low / scale).round().int()
 
 
-class RoundedLinear(nn.Linear):
-    """`nn.Linear` that computes with its weight rounded row by row."""
+class FakeQuantizedLinear(nn.Linear):
+    """`nn.Linear` with its weight rounded to int8, with a scale per row."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, device="meta")
@@ -75,12 +75,14 @@ class RoundedLinear(nn.Linear):
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        weight = round_rows(self.weight, matmul_scales(self.weight.float())) if self.enabled else self.weight
+        weight = self.weight
+        if self.enabled:
+            weight = fake_quantize_rows(weight, matmul_scales(weight.float()))
         return nn.functional.linear(states, weight, self.bias)
 
 
-class RoundedEmbedding(nn.Embedding):
-    """`nn.Embedding` that gives its rows rounded."""
+class FakeQuantizedEmbedding(nn.Embedding):
+    """`nn.Embedding` with its output rounded to int8, with a scale per row."""
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__(
@@ -91,56 +93,56 @@ class RoundedEmbedding(nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] -> [..., width]."""
-        rows = super().forward(ids)
+        embeds = super().forward(ids)
         if not self.enabled:
-            return rows
-        flat = rows.flatten(0, -2)
-        return round_rows(flat, row_scales(flat.float())).view_as(rows)
+            return embeds
+        rows = embeds.flatten(0, -2)
+        return fake_quantize_rows(rows, row_scales(rows.float())).view_as(embeds)
 
 
 def row_scales(weight: Tensor) -> Tensor:
-    """The scales [rows] by which rows [rows, width] are from -127 to 127."""
+    """The scales [rows] that map each row of [rows, width] to the range from -127 to 127."""
     return (weight.detach().abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def matmul_scales(weight: Tensor) -> Tensor:
-    """The scales [rows] of a matmul's weight [rows, width], with which no x86 processor saturates.
+    """The scales [rows] of a matmul's weight [rows, width] with which int8 matmuls never saturate.
 
-    Without VNNI, x86 multiplies unsigned activations and signed weights with `vpmaddubsw`. It adds the products of
-    columns 2i and 2i + 1 in 16 bits and saturates. With these scales both weights and the sums of such pairs are from
-    -127 to 127 before rounding, so a pair's products are at most 255 * 128 = 32,640 in size and fit. The step is 1 to
-    2 times that of `row_scales`: halving the range of all weights always costs a factor of 2.
+    Without VNNI, x86 processors multiply uint8 activations and int8 weights with `vpmaddubsw`, which adds the products
+    of columns 2i and 2i + 1 in int16 and saturates. With these scales, weights and the sums of such pairs are from
+    -127 to 127 before rounding. The sum of two products is then at most 255 * 128 = 32,640, which fits int16. The
+    scales are 1 to 2 times those of `row_scales`.
     """
     pairs = nn.functional.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2)).sum(2)
     return row_scales(torch.cat([weight, pairs], dim=1))
 
 
-def round_rows(weight: Tensor, scales: Tensor) -> Tensor:
-    """Rows [rows, width] rounded to int8 with their scales [rows], with a gradient of ones."""
+def fake_quantize_rows(weight: Tensor, scales: Tensor) -> Tensor:
+    """Rounds [rows, width] to int8 with scales [rows], with a straight-through gradient; keeps the dtype."""
     zeros = torch.zeros_like(scales, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight.float(), scales, zeros, 0, -127, 127).to(weight.dtype)
 
 
 def make_quantization_aware(embeddings: nn.Module, layers: nn.ModuleList) -> None:
-    """Makes the points, products and tables of a folded encoder round, in place."""
+    """Inserts fake quantization of activations, matmuls and embeddings into a folded encoder, in place."""
     for part in (embeddings, layers):
-        replace(part, QuantizationPoint, lambda point: LearnedRange())
-        replace(part, nn.Linear, RoundedLinear)
-    replace(embeddings, nn.Embedding, RoundedEmbedding)
+        replace(part, QuantizationPoint, lambda point: FakeQuantizedActivation())
+        replace(part, nn.Linear, FakeQuantizedLinear)
+    replace(embeddings, nn.Embedding, FakeQuantizedEmbedding)
     for layer in layers:
-        layer.scores = LearnedRange()
+        layer.scores = FakeQuantizedActivation()
 
 
-def stop_rounding(model: PreTrainedModel) -> None:
-    """From here on a quantization-aware model computes exactly, and masks hard."""
+def disable_fake_quantization(model: PreTrainedModel) -> None:
+    """Makes a quantization-aware model compute without rounding, and with SDPA, in place."""
     for module in model.modules():
-        if isinstance(module, LearnedRange | RoundedLinear | RoundedEmbedding):
+        if isinstance(module, FakeQuantizedActivation | FakeQuantizedLinear | FakeQuantizedEmbedding):
             module.enabled = False
     model.set_attn_implementation("sdpa")
 
 
 def replace(root: nn.Module, kind: type, make: Callable[[Any], nn.Module]) -> None:
-    """Replaces all modules of a kind."""
+    """Replaces each submodule `m` of type `kind` by `make(m)`."""
     for name in [name for name, module in root.named_modules() if isinstance(module, kind)]:
         root.set_submodule(name, make(root.get_submodule(name)))
 
@@ -155,7 +157,7 @@ def clipped_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention with scores rounded by `module.scores`; the mask [batch, 1, 1, seq] is boolean, True = attend."""
+    """Eager attention with scores rounded by `module.scores`; mask [batch, 1, 1, seq], bool, True = attend."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = torch.where(attention_mask, scores, module.scores.low.to(scores.dtype))
@@ -163,5 +165,5 @@ def clipped_attention_forward(
 
 
 def boolean_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """[batch, 1, 1, seq], True = attend, as `clipped_attention_forward` takes it."""
+    """The mask of `clipped_attention_forward`: [batch, 1, 1, seq], True = attend."""
     return None if attention_mask is None else attention_mask.bool()[:, None, None, :]

@@ -1,4 +1,4 @@
-"""What sits on the encoder: pooler, masked-LM and next-sentence heads, and the outputs that carry them."""
+"""Pooler, masked-LM and next-sentence heads, and the output classes of the models."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ Captured = tuple[torch.Tensor, ...] | None
 
 @dataclass
 class EncoderOutput(modeling_outputs.BaseModelOutputWithPooling):
-    """The library's encoder output, and what `capture_layers` and `capture_scores` asked for.
+    """`BaseModelOutputWithPooling`, and the tensors of `capture_layers` and `capture_scores`.
 
     Attributes:
         layer_outputs: [batch, seq, hidden_size] for each layer in `capture_layers`, in order.
-        attention_scores: Raw scaled scores before mask and softmax, [batch, heads, seq, seq] for each layer in
-            `capture_scores`, in order.
+        attention_scores: [batch, heads, seq, seq] for each layer in `capture_scores`, in order; scaled, before mask
+            and softmax.
     """
 
     layer_outputs: Captured = None
@@ -29,7 +29,7 @@ class EncoderOutput(modeling_outputs.BaseModelOutputWithPooling):
 
 @dataclass
 class MaskedLMOutput(modeling_outputs.MaskedLMOutput):
-    """The library's, and what `capture_layers` and `capture_scores` asked for; see `EncoderOutput`."""
+    """`transformers`' `MaskedLMOutput`, and the captured tensors; see `EncoderOutput`."""
 
     layer_outputs: Captured = None
     attention_scores: Captured = None
@@ -40,9 +40,9 @@ class PreTrainingOutput(ModelOutput):
     """Output of `...ForPreTraining`; see `EncoderOutput` for the captured tensors.
 
     Attributes:
-        loss: Masked-LM plus next-sentence loss, of the labels given.
+        loss: Sum of the masked-LM and next-sentence losses for which there are labels.
         prediction_logits: [batch, seq, vocab_size], or [n, vocab_size] at the n positions of `prediction_mask`.
-        seq_relationship_logits: [batch, 2]; class 1 says that sentence B is a random one.
+        seq_relationship_logits: [batch, 2]; class 1 means that sentence B is random.
     """
 
     loss: torch.Tensor | None = None
@@ -55,7 +55,7 @@ class PreTrainingOutput(ModelOutput):
 
 
 class Pooler(nn.Module):
-    """The first token's state, through dense and tanh where `classifier_activation` is set."""
+    """The first token's hidden state, followed by dense and tanh if `classifier_activation` is set."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Pooler(nn.Module):
 
 
 class PredictionTransform(nn.Module):
-    """LayerNorm(act(W x)): a true LayerNorm even where the encoder has none."""
+    """LayerNorm(act(W x)). It has a LayerNorm even if the encoder has NoNorm."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -77,12 +77,12 @@ class PredictionTransform(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[..., hidden_size] -> the same."""
+        """[..., hidden_size] -> [..., hidden_size]."""
         return self.LayerNorm(self.activation(self.dense(hidden_states)))
 
 
 class MaskedLMHead(nn.Module):
-    """Logits by the word table (vocab_size x embedding_size) beside an extra matrix for the other columns."""
+    """Logits by the word embeddings [vocab_size, embedding_size] and a matrix for the remaining columns."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class MaskedLMHead(nn.Module):
         """[..., hidden_size] -> [..., vocab_size]."""
         table = self.decoder.weight
         if self.config.mask_padding and self.config.pad_token_id is not None and torch.is_grad_enabled():
-            # The tied [PAD] row gets no gradient, so it stays zero and padding stays invisible as a neighbour.
+            # The tied [PAD] embedding gets no gradient, so that it stays zero and padding never changes an output.
             is_padding = torch.arange(len(table), device=table.device) == self.config.pad_token_id
             table = torch.where(is_padding[:, None], table.detach(), table)
         tied, extra = self.transform(hidden_states).split([table.shape[1], self.dense.out_features], dim=-1)
@@ -110,7 +110,7 @@ class MaskedLMHead(nn.Module):
 
 
 class PreTrainingHeads(nn.Module):
-    """The heads under `cls.`: masked LM, next sentence, or both."""
+    """The masked-LM head, the next-sentence head, or both."""
 
     def __init__(self, config: MobileBertConfig, masked_lm: bool, next_sentence: bool) -> None:
         super().__init__()

@@ -1,14 +1,13 @@
-"""The student for inference, with every NoNorm folded into the linear maps around it (see `folding.py`).
+"""MobileBERT for inference, with every NoNorm folded into the adjacent linear layers (see `folding.py`).
 
-What is left of a layer is plain: one wide product of the inter-block state for query, key, value and the block's
-input, attention, and residual products:
+A layer is (biases omitted)
 
     q, k, v, x = W_in y
     x = x + W_o attention(q, k, v)
     x = x + W_2 act(W_1 x)                 one or more feed-forward networks
     y = y + W_out x
 
-The state y is the original's h but for a factor a channel, `scales`.
+The original model's h is y multiplied by a scale per channel, `scales`.
 """
 
 from collections import OrderedDict
@@ -48,41 +47,40 @@ from .modeling_mobilebert_tasks import (
 )
 from .packing import PACKED, pack, packed_attention_forward, unpack
 
-# What `MobileBertModel.forward` takes, and a folded model does not.
+# Arguments of `MobileBertModel.forward` that a folded model does not support.
 FOR_TRAINING = ("output_attentions", "start_layer", "stop_layer", "capture_layers", "capture_scores", "layer_inputs")
 
 
 @strict
 class FoldedMobileBertConfig(MobileBertConfig):
-    r"""Configuration of a folded student: that of the student it was, and which residual steps kept a factor.
+    r"""Configuration of a folded model: that of the original model, and the following fields.
 
     Args:
-        kept (`list[str]`, *optional*):
-            Residual steps, as `"3.output"`, whose running state is multiplied by a factor a channel, because the
-            NoNorm after it has weights too small or too large to be carried along.
+        scaled_residuals (`list[str]`, *optional*):
+            Names of residual connections, such as `"3.output"` in layer 3, with a scale per channel that could not be
+            folded, because weights of the NoNorm are 0, very small or very large.
         quantization_aware (`bool`, *optional*, defaults to `False`):
-            Whether weights and activations are rounded to 8 bits, in ranges that are learned (see
-            `fake_quantization.py`).
+            Whether weights and activations are rounded to int8 (see `fake_quantization.py`).
     """
 
     model_type = "folded_mobilebert"
 
-    kept: list[str] | None = None
+    scaled_residuals: list[str] | None = None
     quantization_aware: bool = False
 
 
 class FoldedResidual(nn.Module):
-    """residual + W x + b; with a factor a channel on the residual where one had to be kept."""
+    """residual + W x + b, or residual_scale * residual + W x + b; see `FoldedMobileBertConfig.scaled_residuals`."""
 
     def __init__(self, in_width: int, out_width: int, points: bool = True) -> None:
         super().__init__()
         self.dense = nn.Linear(in_width, out_width)
-        self.keep: nn.Parameter | None = None
+        self.residual_scale: nn.Parameter | None = None
         self.branch, self.sum = (QuantizationPoint() if points else nn.Identity() for _ in range(2))
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """[batch, seq, in_width] and [batch, seq, out_width] -> [batch, seq, out_width]."""
-        residual = residual if self.keep is None else residual * self.keep
+        residual = residual if self.residual_scale is None else residual * self.residual_scale
         return self.sum(residual + self.branch(self.dense(hidden_states)))
 
 
@@ -94,7 +92,7 @@ class FoldedFeedForward(nn.Module):
         self.up = nn.Linear(config.intra_bottleneck_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
         if isinstance(self.activation, nn.ReLU):
-            # Nothing else reads what it is given, and new memory for the result takes time where inputs are long.
+            # Nothing else reads the input. Allocating an output is slow for long sequences.
             self.activation.inplace = True
         self.inner = QuantizationPoint()
         self.down = FoldedResidual(config.intermediate_size, config.intra_bottleneck_size)
@@ -105,7 +103,7 @@ class FoldedFeedForward(nn.Module):
 
 
 class FoldedLayer(nn.Module):
-    """One layer, see the header of this file."""
+    """One layer; its equations are at the top of this file."""
 
     is_causal = False
 
@@ -117,16 +115,16 @@ class FoldedLayer(nn.Module):
         self.input = QuantizationPoint()
         self.block = QuantizationPoint()
         self.context = QuantizationPoint()
-        # In TINY query, key and value read the narrow input, which is cheaper than to read the wide state.
+        # With bottleneck attention (MobileBERT-TINY), query, key and value read the narrow input.
         self.narrow = nn.Linear(config.hidden_size, width) if config.use_bottleneck_attention else None
         self.projection = nn.Linear(width, 3 * width) if self.narrow else nn.Linear(config.hidden_size, 4 * width)
         self.attention = FoldedResidual(width, width)
         self.ffn = nn.ModuleList(FoldedFeedForward(config) for _ in range(config.num_feedforward_networks))
-        # The state between layers is rounded where products read it, and nowhere else.
+        # The residual stream between layers is rounded only as an input of matmuls.
         self.output = FoldedResidual(width, config.hidden_size, points=False)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
-        """[batch, seq, hidden_size] -> the same; the mask is what the configured attention kernel takes."""
+        """[batch, seq, hidden_size] -> the same shape; the mask is in the format of the configured kernel."""
         inputs = self.input(hidden_states)
         if self.narrow is not None:
             narrow = self.block(self.narrow(inputs))
@@ -136,7 +134,7 @@ class FoldedLayer(nn.Module):
             narrow = self.block(narrow)
         query, key, value = (part.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for part in parts)
         kernel = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        # The query's weights contain the scores' factor.
+        # The scaling of the scores is folded into the query's weights.
         context, _ = kernel(self, query, key, value, attention_mask, scaling=1.0, dropout=0.0, **kwargs)
         narrow = self.attention(self.context(context.flatten(2)), narrow)
         for feed_forward in self.ffn:
@@ -145,7 +143,7 @@ class FoldedLayer(nn.Module):
 
 
 class FoldedEmbeddings(Embeddings):
-    """The student's embeddings, their norm in the projection and the tables."""
+    """MobileBERT's embeddings, with the norm folded into the projection and the tables."""
 
     def __init__(self, config: FoldedMobileBertConfig) -> None:
         super().__init__(config)
@@ -156,22 +154,22 @@ class FoldedEmbeddings(Embeddings):
 
 
 class FoldedEncoder(nn.Module):
-    """All layers."""
+    """The layers and their scales."""
 
     def __init__(self, config: FoldedMobileBertConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(FoldedLayer(config) for _ in range(config.num_hidden_layers))
-        # From each layer's y to the original's h.
+        # The original model's h is y * scales, for each layer.
         self.scales = nn.Parameter(torch.ones(config.num_hidden_layers, config.hidden_size))
-        for name in config.kept or ():
-            step = self.layer.get_submodule(name)
-            assert isinstance(step, FoldedResidual)
-            step.keep = nn.Parameter(torch.ones(step.dense.out_features))
+        for name in config.scaled_residuals or ():
+            residual = self.layer.get_submodule(name)
+            assert isinstance(residual, FoldedResidual)
+            residual.residual_scale = nn.Parameter(torch.ones(residual.dense.out_features))
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: Any, record: list[torch.Tensor] | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        """[batch, seq, hidden_size] -> the original's last h; those after each layer are appended to `record`."""
+        """[batch, seq, hidden_size] -> the original model's last h; appends the h of each layer to `record`."""
         for layer, scale in zip(self.layer, self.scales, strict=True):
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
             if record is not None:
@@ -180,7 +178,7 @@ class FoldedEncoder(nn.Module):
 
 
 class FoldedMobileBertPreTrainedModel(MobileBertPreTrainedModel):
-    """What all folded classes share."""
+    """Base class of the folded models."""
 
     config: FoldedMobileBertConfig
     config_class = FoldedMobileBertConfig
@@ -193,12 +191,7 @@ class FoldedMobileBertPreTrainedModel(MobileBertPreTrainedModel):
 
 
 class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
-    """The folded encoder with embeddings and pooler, no head.
-
-    Args:
-        config: The configuration.
-        add_pooling_layer: Whether `pooler_output` is computed.
-    """
+    """Embeddings, folded encoder and, if `add_pooling_layer` is set, a pooler."""
 
     def __init__(self, config: FoldedMobileBertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
@@ -221,16 +214,16 @@ class FoldedMobileBertModel(FoldedMobileBertPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> tuple | EncoderOutput:
-        """As `MobileBertModel.forward`, without what is for training: attentions, captured layers, runs of layers.
+        """Like `MobileBertModel.forward`, without attentions, captured tensors and ranges of layers.
 
         Raises:
             FloatingPointError: The result is not finite in float16 (not checked under `torch.compile`).
-            ValueError: Both or none of `input_ids` and `inputs_embeds` are given, the sequence is too long, or
-                something is asked for that a folded model does not have.
+            ValueError: Both or none of `input_ids` and `inputs_embeds` are given, the sequence is too long, or an
+                argument is not supported.
         """
         for name in FOR_TRAINING:
             if kwargs.pop(name, None):
-                raise ValueError(f"A folded model has no {name}: use the model that it was folded from.")
+                raise ValueError(f"A folded model does not support {name}: use the original model.")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, attention_mask)
@@ -283,7 +276,7 @@ class FoldedMobileBertForMultipleChoice(FoldedMobileBertPreTrainedModel, MobileB
 
 
 def register_kernels() -> None:
-    """Makes the attention kernels known by which a folded model takes packed tokens, or clips its scores."""
+    """Registers the attention kernels for packed tokens and for clipped scores."""
     AttentionInterface.register(PACKED, packed_attention_forward)
     AttentionInterface.register(CLIPPED, clipped_attention_forward)
     AttentionMaskInterface.register(CLIPPED, boolean_mask)

@@ -1,4 +1,4 @@
-"""The teacher IB-BERT: the student's classes, heads and parameter names, built by its own configuration."""
+"""The teacher IB-BERT: the classes, heads and parameter names of MobileBERT with another configuration."""
 
 from .configuration import IBBertConfig, MobileBertConfig
 from .modeling_mobilebert import (
@@ -17,7 +17,7 @@ from .modeling_mobilebert_tasks import (
 
 
 class IBBertPreTrainedModel(MobileBertPreTrainedModel):
-    """What all classes of the teacher's family share."""
+    """Base class of the IB-BERT models."""
 
     config: IBBertConfig
     config_class = IBBertConfig
@@ -27,32 +27,32 @@ class IBBertPreTrainedModel(MobileBertPreTrainedModel):
 
 
 class IBBertModel(IBBertPreTrainedModel, MobileBertModel):
-    """The teacher's encoder; see `MobileBertModel`."""
+    """IB-BERT encoder; see `MobileBertModel`."""
 
 
 class IBBertForPreTraining(IBBertPreTrainedModel, MobileBertForPreTraining):
-    """The teacher; see `MobileBertForPreTraining`."""
+    """IB-BERT; see `MobileBertForPreTraining`."""
 
 
 class IBBertForMaskedLM(IBBertPreTrainedModel, MobileBertForMaskedLM):
-    """The teacher; see `MobileBertForMaskedLM`."""
+    """IB-BERT; see `MobileBertForMaskedLM`."""
 
 
 class IBBertForNextSentencePrediction(IBBertPreTrainedModel, MobileBertForNextSentencePrediction):
-    """The teacher; see `MobileBertForNextSentencePrediction`."""
+    """IB-BERT; see `MobileBertForNextSentencePrediction`."""
 
 
 class IBBertForSequenceClassification(IBBertPreTrainedModel, MobileBertForSequenceClassification):
-    """The teacher; see `MobileBertForSequenceClassification`."""
+    """IB-BERT; see `MobileBertForSequenceClassification`."""
 
 
 class IBBertForQuestionAnswering(IBBertPreTrainedModel, MobileBertForQuestionAnswering):
-    """The teacher; see `MobileBertForQuestionAnswering`."""
+    """IB-BERT; see `MobileBertForQuestionAnswering`."""
 
 
 class IBBertForTokenClassification(IBBertPreTrainedModel, MobileBertForTokenClassification):
-    """The teacher; see `MobileBertForTokenClassification`."""
+    """IB-BERT; see `MobileBertForTokenClassification`."""
 
 
 class IBBertForMultipleChoice(IBBertPreTrainedModel, MobileBertForMultipleChoice):
-    """The teacher; see `MobileBertForMultipleChoice`."""
+    """IB-BERT; see `MobileBertForMultipleChoice`."""

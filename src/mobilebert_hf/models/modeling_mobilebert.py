@@ -1,8 +1,7 @@
-"""The student MobileBERT as a `transformers` model, with the heads of pre-training.
+"""MobileBERT as `transformers` models: the encoder, and the heads of pre-training.
 
-Checkpoints are exactly stock `mobilebert` checkpoints, parameter names included: what is saved here loads in stock
-transformers and the other way round. The heads for tasks are in `modeling_mobilebert_tasks.py`; the teacher in
-`modeling_ib_bert.py` has the same classes and names.
+Checkpoints have the format of stock `mobilebert` checkpoints and load in stock `transformers`. The task heads are in
+`modeling_mobilebert_tasks.py`, the teacher is in `modeling_ib_bert.py`.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,13 +22,13 @@ from .heads import EncoderOutput, MaskedLMHead, MaskedLMOutput, Pooler, PreTrain
 
 
 class MobileBertPreTrainedModel(PreTrainedModel):
-    """What all classes of the family share: weight initialisation and the library's declarations."""
+    """Base class: weight initialization, and what the model supports."""
 
     config: MobileBertConfig
     config_class = MobileBertConfig
     base_model_prefix = "mobilebert"
     supports_gradient_checkpointing = True
-    # The losses of the heads are means over the batch they see; Trainer then averages over accumulated batches.
+    # The losses are means over a batch. With False, Trainer averages them over accumulated batches.
     accepts_loss_kwargs = False
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -59,12 +58,7 @@ class MobileBertPreTrainedModel(PreTrainedModel):
 
 
 class MobileBertModel(MobileBertPreTrainedModel):
-    """The encoder with embeddings and pooler, no head.
-
-    Args:
-        config: The configuration.
-        add_pooling_layer: Whether `pooler_output` is computed.
-    """
+    """Embeddings, encoder and, if `add_pooling_layer` is set, a pooler."""
 
     def __init__(self, config: MobileBertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
@@ -90,41 +84,50 @@ class MobileBertModel(MobileBertPreTrainedModel):
         layer_inputs: Mapping[int, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple | EncoderOutput:
-        """Runs the encoder, or layers `start_layer` to `stop_layer - 1` of it.
+        """Runs the encoder, or its layers `start_layer` to `stop_layer - 1`.
 
         Args:
             input_ids: Token ids [batch, seq], int64.
-            attention_mask: [batch, seq], 1 for real tokens, 0 for padding; or a 4D mask as the library takes it.
+            attention_mask: [batch, seq], 1 for tokens, 0 for padding; or a 4D mask.
             token_type_ids: [batch, seq], int64; zeros by default.
             position_ids: [batch, seq], int64; 0, 1, ... by default.
-            inputs_embeds: In place of `input_ids`, word embeddings [batch, seq, embedding_size]. With
-                `start_layer` > 0 the input of that layer, [batch, seq, hidden_size]; no embedding is computed then.
-            start_layer: First layer to run.
-            stop_layer: Layer before which to stop. Without it all layers run, and after them, only then, the pooler.
-            capture_layers: Indices of layers whose output is returned in `layer_outputs`; -1 is the embeddings.
-            capture_scores: Indices of layers whose raw attention scores are returned in `attention_scores`; these
-                layers materialise their scores, all others use the configured attention kernel.
-            layer_inputs: For each layer that runs, what it reads in place of the output of the layer below,
-                [batch, seq, hidden_size].
-            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention kernel takes.
-                With `output_attentions` every layer materialises its probabilities, whatever the kernel.
+            inputs_embeds: Word embeddings [batch, seq, embedding_size] in place of `input_ids`. If `start_layer` > 0,
+                the input of that layer, [batch, seq, hidden_size].
+            start_layer: Index of the first layer to run.
+            stop_layer: Index of the first layer not to run. By default all layers and the pooler run.
+            capture_layers: Indices of layers whose outputs are returned in `layer_outputs`; -1 is the embeddings.
+            capture_scores: Indices of layers whose attention scores are returned in `attention_scores`. These layers
+                use eager attention, the others the configured kernel.
+            layer_inputs: For each layer that runs, its input [batch, seq, hidden_size] in place of the output of the
+                previous layer.
+            kwargs: `output_hidden_states`, `output_attentions` (with eager attention), `return_dict`, and arguments
+                of the attention kernel.
 
         Returns:
             `EncoderOutput`, or a tuple of its values.
 
         Raises:
             ValueError: Both or none of `input_ids` and `inputs_embeds` are given, the sequence is too long, or a
-                layer is asked for that does not run.
+                layer to capture does not run.
             FloatingPointError: The result is not finite in float16 (not checked under `torch.compile`).
         """
-        output_attentions = kwargs.pop("output_attentions", None)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         self._check_layers(start_layer, stop_layer, capture_layers, capture_scores, input_ids is None)
-        if start_layer > 0 and inputs_embeds is not None:
-            hidden_states = inputs_embeds
-        else:
-            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, attention_mask)
+        if start_layer == 0:
+            inputs_embeds = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, attention_mask)
+        kwargs |= {"start": start_layer, "stop": stop_layer, "layer_inputs": layer_inputs}
+        kwargs |= {"capture_layers": capture_layers, "capture_scores": capture_scores}
+        return self._encode(inputs_embeds, attention_mask, **kwargs)
+
+    def _encode(
+        self,
+        hidden_states: Any,
+        attention_mask: torch.Tensor | None,
+        stop: int | None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> EncoderOutput:
         tensor_mask = attention_mask
         if attention_mask is not None and attention_mask.dim() == 2:
             tensor_mask = attention_mask[:, None, None, :].bool()
@@ -132,18 +135,14 @@ class MobileBertModel(MobileBertPreTrainedModel):
             hidden_states,
             create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask),
             tensor_mask,
-            start=start_layer,
-            stop=stop_layer,
-            capture_layers=capture_layers,
-            capture_scores=capture_scores,
-            layer_inputs=layer_inputs,
+            stop=stop,
             output_attentions=self.config.output_attentions if output_attentions is None else output_attentions,
             **kwargs,
         )
         check_finite(hidden_states)
         return EncoderOutput(
             last_hidden_state=hidden_states,
-            pooler_output=self.pooler(hidden_states) if self.pooler is not None and stop_layer is None else None,
+            pooler_output=self.pooler(hidden_states) if self.pooler is not None and stop is None else None,
             layer_outputs=layer_outputs or None,
             attention_scores=attention_scores or None,
         )
@@ -159,13 +158,11 @@ class MobileBertModel(MobileBertPreTrainedModel):
         end = self.config.num_hidden_layers if stop is None else stop
         if not 0 <= start <= end <= self.config.num_hidden_layers:
             raise ValueError(
-                f"start_layer={start}, stop_layer={stop} is not a run of layers of a model with "
+                f"start_layer={start}, stop_layer={stop} is not a range of layers of a model with "
                 f"num_hidden_layers={self.config.num_hidden_layers}."
             )
         if start > 0 and not has_embeds:
-            raise ValueError(
-                f"start_layer={start} needs inputs_embeds, the input of that layer, in place of input_ids."
-            )
+            raise ValueError(f"start_layer={start} requires inputs_embeds, the input of that layer, not input_ids.")
         embeddings = {-1} if start == 0 else set()
         for name, layers in (("capture_layers", set(capture_layers) - embeddings), ("capture_scores", capture_scores)):
             if outside := [layer for layer in layers if not start <= layer < end]:
@@ -179,11 +176,9 @@ def _computes_in_float16(hidden_states: torch.Tensor) -> bool:
 
 
 def check_finite(hidden_states: torch.Tensor) -> None:
-    """Overflow in float16 is this family's best-known trap: released activations reach 1e7, float16 ends at 65504.
+    """Raises FloatingPointError if hidden states overflowed float16 or its autocast; not under `torch.compile`.
 
-    Raises:
-        FloatingPointError: The states are of float16, or under its autocast, and not finite (not checked under
-            `torch.compile`).
+    Activations of the released MobileBERT reach 1e7. The largest float16 is 65504.
     """
     if torch.compiler.is_compiling() or not _computes_in_float16(hidden_states):
         return
@@ -194,8 +189,8 @@ def check_finite(hidden_states: torch.Tensor) -> None:
         )
 
 
-class _MaskedLMResizing(MobileBertPreTrainedModel):
-    """Classes with a masked-LM head: the word table is tied, and resized together with the extra matrix."""
+class _WithMaskedLMHead(MobileBertPreTrainedModel):
+    """Base class of models with a masked-LM head, whose decoder is tied to the word embeddings."""
 
     cls: PreTrainingHeads
     _tied_weights_keys = {  # noqa: RUF012
@@ -204,11 +199,11 @@ class _MaskedLMResizing(MobileBertPreTrainedModel):
     }
 
     def get_output_embeddings(self) -> nn.Module:
-        """The decoder, whose weight is the word table."""
+        """The decoder, whose weight is that of the word embeddings."""
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replaces the decoder and the bias tied to its bias."""
+        """Sets the decoder, and the bias that is tied to its bias."""
         self.cls.predictions.decoder = new_embeddings
         self.cls.predictions.bias = new_embeddings.bias
 
@@ -218,7 +213,7 @@ class _MaskedLMResizing(MobileBertPreTrainedModel):
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """As the library's; the extra output matrix (extra width x vocab_size) follows the word table."""
+        """As in the base class; also resizes the head's matrix of the columns beyond the word embeddings."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         dense = self.cls.predictions.dense
         if dense.in_features != embeddings.num_embeddings:
@@ -227,8 +222,17 @@ class _MaskedLMResizing(MobileBertPreTrainedModel):
             )
         return embeddings
 
+    def _predict(
+        self, states: torch.Tensor, labels: torch.Tensor | None, prediction_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits and labels, at the positions of `prediction_mask` only if it is given."""
+        if prediction_mask is not None:
+            states = states[prediction_mask]
+            labels = None if labels is None else labels[prediction_mask]
+        return self.cls.predictions(states), labels
 
-class MobileBertForPreTraining(_MaskedLMResizing):
+
+class MobileBertForPreTraining(_WithMaskedLMHead):
     """Masked-LM head and next-sentence head."""
 
     def __init__(self, config: MobileBertConfig) -> None:
@@ -250,18 +254,14 @@ class MobileBertForPreTraining(_MaskedLMResizing):
         prediction_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | PreTrainingOutput:
-        """As `MobileBertModel.forward`, and the heads; with `stop_layer` no heads.
+        """Runs the encoder and the heads. With `stop_layer` the heads do not run.
+
+        Other arguments are those of `MobileBertModel.forward`.
 
         Args:
-            input_ids: See `MobileBertModel.forward`, as the other inputs and `kwargs`.
-            attention_mask: See there.
-            token_type_ids: See there.
-            position_ids: See there.
-            inputs_embeds: See there.
-            labels: Masked-LM targets [batch, seq], int64, -100 where no prediction counts.
-            next_sentence_label: [batch], int64: 0 says that B follows A, 1 that it is a random sentence.
+            labels: Masked-LM labels [batch, seq], int64, -100 to ignore a token.
+            next_sentence_label: [batch], int64: 0 if B follows A, 1 if it is a random sentence.
             prediction_mask: [batch, seq], bool: compute masked-LM logits at these positions only.
-            kwargs: See there.
         """
         outputs = self.mobilebert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
@@ -274,11 +274,7 @@ class MobileBertForPreTraining(_MaskedLMResizing):
         )
         if outputs.pooler_output is None:
             return output
-        states = outputs.last_hidden_state
-        if prediction_mask is not None:
-            states = states[prediction_mask]
-            labels = labels[prediction_mask] if labels is not None else None
-        output.prediction_logits = self.cls.predictions(states)
+        output.prediction_logits, labels = self._predict(outputs.last_hidden_state, labels, prediction_mask)
         output.seq_relationship_logits = self.cls.seq_relationship(outputs.pooler_output)
         losses = []
         if labels is not None:
@@ -289,7 +285,7 @@ class MobileBertForPreTraining(_MaskedLMResizing):
         return output
 
 
-class MobileBertForMaskedLM(_MaskedLMResizing):
+class MobileBertForMaskedLM(_WithMaskedLMHead):
     """Masked-LM head."""
 
     def __init__(self, config: MobileBertConfig) -> None:
@@ -310,17 +306,13 @@ class MobileBertForMaskedLM(_MaskedLMResizing):
         prediction_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | MaskedLMOutput:
-        """As `MobileBertModel.forward`, and the head; with `stop_layer` no head.
+        """Runs the encoder and the head. With `stop_layer` the head does not run.
+
+        Other arguments are those of `MobileBertModel.forward`.
 
         Args:
-            input_ids: See `MobileBertModel.forward`, as the other inputs and `kwargs`.
-            attention_mask: See there.
-            token_type_ids: See there.
-            position_ids: See there.
-            inputs_embeds: See there.
-            labels: [batch, seq], int64, -100 where no prediction counts.
+            labels: [batch, seq], int64, -100 to ignore a token.
             prediction_mask: [batch, seq], bool: compute logits [n, vocab_size] at these n positions only.
-            kwargs: See there.
         """
         outputs = self.mobilebert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
@@ -333,11 +325,7 @@ class MobileBertForMaskedLM(_MaskedLMResizing):
         )
         if kwargs.get("stop_layer") is not None:
             return output
-        states = outputs.last_hidden_state
-        if prediction_mask is not None:
-            states = states[prediction_mask]
-            labels = labels[prediction_mask] if labels is not None else None
-        output.logits = self.cls.predictions(states)
+        output.logits, labels = self._predict(outputs.last_hidden_state, labels, prediction_mask)
         if labels is not None:
             output.loss = self.loss_function(logits=output.logits, labels=labels, vocab_size=self.config.vocab_size)
         return output
@@ -363,7 +351,7 @@ class MobileBertForNextSentencePrediction(MobileBertPreTrainedModel):
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | NextSentencePredictorOutput:
-        """Inputs as `MobileBertModel.forward`; `labels` [batch]: 0 says that B follows A, 1 that it is random."""
+        """Inputs as in `MobileBertModel.forward`; `labels` [batch], int64: 0 if B follows A, 1 if it is random."""
         outputs = self.mobilebert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )

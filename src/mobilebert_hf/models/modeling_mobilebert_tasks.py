@@ -1,4 +1,4 @@
-"""The student's heads for tasks: texts, tokens, choices, answer spans. Losses are the library's."""
+"""MobileBERT for sequence and token classification, multiple choice and question answering."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from .modeling_mobilebert import MobileBertPreTrainedModel
 
 
 class _Classifier(MobileBertPreTrainedModel):
-    """Classes with dropout and one dense on top, `classifier`."""
+    """An encoder with dropout and a linear layer, `classifier`."""
 
     def __init__(self, config: MobileBertConfig, num_outputs: int | None, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
@@ -30,7 +30,7 @@ class _Classifier(MobileBertPreTrainedModel):
 
 
 class MobileBertForSequenceClassification(_Classifier):
-    """Classification or regression of a text or a pair of texts (GLUE)."""
+    """Classification or regression of a sequence or a pair of sequences (GLUE)."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__(config, config.num_labels)
@@ -46,7 +46,7 @@ class MobileBertForSequenceClassification(_Classifier):
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | SequenceClassifierOutput:
-        """Inputs as `MobileBertModel.forward`; `labels` as `config.problem_type` wants them, as in the library."""
+        """Inputs as in `MobileBertModel.forward`; `labels` as `config.problem_type` requires."""
         outputs = self.mobilebert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
@@ -63,7 +63,7 @@ class MobileBertForSequenceClassification(_Classifier):
 
 
 class MobileBertForMultipleChoice(_Classifier):
-    """A score for each of several choices, all as inputs [batch, choices, seq]."""
+    """A score for each choice; inputs are [batch, choices, seq]."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__(config, num_outputs=1)
@@ -79,11 +79,11 @@ class MobileBertForMultipleChoice(_Classifier):
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | MultipleChoiceModelOutput:
-        """Inputs as `MobileBertModel.forward` with an axis for the choices after the batch; `labels` [batch]."""
-        given = input_ids if input_ids is not None else inputs_embeds
-        if given is None:
+        """Inputs as in `MobileBertModel.forward`, with shape [batch, choices, ...]; `labels` [batch], int64."""
+        first = input_ids if input_ids is not None else inputs_embeds
+        if first is None:
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        choices = given.shape[1]
+        choices = first.shape[1]
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.mobilebert(
             *(x.flatten(0, 1) if x is not None else None for x in inputs), return_dict=True, **kwargs
@@ -115,7 +115,7 @@ class MobileBertForTokenClassification(_Classifier):
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | TokenClassifierOutput:
-        """Inputs as `MobileBertModel.forward`; `labels` [batch, seq], -100 where none counts."""
+        """Inputs as in `MobileBertModel.forward`; `labels` [batch, seq], int64, -100 to ignore a token."""
         outputs = self.mobilebert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
@@ -132,7 +132,7 @@ class MobileBertForTokenClassification(_Classifier):
 
 
 class MobileBertForQuestionAnswering(MobileBertPreTrainedModel):
-    """Start and end of an answer span (SQuAD)."""
+    """Start and end logits of an answer span (SQuAD)."""
 
     def __init__(self, config: MobileBertConfig) -> None:
         super().__init__(config)
@@ -153,7 +153,7 @@ class MobileBertForQuestionAnswering(MobileBertPreTrainedModel):
         end_positions: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple | QuestionAnsweringModelOutput:
-        """Inputs as `MobileBertModel.forward`; positions [batch] of the answer's first and last token."""
+        """Inputs as in `MobileBertModel.forward`; positions [batch], int64, of the answer's first and last token."""
         outputs = self.mobilebert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )

@@ -1,8 +1,8 @@
-"""Padding that is not computed: the tokens of all rows in one sequence, through which attention goes row by row.
+"""Inference without padding: all tokens of a batch are packed into one sequence.
 
     fold(model).set_attn_implementation("mobilebert_packed")
 
-Nearly all of a folded encoder's work is products of single tokens, which do not care whose row a token is in.
+Attention is computed within each original sequence. All other matmuls are per token.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ PACKED = "mobilebert_packed"
 
 
 def pack(states: Tensor, attention_mask: Tensor) -> tuple[Tensor, list[int]]:
-    """States [batch, seq, width] without padding, [1, tokens, width], and how many tokens each row has."""
-    kept = attention_mask.bool()
-    return states[kept][None], kept.sum(1).tolist()
+    """Removes padding: [batch, seq, width] -> [1, tokens, width], and the length of each sequence."""
+    is_token = attention_mask.bool()
+    return states[is_token][None], is_token.sum(1).tolist()
 
 
 def unpack(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Packed states [1, tokens, width] where they were, [batch, seq, width]; padding is 0."""
+    """Reverses `pack`: [1, tokens, width] -> [batch, seq, width]; padding is 0."""
     padded = states.new_zeros(*attention_mask.shape, states.shape[-1])
     padded[attention_mask.bool()] = states[0]
     return padded
@@ -37,20 +37,21 @@ def packed_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each row of packed tokens.
+    """Attention within each packed sequence.
 
     Args:
         module: The layer.
         query: [1, heads, tokens, head_size].
-        key: Likewise.
-        value: Likewise.
-        attention_mask: How many tokens each row has; None where all are one batch [batch, heads, seq, head_size].
-        scaling: Of the scores.
-        dropout: Of the probabilities.
-        kwargs: What other kernels take.
+        key: As `query`.
+        value: As `query`.
+        attention_mask: The number of tokens of each sequence. If None, query, key and value are an ordinary batch
+            [batch, heads, seq, head_size] without padding.
+        scaling: Factor of the attention scores.
+        dropout: Dropout probability.
+        kwargs: Ignored; other kernels use it.
 
     Returns:
-        The context [1, tokens, heads, head_size].
+        The context [1, tokens, heads, head_size], and None.
     """
     lengths = [query.shape[2]] if attention_mask is None else list(attention_mask)
     parts = (part.split(lengths, dim=2) for part in (query, key, value))

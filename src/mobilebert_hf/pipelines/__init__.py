@@ -1,4 +1,4 @@
-"""Pipelines that transformers does not have any more."""
+"""Pipelines that transformers has removed."""
 
 from .question_answering import QuestionAnsweringPipeline, publish_code
 

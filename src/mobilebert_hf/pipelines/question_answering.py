@@ -1,10 +1,9 @@
-"""`pipeline("question-answering")`, which transformers had up to 5.2, for any model with a question-answering head.
+"""`pipeline("question-answering")` for any model with a question-answering head. transformers removed it after 5.2.
 
-This file needs transformers alone, 4.57 or newer. A copy of it goes into a model's repository (`publish_code`), where
+It is registered when this package is imported. This file requires only transformers (4.57 or newer). `publish_code`
+copies it to a model's repository, so that it also works without this package:
 
     pipeline("question-answering", model="org/name", trust_remote_code=True)
-
-finds it, and with the package installed it is registered under the same name.
 """
 
 import json
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 TASK = "question-answering"
 DEFAULT_MODEL = ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5")
-MASKED = -10_000.0  # what the logits become where no answer may be
+MASKED = -10_000.0  # the logits of tokens outside the context
 
 
 class QuestionAnsweringPipeline(ChunkPipeline):
@@ -38,7 +37,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
     # {'score': 0.92, 'start': 34, 'end': 40, 'answer': 'Berlin'}
     ```
 
-    Arguments, results, scores and offsets are those of the library's pipeline up to 5.2.
+    Arguments, results, scores and offsets are those of the pipeline in transformers up to 5.2.
     """
 
     _load_processor = False
@@ -53,7 +52,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not self.tokenizer.is_fast:
-            raise ValueError(f"{type(self.tokenizer).__name__} gives no character offsets: use a fast tokenizer.")
+            raise ValueError(f"{type(self.tokenizer).__name__} has no character offsets: use a fast tokenizer.")
 
     def _sanitize_parameters(
         self,
@@ -70,51 +69,51 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         for name, value in (("top_k", top_k), ("max_answer_len", max_answer_len)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} parameter should be >= 1 (got {value})")
-        before = {
+        preprocess = {
             "padding": padding,
             "doc_stride": doc_stride,
             "max_question_len": max_question_len,
             "max_seq_len": max_seq_len,
         }
-        after = {
+        postprocess = {
             "top_k": top_k,
             "max_answer_len": max_answer_len,
             "handle_impossible_answer": handle_impossible_answer,
             "align_to_words": align_to_words,
         }
-        given_before, given_after = (
-            {name: value for name, value in given.items() if value is not None} for given in (before, after)
+        preprocess, postprocess = (
+            {name: value for name, value in arguments.items() if value is not None}
+            for arguments in (preprocess, postprocess)
         )
-        return given_before, {}, given_after
+        return preprocess, {}, postprocess
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Answers one or several questions.
 
         Args:
-            args: In place of `question` and `context`: a dictionary with both, several of them, a list of them, or a
-                generator or data set of them.
+            args: One or several dictionaries with `question` and `context`, or a list, generator or dataset of them.
             question (`str` or `list[str]`): One or several questions.
-            context (`str` or `list[str]`): The text of all questions, or one for each.
-            top_k (`int`, *optional*, defaults to 1): How many answers to give at the most.
-            doc_stride (`int`, *optional*, defaults to 128): Tokens that neighbouring windows of a long context share;
-                half of what a window holds of the context, where it holds no more than this.
-            max_answer_len (`int`, *optional*, defaults to 15): Tokens of an answer at the most.
-            max_seq_len (`int`, *optional*, defaults to 384): Tokens of a window of question and context.
-            max_question_len (`int`, *optional*): Tokens of the question; the rest is cut off. By default nothing is.
-            handle_impossible_answer (`bool`, *optional*, defaults to `False`): Whether `""` may be an answer.
-            align_to_words (`bool`, *optional*, defaults to `True`): Whether an answer is made of whole words.
-            kwargs: The above, and those of every pipeline, such as `batch_size`.
+            context (`str` or `list[str]`): One context for all questions, or one for each.
+            top_k (`int`, *optional*, defaults to 1): Maximum number of answers.
+            doc_stride (`int`, *optional*, defaults to 128): Number of tokens that consecutive windows share. If a
+                window has fewer context tokens than this, half of them are shared.
+            max_answer_len (`int`, *optional*, defaults to 15): Maximum number of tokens of an answer.
+            max_seq_len (`int`, *optional*, defaults to 384): Maximum number of tokens of a window.
+            max_question_len (`int`, *optional*): Number of tokens to truncate questions to. Not truncated by default.
+            handle_impossible_answer (`bool`, *optional*, defaults to `False`): Whether `""` can be an answer.
+            align_to_words (`bool`, *optional*, defaults to `True`): Whether answers consist of whole words.
+            kwargs: The arguments above, and those of every pipeline, such as `batch_size`.
 
         Returns:
-            A dictionary, for several answers a list of them, and for several questions a list of either: `score` (0 to
-            1, the sum over all places with this text), `start` and `end` (characters of the context), `answer`.
+            A dictionary with `score` (0 to 1, summed over all spans with this text), `start` and `end` (in characters
+            of the context) and `answer`; a list of them for several answers; a list of these for several questions.
 
         Raises:
             KeyError: A dictionary has no `question` or `context`.
-            ValueError: One of them is empty or None, their numbers differ, or a question is so long that no context
-                fits beside it.
+            ValueError: A question or context is empty or None, their numbers differ, or a question is so long that
+                a window has no room for the context.
         """
-        examples = _gather(args, kwargs)
+        examples = _parse_inputs(args, kwargs)
         if isinstance(examples, list) and len(examples) == 1:
             return super().__call__(examples[0], **kwargs)
         return super().__call__(examples, **kwargs)
@@ -129,8 +128,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         max_question_len: int | None = None,
         max_seq_len: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Windows of the context, each with the question: the tokenizer's tensors [1, seq] and `p_mask` [1, seq]."""
-        example = _checked(example)
+        """Yields windows of question and context: the tokenizer's tensors [1, seq], and `p_mask` [1, seq]."""
+        example = _validate(example)
         if max_seq_len is None:
             longest = getattr(self.model.config, "max_position_embeddings", None) or 384
             max_seq_len = min(self.tokenizer.model_max_length, longest, 384)
@@ -138,12 +137,12 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             doc_stride = min(max_seq_len // 2, 128)
         if doc_stride > max_seq_len:
             raise ValueError(f"`doc_stride` ({doc_stride}) is larger than `max_seq_len` ({max_seq_len})")
-        question = self._shorten(example["question"], max_question_len)
+        question = self._truncate(example["question"], max_question_len)
         room = max_seq_len - len(self.tokenizer(question, "")["input_ids"])
         if room < 1:
             raise ValueError(
-                f"The question has {max_seq_len - room} tokens with special ones, a window has {max_seq_len}: there "
-                "is no room for the context. Give a shorter question, max_question_len, or a larger max_seq_len."
+                f"The question has {max_seq_len - room} tokens, including special tokens, and max_seq_len is "
+                f"{max_seq_len}: there is no room for the context. Set max_question_len or a larger max_seq_len."
             )
         question_first = self.tokenizer.padding_side == "right"
         encoded = self.tokenizer(
@@ -158,7 +157,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         )
         for window, input_ids in enumerate(encoded["input_ids"]):
             parts = encoded.sequence_ids(window)
-            # An answer lies in the context. [CLS] stands for none.
+            # An answer is in the context. [CLS] means no answer.
             outside = [
                 part != int(question_first) and token != self.tokenizer.cls_token_id
                 for part, token in zip(parts, input_ids, strict=True)
@@ -172,7 +171,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
                 **{name: torch.tensor([values]) for name, values in tensors.items()},
             }
 
-    def _shorten(self, question: str, max_tokens: int | None) -> str:
+    def _truncate(self, question: str, max_tokens: int | None) -> str:
         if max_tokens is None:
             return question
         offsets = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -192,14 +191,14 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         max_answer_len: int = 15,
         align_to_words: bool = True,
     ) -> Any:
-        """The best answers of all windows of a question."""
-        # Some candidates become one when they are aligned to words.
+        """Selects the best answers from all windows of a question."""
+        # Several candidates can be the same words.
         candidates = 2 * top_k + 10 if align_to_words else top_k
         answers: dict[str, dict[str, Any]] = {}
         null_score = 1.0
         for output in model_outputs:
             probabilities, allowed = _probabilities(output)
-            # The encoding was not padded, the tensors may have been.
+            # The tensors can have padding that the encoding does not have.
             shift = int((output["input_ids"] == self.tokenizer.pad_token_id).sum()) if self._pads_left else 0
             null_score = min(null_score, float(probabilities[:, shift].prod()))  # of [CLS]
             allowed[shift] = False
@@ -207,12 +206,12 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             start_probabilities, end_probabilities = probabilities
             spans = best_spans(start_probabilities, end_probabilities, allowed, candidates, max_answer_len)
             for start, end, score in spans:
-                begin, stop = self._place(output["encoding"], start - shift, end - shift, align_to_words)
+                begin, stop = self._to_characters(output["encoding"], start - shift, end - shift, align_to_words)
                 text = context[begin:stop]
                 answer = answers.setdefault(text.lower(), {"score": 0.0, "start": begin, "end": stop, "answer": text})
                 answer["score"] += score
         ranked = list(answers.values())
-        if handle_impossible_answer or not ranked:  # a context of white space has no words
+        if handle_impossible_answer or not ranked:  # there are no answers in a context of white space
             ranked.append(
                 {"score": null_score if handle_impossible_answer else 0.0, "start": 0, "end": 0, "answer": ""}
             )
@@ -223,32 +222,32 @@ class QuestionAnsweringPipeline(ChunkPipeline):
     def _pads_left(self) -> bool:
         return self.tokenizer.padding_side == "left"
 
-    def _place(self, encoding: Any, start: int, end: int, align_to_words: bool) -> tuple[int, int]:
-        """Where a span of tokens is in the context, in characters."""
+    def _to_characters(self, encoding: Any, start: int, end: int, align_to_words: bool) -> tuple[int, int]:
+        """Start and end in the context, in characters, of the span of tokens from `start` to `end` (inclusive)."""
         if align_to_words:
             context = int(not self._pads_left)
             words = encoding.token_to_word(start), encoding.token_to_word(end)
             spans = [None if word is None else encoding.word_to_chars(word, context) for word in words]
-            if spans[0] is not None and spans[1] is not None:  # some tokenizers know no words
+            if spans[0] is not None and spans[1] is not None:  # some tokenizers have no words
                 return spans[0][0], spans[1][1]
         return encoding.offsets[start][0], encoding.offsets[end][1]
 
     # ---- saving
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves model and tokenizer, and the code that this pipeline needs elsewhere (see `publish_code`)."""
+        """Saves model, tokenizer and the code of this pipeline (see `publish_code`)."""
         super().save_pretrained(save_directory, **kwargs)
         publish_code(save_directory)
 
 
-def _gather(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The examples that a call names, as a list of dictionaries; a generator or data set as it is."""
+def _parse_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Converts the inputs of a call to a list of dictionaries. Generators and datasets are returned unchanged."""
     if args:
         examples = args[0] if len(args) == 1 else list(args)
         if isinstance(examples, (types.GeneratorType, Dataset)):
             return examples
         examples = [examples] if isinstance(examples, Mapping) else list(examples)
-        return [_checked(example) for example in examples]
+        return [_validate(example) for example in examples]
     if "question" not in kwargs or "context" not in kwargs:
         raise ValueError(f"expected `question` and `context`, got {', '.join(kwargs) or 'nothing'}")
     question, context = kwargs.pop("question"), kwargs.pop("context")
@@ -256,10 +255,10 @@ def _gather(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     contexts = context if isinstance(context, list) else [context] * len(questions)
     if len(questions) != len(contexts):
         raise ValueError(f"Questions and contexts don't have the same lengths ({len(questions)} and {len(contexts)})")
-    return [_checked({"question": q, "context": c}) for q, c in zip(questions, contexts, strict=True)]
+    return [_validate({"question": q, "context": c}) for q, c in zip(questions, contexts, strict=True)]
 
 
-def _checked(example: Any) -> dict[str, str]:
+def _validate(example: Any) -> dict[str, str]:
     if not isinstance(example, Mapping):
         raise ValueError(f"{example!r} argument needs to be a dictionary with keys question and context")
     for name in ("question", "context"):
@@ -275,7 +274,7 @@ def _checked(example: Any) -> dict[str, str]:
 
 
 def _probabilities(output: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Of starts and ends [2, seq], each with sum 1; and where an answer may begin or end, bool [seq]."""
+    """Start and end probabilities [2, seq], and whether an answer can begin or end at a token, bool [seq]."""
     allowed = ~output["p_mask"][0].bool().numpy()
     if output.get("attention_mask") is not None:
         allowed &= output["attention_mask"][0].bool().numpy()
@@ -288,20 +287,20 @@ def _probabilities(output: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 def best_spans(
     start: np.ndarray, end: np.ndarray, allowed: np.ndarray, top_k: int, max_answer_len: int
 ) -> Iterator[tuple[int, int, float]]:
-    """The likeliest spans of a window.
+    """Yields the most probable spans of a window.
 
     Args:
-        start: [seq], probabilities.
-        end: [seq], likewise.
-        allowed: [seq], where a span may begin or end.
-        top_k: How many at the most.
-        max_answer_len: In tokens.
+        start: [seq], float, start probabilities.
+        end: [seq], float, end probabilities.
+        allowed: [seq], bool, whether a span can begin or end at a token.
+        top_k: Maximum number of spans.
+        max_answer_len: Maximum number of tokens of a span.
 
     Yields:
-        First token, last token, and score: the product of both probabilities.
+        Index of the first token, index of the last token, and the product of their probabilities.
     """
     scores = np.tril(np.triu(np.outer(start, end)), max_answer_len - 1)
-    # Many scores are zero: of these only those that are allowed count.
+    # Allowed spans can have the score 0, too.
     scores[~np.outer(allowed, allowed)] = -1.0
     flat = scores.ravel()
     if top_k == 1:
@@ -317,10 +316,10 @@ def best_spans(
 
 
 def publish_code(folder: str | os.PathLike) -> None:
-    """Puts this file into a saved model's folder, and a reference to it into the configuration.
+    """Copies this file to a saved model's folder, and adds a reference to it to the configuration.
 
-    With `trust_remote_code=True`, `pipeline("question-answering")` then works without this package. Without it, the
-    folder is what it was: transformers up to 5.2 loads it with its own pipeline.
+    Then `pipeline("question-answering", trust_remote_code=True)` works without this package. Without
+    `trust_remote_code`, transformers up to 5.2 uses its own pipeline.
 
     Raises:
         FileNotFoundError: The folder has no `config.json`.
@@ -329,22 +328,22 @@ def publish_code(folder: str | os.PathLike) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     name = type(transformers.AutoConfig.for_model(config["model_type"])).__name__
     if not hasattr(transformers, name):
-        logger.warning("transformers has no %s: pipelines of %s need the package that defines it.", name, folder)
+        logger.warning("transformers has no %s: pipelines with %s require the package that defines it.", name, folder)
         return
     config.setdefault("auto_map", {})["AutoConfig"] = f"{Path(__file__).stem}.{name}"
     code = Path(folder) / Path(__file__).name
     if not code.exists():
         shutil.copyfile(__file__, code)
-    aside = path.with_name(".config.json")
-    aside.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    aside.replace(path)
+    staging = path.with_name(".config.json")
+    staging.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    staging.replace(path)
 
 
 def __getattr__(name: str) -> type:
-    """The library's configuration class of this name, as a repository's code: it names the pipeline.
+    """A subclass of transformers' configuration class `name` with this pipeline as `custom_pipelines`.
 
-    `custom_pipelines` in `config.json` would do so too, but then transformers up to 5.2 would ask for remote code. The
-    Auto classes find a model by the name of its configuration's class, so it must be the same.
+    With `custom_pipelines` in `config.json`, transformers up to 5.2 would require `trust_remote_code`. The subclass
+    has the same name, because the Auto classes find a model by the name of its configuration class.
     """
     base = getattr(transformers, name) if name.endswith("Config") else None
     if base is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..files import write_aside, written_aside
+from ..files import atomic_write, atomic_write_text
 from ..runs.facts import HELD_OUT, PICTURE
 from .picture import draw
 from .run_log import RunLog, read_run
@@ -18,8 +18,8 @@ def draw_report(folder: Path, name: str = PICTURE) -> Path:
     """Writes the plot of a run to its folder, without the HTML page."""
     path = folder / name
     picture = draw(read_run(folder))
-    with written_aside(path) as aside:
-        aside.write_bytes(picture)
+    with atomic_write(path) as staging:
+        staging.write_bytes(picture)
     return path
 
 
@@ -42,9 +42,9 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> tuple[
     output.mkdir(parents=True, exist_ok=True)
     picture = draw(run)
     paths = output / PICTURE, output / "report.html"
-    with written_aside(paths[0]) as aside:
-        aside.write_bytes(picture)
-    write_aside(paths[1], render(run, picture, draw(run, dark=True)))
+    with atomic_write(paths[0]) as staging:
+        staging.write_bytes(picture)
+    atomic_write_text(paths[1], render(run, picture, draw(run, dark=True)))
     return paths
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
-from ..files import flush, write_aside
+from ..files import atomic_write_text, flush
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def publish(staging: Path, final: Path) -> None:
     for path in sorted(path for path in staging.rglob("*") if path.is_file()):
         files[str(path.relative_to(staging))] = _digest(path)
         flush(path)
-    write_aside(staging / MANIFEST, json.dumps(files, indent=1))
+    atomic_write_text(staging / MANIFEST, json.dumps(files, indent=1))
     flush(staging)
     if final.exists():
         os.replace(final, staging.with_name(REPLACED + final.name))

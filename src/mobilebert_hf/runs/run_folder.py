@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ..files import write_aside
+from ..files import atomic_write_text
 from ..machine import describe_version
 from .checkpoints import last_good_checkpoint
 
@@ -65,7 +65,7 @@ class Recipe(NamedTuple):
     def write(self, path: Path) -> None:
         """Writes a recipe that can be run again."""
         values = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
-        write_aside(path, f"# {', '.join(self.classes)}\n# {self.version}\n{values}")
+        atomic_write_text(path, f"# {', '.join(self.classes)}\n# {self.version}\n{values}")
 
 
 @contextmanager

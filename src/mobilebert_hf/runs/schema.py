@@ -6,14 +6,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..files import write_aside
+from ..files import atomic_write_text
 
 Record = TypeVar("Record")
 
 
 def write_record(path: Path, record: Any) -> None:
     """Writes a dataclass as JSON, atomically."""
-    write_aside(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
+    atomic_write_text(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_record(path: Path, kind: type[Record]) -> Record:

@@ -1,1 +1,1 @@
-"""What networks are for: tables of heads and of GLUE's tasks, their data, answers, scores and metrics."""
+"""Tasks: the tables of heads and of GLUE tasks, GLUE data, SQuAD answers, and metrics."""

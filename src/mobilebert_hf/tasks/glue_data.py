@@ -1,8 +1,8 @@
-"""GLUE from the Hub or from local files, in one form: `sentence1`, `sentence2` for pairs, and `label`.
+"""Loads GLUE from the Hub or from local files, with columns `sentence1`, `sentence2` (for pairs) and `label`.
 
-Local files lie as the benchmark hands them out, a folder a task: `CoLA/train.tsv`, `CoLA/dev.tsv`, `CoLA/test.tsv` and
-so on, tab-separated without quoting, with the columns of the original files or `sentence` | `sentence1 sentence2`,
-`label`. They may be compressed, and a name may go on after its split (`train_sample.tsv.gz`).
+Local files have the benchmark's layout, with a folder per task: `CoLA/train.tsv`, `CoLA/dev.tsv`, `CoLA/test.tsv` etc.
+They are tab-separated without quoting. Their columns are those of the original files, or `sentence` or `sentence1` and
+`sentence2`, and `label`. They may be compressed, and have a suffix after the split's name (`train_sample.tsv.gz`).
 """
 
 import csv
@@ -17,66 +17,64 @@ from ..data.corpus import open_text
 from .glue_tasks import GlueTask
 
 HUB_DATASET = "nyu-mll/glue"
-UNLABELLED = -1  # the Hub's label of test examples
+UNLABELLED = -1  # label of test examples on the Hub
 HOLDOUT_SEED = 42
 
-# The names that the original files and the Hub give to the columns, in the order in which they are looked for.
+# Names of the columns in the original files and on the Hub. The first one that exists is used.
 COLUMNS = {
     "sentence1": ("sentence1", "question1", "question", "premise", "#1 string", "sentence"),
     "sentence2": ("sentence2", "question2", "hypothesis", "#2 string", "sentence"),
     "label": ("label", "gold_label", "is_duplicate", "quality", "score"),
 }
-# CoLA's train and dev files are the only ones without a header.
+# CoLA's train and dev files have no header.
 COLA_COLUMNS = ["source", "label", "mark", "sentence"]
-# What the file names of a split begin with.
+# Beginnings of the file name of AX's test split.
 AX_STEMS = ("diagnostic", "AX")
 
 
 def load_glue(task: GlueTask, source: str = HUB_DATASET, holdout: float | None = None) -> DatasetDict:
-    """Loads the splits of a task that there are.
+    """Loads all available splits of a task.
 
     Args:
         task: The task.
-        source: A folder with local files, or a Hub data set (or a local copy of it) with a configuration a task.
-        holdout: The share of the training examples that becomes the validation split where there is none. The same
-            examples each time, as many of each label as in the whole.
+        source: A folder of local files; or a Hub dataset, or a local copy of it, with a configuration per task.
+        holdout: Fraction of the training examples to hold out if there is no validation split. The holdout is
+            stratified by label, and always has the same examples.
 
     Returns:
-        Splits `train`, `validation` (for MNLI `validation_matched` and `validation_mismatched`) and `test` (likewise),
-        each with `sentence1` (and `sentence2`) and `label`: int64, or float32 for STS-B; -1 in test splits without
-        labels.
+        Splits `train`, `validation` and `test` (for MNLI with `_matched` and `_mismatched`), with the columns
+        `sentence1`, `sentence2` (for pairs) and `label`: int64, or float32 for STS-B; -1 in unlabelled test splits.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no file of the task in it.
-        ValueError: A column is missing, a row or label is wrong, a file is empty; names the file, the row and what to
-            do.
+        FileNotFoundError: The folder, or the task's files in it, do not exist.
+        ValueError: A column is missing, a row or label is invalid, or a file is empty.
     """
     folder = Path(source).expanduser() / task.name
     if folder.is_dir():
         splits = _load_files(task, folder)
     elif Path(source).expanduser().is_dir() and not list(Path(source).expanduser().rglob("*.parquet")):
-        raise FileNotFoundError(f"{source} has no folder {task.name}: expected the GLUE layout, a folder a task.")
+        raise FileNotFoundError(f"{source} has no folder {task.name}: expected the GLUE layout, a folder per task.")
     else:
         splits = _load_hub(task, source)
     if "train" in splits and not any(split in splits for split in task.validation_splits) and holdout is not None:
-        by = None if task.regression else "label"
-        parts = splits["train"].train_test_split(holdout, seed=HOLDOUT_SEED, stratify_by_column=by)
+        column = None if task.regression else "label"
+        parts = splits["train"].train_test_split(holdout, seed=HOLDOUT_SEED, stratify_by_column=column)
         splits["train"], splits[task.validation_splits[0]] = parts["train"], parts["test"]
     return DatasetDict(splits)
 
 
 def tokenize_glue(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
-    """Examples as the network reads them, not padded; pairs are shortened at the longer sentence's end."""
+    """Tokenizes all splits, without padding. Truncates the longer sentence of a pair."""
 
-    def tokenize(rows: dict[str, list[Any]]) -> Mapping[str, Any]:
-        return tokenizer(rows["sentence1"], rows.get("sentence2"), truncation=True, max_length=max_length)
+    def tokenize(batch: dict[str, list[Any]]) -> Mapping[str, Any]:
+        return tokenizer(batch["sentence1"], batch.get("sentence2"), truncation=True, max_length=max_length)
 
     sentences = [name for name in ("sentence1", "sentence2") if name in next(iter(splits.values())).features]
     return splits.map(tokenize, batched=True, remove_columns=sentences, desc="tokenizing")
 
 
 def glue_features(task: GlueTask) -> Features:
-    """The columns of a task."""
+    """The columns of a task and their types."""
     label = Value("float32") if task.regression else ClassLabel(names=list(task.labels))
     sentences = ("sentence1", "sentence2") if task.pair else ("sentence1",)
     return Features({**{name: Value("string") for name in sentences}, "label": label})
@@ -96,7 +94,7 @@ def _load_files(task: GlueTask, folder: Path) -> dict[str, Dataset]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 ({error}): convert it, for example with iconv.") from error
         if not rows:
-            raise ValueError(f"{path} is empty: expected a header and an example a line. Download it again.")
+            raise ValueError(f"{path} is empty: expected a header and one example per line. Download it again.")
         splits[split] = Dataset.from_list(rows, features=glue_features(task))
     if not splits:
         raise FileNotFoundError(f"{folder} has no train*.tsv, dev*.tsv or test*.tsv (compressed or not).")
@@ -108,7 +106,7 @@ def _find_file(task: GlueTask, folder: Path, split: str) -> Path | None:
     found = sorted(path for stem in stems for path in folder.glob(f"{stem}*.tsv*"))
     if len(found) > 1:
         raise ValueError(
-            f"{folder}: {' and '.join(path.name for path in found)} could both be {split!r}: keep one of them."
+            f"{folder}: {' and '.join(path.name for path in found)} both match split {split!r}: keep one of them."
         )
     return found[0] if found else None
 
@@ -120,14 +118,14 @@ def _read_rows(task: GlueTask, path: Path, labelled: bool) -> Iterator[dict[str,
         if task.key == "cola" and labelled and "sentence" not in header and len(header) == len(COLA_COLUMNS):
             stream.seek(0)
             header = COLA_COLUMNS
-        places = _find_columns(task, path, header, labelled)
+        columns = _find_columns(task, path, header, labelled)
         for row in lines:
             if len(row) != len(header):
                 raise ValueError(
                     f"{path}, line {lines.line_num}: {len(row)} columns, expected {len(header)} "
                     f"({', '.join(header)}) separated by tabs. Correct or remove the line."
                 )
-            example: dict[str, Any] = {name: row[place] for name, place in places.items()}
+            example: dict[str, Any] = {name: row[index] for name, index in columns.items()}
             label = example.get("label")
             where = f"{path}, line {lines.line_num}"
             example["label"] = UNLABELLED if label is None else _parse_label(task, label, where)
@@ -137,17 +135,17 @@ def _read_rows(task: GlueTask, path: Path, labelled: bool) -> Iterator[dict[str,
 def _find_columns(task: GlueTask, path: Path, header: list[str], labelled: bool) -> dict[str, int]:
     names = [name.strip().lower() for name in header]
     wanted = ["sentence1", *(["sentence2"] if task.pair else []), "label"]
-    places = {}
+    columns = {}
     for column in wanted:
-        place = next((names.index(name) for name in COLUMNS[column] if name in names), None)
-        if place is not None:
-            places[column] = place
+        index = next((names.index(name) for name in COLUMNS[column] if name in names), None)
+        if index is not None:
+            columns[column] = index
         elif column != "label" or labelled:
             raise ValueError(
                 f"{path}, line 1: no column {column!r} among {', '.join(header) or 'none'}: expected one of "
-                f"{', '.join(COLUMNS[column])}. Name the columns in the file's first line."
+                f"{', '.join(COLUMNS[column])}. Name the columns in the first line of the file."
             )
-    return places
+    return columns
 
 
 def _parse_label(task: GlueTask, text: str, where: str) -> int | float:
@@ -158,13 +156,15 @@ def _parse_label(task: GlueTask, text: str, where: str) -> int | float:
             score = float("nan")
         if 0 <= score <= 5:
             return score
-        raise ValueError(f"{where}: label {text!r} is not a score from 0 to 5. Correct or remove the line.")
+        raise ValueError(f"{where}: label {text!r} is not a number from 0 to 5. Correct or remove the line.")
     if text in task.labels:
         return task.labels.index(text)
     if text.isdecimal() and int(text) < len(task.labels):
         return int(text)
     expected = ", ".join(f"{name} (or {index})" for index, name in enumerate(task.labels))
-    raise ValueError(f"{where}: label {text!r} is not one of {task.name}'s: {expected}. Correct or remove the line.")
+    raise ValueError(
+        f"{where}: label {text!r} is not a label of {task.name}: expected {expected}. Correct or remove the line."
+    )
 
 
 # ---- the Hub
@@ -174,9 +174,9 @@ def _load_hub(task: GlueTask, source: str) -> dict[str, Dataset]:
     splits = {}
     for split, rows in load_dataset(source, task.key).items():
         where = f"{source}, {task.key}, split {split}"
-        places = _find_columns(task, Path(where), rows.column_names, labelled=True)
-        rows = rows.select_columns([rows.column_names[place] for place in places.values()])
-        rows = rows.rename_columns({rows.column_names[index]: name for index, name in enumerate(places)})
+        columns = _find_columns(task, Path(where), rows.column_names, labelled=True)
+        rows = rows.select_columns([rows.column_names[index] for index in columns.values()])
+        rows = rows.rename_columns({rows.column_names[index]: name for index, name in enumerate(columns)})
         _check_hub_labels(task, rows, where, labelled=not split.startswith("test"))
         splits[split] = rows.cast(glue_features(task))
     return splits
@@ -184,12 +184,10 @@ def _load_hub(task: GlueTask, source: str) -> dict[str, Dataset]:
 
 def _check_hub_labels(task: GlueTask, rows: Dataset, where: str, labelled: bool) -> None:
     if not len(rows):
-        raise ValueError(f"{where} is empty: load the data set again.")
+        raise ValueError(f"{where} is empty: load the dataset again.")
     names = getattr(rows.features["label"], "names", None)
     if names is not None and tuple(names) != task.labels:
-        raise ValueError(
-            f"{where}: its labels are {', '.join(names)}; expected {', '.join(task.labels)} in this order."
-        )
+        raise ValueError(f"{where}: labels are {', '.join(names)}; expected {', '.join(task.labels)} in this order.")
     top = 5 if task.regression else len(task.labels) - 1
     for index, label in enumerate(rows["label"]):
         if not (0 <= label <= top or (label == UNLABELLED and not labelled)):

@@ -1,4 +1,4 @@
-"""GLUE's scores: of one task as its official metrics, of all tasks as the benchmark's server averages them."""
+"""GLUE scores: the official metrics of each task, and their average as the benchmark's server computes it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from .glue_tasks import TASKS, GlueTask
 
-# What the server averages: every task but the diagnostic set.
+# The tasks in the server's average: all but the diagnostic set.
 AVERAGED = tuple(key for key in TASKS if key != "ax")
 
 Score = float | None
@@ -21,25 +21,24 @@ def glue_scores(task: GlueTask, predictions: ArrayLike, references: ArrayLike) -
 
     Args:
         task: The task.
-        predictions: [n], indices of classes, or scores for STS-B.
-        references: [n], likewise.
+        predictions: [n], class indices, or scores for STS-B.
+        references: [n], class indices, or scores for STS-B.
 
     Returns:
-        From the name of each metric of the task to its value: shares of 1 for accuracy and F1 (of class 1), -1 to 1
-        for the correlations. Where a metric has no value (a correlation with something constant), None; where its
-        value is one only by convention (an F1 or Matthews correlation that divides 0 by 0 is 0), 0. `undefined` then
-        says, for each such metric, why; it is absent otherwise.
+        The value of each metric, by name: 0 to 1 for accuracy and F1 (of class 1), -1 to 1 for correlations. A Pearson
+        or Spearman correlation with a constant is None. An F1 or Matthews correlation of 0 / 0 is 0 by convention. If
+        there are such metrics, `undefined` has the reason for each.
 
     Raises:
-        ValueError: There are no examples, not as many predictions as references, or a value is not the task's.
+        ValueError: There are no examples, the lengths differ, or a value is invalid for the task.
     """
     predicted, expected = np.asarray(predictions), np.asarray(references)
     if len(predicted) != len(expected) or not len(expected):
         raise ValueError(
-            f"{task.name}: {len(predicted)} predictions for {len(expected)} references: expected one each."
+            f"{task.name}: {len(predicted)} predictions for {len(expected)} references: expected one each, at least 1."
         )
-    for what, values in (("prediction", predicted), ("reference", expected)):
-        _check_values(task, what, values)
+    for name, values in (("prediction", predicted), ("reference", expected)):
+        _check_values(task, name, values)
     scores: dict[str, Any] = {}
     undefined = {}
     for name in task.metrics:
@@ -61,54 +60,53 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def _check_values(task: GlueTask, what: str, values: np.ndarray) -> None:
+def _check_values(task: GlueTask, name: str, values: np.ndarray) -> None:
     if task.regression:
-        wrong, expected = ~np.isfinite(values.astype(float)), "a finite number"
+        invalid, expected = ~np.isfinite(values.astype(float)), "a finite number"
     else:
-        wrong, expected = ~np.isin(values, range(len(task.labels))), f"a class from 0 to {len(task.labels) - 1}"
-    if wrong.any():
-        place = int(wrong.argmax())
-        raise ValueError(f"{task.name}: {what} {place} is {values[place]}: expected {expected}.")
+        invalid, expected = ~np.isin(values, range(len(task.labels))), f"a class from 0 to {len(task.labels) - 1}"
+    if invalid.any():
+        index = int(invalid.argmax())
+        raise ValueError(f"{task.name}: {name} {index} is {values[index]}: expected {expected}.")
 
 
 def _why_undefined(metric: str, predicted: np.ndarray, expected: np.ndarray) -> str | None:
     if metric == "f1":
-        nowhere = not (predicted == 1).any() and not (expected == 1).any()
-        return "neither predictions nor references have a 1; 0 by convention" if nowhere else None
+        no_positives = not (predicted == 1).any() and not (expected == 1).any()
+        return "neither predictions nor references have a 1; 0 by convention" if no_positives else None
     if metric == "accuracy":
         return None
     convention = "; 0 by convention" if metric == "matthews_correlation" else ""
     if len(expected) < 2 and not convention:
         return "a correlation needs two examples"
-    for what, values in (("predictions", predicted), ("references", expected)):
+    for name, values in (("predictions", predicted), ("references", expected)):
         if (values == values[0]).all():
-            return f"all {len(values):,} {what} are {values[0]:g}{convention}"
+            return f"all {len(values):,} {name} are {values[0]:g}{convention}"
     return None
 
 
 def task_score(task: GlueTask, scores: Mapping[str, Mapping[str, Any]]) -> Score:
-    """One number for a task, a share of 1: the mean of its metrics on each split, and of its splits.
+    """The score of a task, at most 1: the mean of its metrics over all splits.
 
     Args:
         task: The task.
-        scores: From split to what `glue_scores` returned.
+        scores: Results of `glue_scores` by split.
 
     Returns:
-        None where a metric has no value.
+        The score, or None if a metric is undefined.
     """
     values = [scores[split][metric] for split in scores for metric in task.metrics]
     return None if None in values else float(np.mean(values))
 
 
 def glue_average(scores: Mapping[str, Score]) -> tuple[Score, str]:
-    """The mean over tasks, and what it is of: the GLUE score only where every task is there.
+    """The mean score over tasks. It is the GLUE score only if no task is missing.
 
     Args:
-        scores: From task key to `task_score`.
+        scores: `task_score` by task key.
 
     Returns:
-        The mean, None where there is no score to take it of; and a remark, such as `"GLUE score"` or `"mean of 3 of
-        9 tasks; without SST-2, ..."`.
+        The mean, or None if there are no scores; and a remark, `"GLUE score"` or `"mean of 3 of 9 tasks, ..."`.
     """
     present = [key for key in AVERAGED if scores.get(key) is not None]
     if len(present) == len(AVERAGED):

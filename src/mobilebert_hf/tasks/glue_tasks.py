@@ -1,4 +1,4 @@
-"""The tasks of the GLUE benchmark (Wang et al., 2018, arXiv 1804.07461), as data."""
+"""The table of the GLUE tasks (Wang et al., 2018, arXiv 1804.07461)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ THREE_WAY = ("entailment", "neutral", "contradiction")
 
 @dataclass(frozen=True)
 class GlueTask:
-    """What one task is made of.
+    """A GLUE task.
 
     Args:
-        key: Its configuration in the Hub data set `nyu-mll/glue`.
-        name: What it is called in tables, and its folder in the GLUE layout.
-        labels: The names of the classes in the order of their indices; empty where the label is a score from 0 to 5.
-        metrics: What the benchmark reports; their mean is the task's score.
+        key: Configuration name in the Hub dataset `nyu-mll/glue`.
+        name: Name in tables, and of the folder in the GLUE layout.
+        labels: Names of the classes, in the order of their indices. Empty for regression (scores from 0 to 5).
+        metrics: Names of the official metrics. Their mean is the task's score.
         pair: Whether an example has two sentences.
-        test_rows: From the name of the file that the server takes to the number of its rows.
-        named: Whether the server wants the names of the classes, not their indices.
-        suffixes: What the names of the evaluation splits end with.
+        test_rows: Number of rows by name of the submission file.
+        named: Whether submission files have the names of the classes instead of their indices.
+        suffixes: Suffixes of the names of the evaluation splits.
     """
 
     key: str
@@ -33,17 +33,17 @@ class GlueTask:
 
     @property
     def regression(self) -> bool:
-        """Whether the label is a score."""
+        """Whether the labels are scores."""
         return not self.labels
 
     @property
     def validation_splits(self) -> tuple[str, ...]:
-        """Names of the splits to choose by."""
+        """Names of the validation splits."""
         return tuple(f"validation{suffix}" for suffix in self.suffixes)
 
     @property
     def test_splits(self) -> tuple[str, ...]:
-        """Names of the splits that the server scores, in the order of `test_rows`."""
+        """Names of the test splits, in the order of `test_rows`."""
         return tuple(f"test{suffix}" for suffix in self.suffixes)
 
 
@@ -69,18 +69,14 @@ TASKS = {
         GlueTask("qnli", "QNLI", ENTAILMENT, ("accuracy",), True, {"QNLI": 5463}, named=True),
         GlueTask("rte", "RTE", ENTAILMENT, ("accuracy",), True, {"RTE": 3000}, named=True),
         GlueTask("wnli", "WNLI", ("not_entailment", "entailment"), ("accuracy",), True, {"WNLI": 146}),
-        # Has no training data: a network trained on MNLI answers it, and its score does not count in the average.
+        # Has no training data; models trained on MNLI are evaluated on it. Not part of the GLUE average.
         GlueTask("ax", "AX", THREE_WAY, ("matthews_correlation",), True, {"AX": 1104}, named=True),
     )
 }
 
 
 def find_task(name: str) -> GlueTask:
-    """A task by its key or name, in any case.
-
-    Raises:
-        ValueError: There is no such task.
-    """
+    """Returns a task by its key or name, case-insensitively; raises ValueError if there is none."""
     for task in TASKS.values():
         if name.lower() in (task.key, task.name.lower()):
             return task

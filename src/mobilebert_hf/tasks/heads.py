@@ -1,18 +1,18 @@
-"""The table of heads: what each is for, what loads it, what it gives."""
+"""The table of heads and their tasks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a network with one head is for.
+    """The task of a model with one head.
 
     Args:
-        name: The Hub's name of the task, which is the pipeline's where there is one.
-        auto_class: The name of the Auto class that loads such a network to use it.
-        outputs: The names of an exported graph's outputs; empty for heads that are not exported.
-        example: What a pipeline is called with; a question comes with its context.
-        adapter: PEFT's name of the task, for heads that are fine-tuned here.
+        name: Name of the task on the Hub, and of its pipeline.
+        auto_class: Name of the Auto class that loads the model.
+        outputs: Names of an exported graph's outputs; empty for heads that are not exported.
+        example: Example arguments of the pipeline.
+        adapter: PEFT's task type, for heads that can be fine-tuned.
     """
 
     name: str
@@ -37,7 +37,7 @@ CLASSIFICATION = Task(
 )
 MASKED_LM = Task("fill-mask", "AutoModelForMaskedLM", ("logits",), ("The capital of France is [MASK].",))
 
-# By what the name of a model's class ends with, in all families; the first that fits.
+# Tasks by the suffix of the model class, for all model types. The first match is used.
 TASKS = {
     "ForQuestionAnswering": QUESTION_ANSWERING,
     "ForSequenceClassification": CLASSIFICATION,
@@ -45,24 +45,20 @@ TASKS = {
         "token-classification", "AutoModelForTokenClassification", ("logits",), ("My name is Wolfgang.",)
     ),
     "ForMaskedLM": MASKED_LM,
-    # What is left after pre-training fills masks; its next-sentence head is for training.
+    # The next-sentence head is only for training.
     "ForPreTraining": MASKED_LM,
     "ForNextSentencePrediction": Task("next-sentence-prediction", "AutoModelForNextSentencePrediction"),
     "ForMultipleChoice": Task("multiple-choice", "AutoModelForMultipleChoice"),
     "Model": FEATURES,
 }
-# AutoModelForX is registered for ...ForX of all families.
-HEADS = tuple(ending for ending in TASKS if ending != "Model")
-EXPORTED = tuple(ending for ending, task in TASKS.items() if task.outputs)
+# The heads of every model type, each with the Auto class AutoModelFor... .
+HEADS = tuple(suffix for suffix in TASKS if suffix != "Model")
+EXPORTED = tuple(suffix for suffix, task in TASKS.items() if task.outputs)
 
 
 def find_task(architecture: str) -> Task:
-    """The task of a model class.
-
-    Raises:
-        ValueError: Its head is not one that is exported.
-    """
-    for ending in EXPORTED:
-        if architecture.endswith(ending):
-            return TASKS[ending]
+    """Returns the task of a model class; raises ValueError if its head cannot be exported."""
+    for suffix in EXPORTED:
+        if architecture.endswith(suffix):
+            return TASKS[suffix]
     raise ValueError(f"{architecture} has no head to export: expected a class ending in {', '.join(EXPORTED)}.")

@@ -1,4 +1,4 @@
-"""From the scores of windows to answers, in the official files' format (the original BERT's `run_squad`)."""
+"""Finds SQuAD answers from the logits of windows, and writes the files of the original BERT's `run_squad`."""
 
 import json
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import softmax
 
-from ..files import write_aside
+from ..files import atomic_write_text
 
 
 @dataclass
 class Answers:
-    """Answers of all questions, by question id.
+    """Answers by question id.
 
     Args:
-        best: The best answer that is a text; `""` where there is none.
-        nbest: The best answers, best first: `text`, `probability`, `start_logit`, `end_logit`. For v2.0 the empty one
-            is among them.
-        null_odds: By how much the score of no answer exceeds that of the best text, in logits; v2.0 only.
+        best: The best non-empty answer, or `""` if there is none.
+        nbest: The best answers, best first: `text`, `probability`, `start_logit`, `end_logit`. For v2.0 they include
+            the empty answer.
+        null_odds: Score of no answer minus score of the best non-empty answer, in logits; only for v2.0.
     """
 
     best: dict[str, str]
@@ -29,9 +29,10 @@ class Answers:
     null_odds: dict[str, float]
 
     def predictions(self, null_threshold: float = 0.0) -> dict[str, str]:
-        """The answers to hand in: none where the null odds are greater than the threshold."""
-        silent = {key for key, odds in self.null_odds.items() if odds > null_threshold}
-        return {key: "" if key in silent else text for key, text in self.best.items()}
+        """The final answers: `""` if the null odds exceed the threshold, the best answer otherwise."""
+        return {
+            key: "" if self.null_odds.get(key, -np.inf) > null_threshold else text for key, text in self.best.items()
+        }
 
     def save(self, folder: Path, null_threshold: float = 0.0) -> None:
         """Writes `predictions.json`, `nbest_predictions.json` and, for v2.0, `null_odds.json`."""
@@ -39,7 +40,7 @@ class Answers:
         if self.null_odds:
             files["null_odds"] = self.null_odds
         for name, content in files.items():
-            write_aside(folder / f"{name}.json", json.dumps(content, indent=4, ensure_ascii=False) + "\n")
+            atomic_write_text(folder / f"{name}.json", json.dumps(content, indent=4, ensure_ascii=False) + "\n")
 
 
 def find_answers(
@@ -52,23 +53,23 @@ def find_answers(
     n_best: int = 20,
     max_answer_length: int = 30,
 ) -> Answers:
-    """Chooses each question's answers among the spans of all its windows.
+    """Selects the best answers of each question among the spans of all its windows.
 
     Args:
-        examples: Of `load_squad`, n rows.
-        features: Of `build_features` for evaluation, m windows.
-        start_logits: [m, at least the longest window], float.
-        end_logits: Likewise.
-        version_2: Whether a question may have no answer.
-        n_best: How many starts and ends of a window are looked at, and answers of a question kept.
-        max_answer_length: In tokens.
+        examples: Dataset from `load_squad`, n questions.
+        features: Dataset from `build_features` for evaluation, m windows.
+        start_logits: [m, seq], float; seq is at least the length of the longest window.
+        end_logits: [m, seq], float.
+        version_2: Whether questions may have no answer.
+        n_best: Number of start and end positions to consider per window, and of answers per question.
+        max_answer_length: Maximum number of tokens of an answer.
     """
     spans: list[list[tuple[float, float, int, int]]] = [[] for _ in range(len(examples))]
     null_scores = np.full((len(examples), 2), np.inf)
     windows = zip(features["example"], features["offsets"], features["context_start"], strict=True)
     for window, (example, offsets, first) in enumerate(windows):
         starts, ends = start_logits[window].astype(np.float64), end_logits[window].astype(np.float64)
-        # The window that speaks least for no answer decides. [CLS] is first where padding is on the right.
+        # The lowest no-answer score of all windows is used. [CLS] is the first token with padding on the right.
         if starts[0] + ends[0] < null_scores[example].sum():
             null_scores[example] = starts[0], ends[0]
         bounds = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
@@ -88,24 +89,24 @@ def find_answers(
     return answers
 
 
-# The null odds where no span is allowed at all, in place of infinity, which JSON does not have.
+# Null odds of questions without a valid span. JSON has no infinity.
 NOTHING_FOUND = 1e9
 
 
 def best_spans(
     starts: np.ndarray, ends: np.ndarray, bounds: np.ndarray, n_best: int, max_answer_length: int
 ) -> list[tuple[float, float, int, int]]:
-    """The spans of a window that begin at one of the best starts and end at one of the best ends.
+    """The best spans of a window, with one of the best start positions and one of the best end positions.
 
     Args:
-        starts: [n], logits of the context's tokens.
-        ends: [n], likewise.
-        bounds: [n, 2], where each token begins and ends in the context.
-        n_best: How many starts, ends and spans.
-        max_answer_length: In tokens.
+        starts: [n], start logits of the context's tokens.
+        ends: [n], end logits.
+        bounds: [n, 2], start and end of each token in the context, in characters.
+        n_best: Maximum number of start positions, end positions and spans.
+        max_answer_length: Maximum number of tokens of a span.
 
     Returns:
-        Start logit, end logit, first character, and the one after the last; at most n_best, best first.
+        At most `n_best` spans, best first: start logit, end logit, start and end in the context, in characters.
     """
     first, last = (np.argsort(-logits, kind="stable")[:n_best] for logits in (starts, ends))
     lengths = last[None, :] - first[:, None] + 1
@@ -119,7 +120,7 @@ def best_spans(
 
 
 def _rank(context: str, spans: list[tuple[float, float, int, int]], n_best: int) -> Iterator[dict[str, Any]]:
-    """The best spans' texts, each once."""
+    """The answers of the best spans, without duplicates."""
     seen: set[str] = set()
     for start_logit, end_logit, begin, end in sorted(spans, key=lambda span: -(span[0] + span[1])):
         text = context[begin:end]
@@ -129,9 +130,9 @@ def _rank(context: str, spans: list[tuple[float, float, int, int]], n_best: int)
 
 
 def _with_probabilities(ranked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    ranked = ranked or [{"text": "", "start_logit": 0.0, "end_logit": 0.0}]  # as the original does
-    shares = softmax([answer["start_logit"] + answer["end_logit"] for answer in ranked])
+    ranked = ranked or [{"text": "", "start_logit": 0.0, "end_logit": 0.0}]  # as in the original code
+    probabilities = softmax([answer["start_logit"] + answer["end_logit"] for answer in ranked])
     return [
-        {"text": answer["text"], "probability": float(share), **answer}
-        for answer, share in zip(ranked, shares, strict=True)
+        {"text": answer["text"], "probability": float(probability), **answer}
+        for answer, probability in zip(ranked, probabilities, strict=True)
     ]

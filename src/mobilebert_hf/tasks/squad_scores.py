@@ -1,6 +1,6 @@
-"""Exact match and F1 of SQuAD v1.1 and v2.0, as the official scripts define them.
+"""Exact match and F1 of SQuAD v1.1 and v2.0 in percent, as in the official scripts.
 
-Rajpurkar et al. (2016), arXiv 1606.05250, and Rajpurkar et al. (2018), arXiv 1806.03822. All scores are percentages.
+Rajpurkar et al. (2016), arXiv 1606.05250, and Rajpurkar et al. (2018), arXiv 1806.03822.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import List, Value
 
-# The columns of the metrics' predictions and references.
+# Columns of the predictions and references of the `evaluate` metrics.
 PREDICTION = {"id": Value("string"), "prediction_text": Value("string")}
 REFERENCE = {"id": Value("string"), "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))}}
 
@@ -21,17 +21,17 @@ WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation, English articles and superfluous white space."""
+    """Lowercases, and removes ASCII punctuation, English articles and redundant white space."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, truth: str) -> float:
-    """1 where both are the same after normalisation, else 0."""
+    """1 if both are equal after normalization, otherwise 0."""
     return float(normalize_answer(prediction) == normalize_answer(truth))
 
 
 def f1(prediction: str, truth: str) -> float:
-    """Harmonic mean of precision and recall over normalised words; 0 where they share none (v1.1's definition)."""
+    """F1 over normalized words (definition of v1.1)."""
     predicted, expected = normalize_answer(prediction).split(), normalize_answer(truth).split()
     common = (Counter(predicted) & Counter(expected)).total()
     if not common:
@@ -41,34 +41,34 @@ def f1(prediction: str, truth: str) -> float:
 
 
 def f1_or_empty(prediction: str, truth: str) -> float:
-    """As `f1`; two texts of which one is empty after normalisation agree where both are (v2.0's definition)."""
+    """Like `f1`, but 1 if both are empty after normalization (definition of v2.0)."""
     if normalize_answer(prediction) and normalize_answer(truth):
         return f1(prediction, truth)
     return exact_match(prediction, truth)
 
 
 def squad_scores(predictions: Mapping[str, str], truths: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """The scores of SQuAD v1.1.
+    """Computes the scores of SQuAD v1.1.
 
     Args:
-        predictions: From question id to answer; a question without one scores 0.
-        truths: From question id to the answers that people gave, at least one.
+        predictions: Answer by question id. A missing answer scores 0.
+        truths: Reference answers by question id, at least one for each question.
 
     Returns:
         `exact_match` and `f1`, means over all questions, in percent.
 
     Raises:
-        ValueError: There are no questions, or one without an answer; names it.
+        ValueError: There are no questions, or a question has no reference answer.
     """
     if not truths:
         raise ValueError("There are no questions to score.")
     for identifier, answers in truths.items():
         if not answers:
-            raise ValueError(f"Question {identifier!r} has no answer: v1.1 wants one; score it with squad_v2.")
-    given = [(predictions[identifier], answers) for identifier, answers in truths.items() if identifier in predictions]
+            raise ValueError(f"Question {identifier!r} has no answer, which v1.1 requires: use squad_v2.")
+    pairs = [(predictions[identifier], answers) for identifier, answers in truths.items() if identifier in predictions]
     totals = {
-        "exact_match": sum(max(exact_match(text, answer) for answer in answers) for text, answers in given),
-        "f1": sum(max(f1(text, answer) for answer in answers) for text, answers in given),
+        "exact_match": sum(max(exact_match(text, answer) for answer in answers) for text, answers in pairs),
+        "f1": sum(max(f1(text, answer) for answer in answers) for text, answers in pairs),
     }
     return {name: 100 * total / len(truths) for name, total in totals.items()}
 
@@ -79,72 +79,75 @@ def squad_v2_scores(
     null_odds: Mapping[str, float] | None = None,
     threshold: float = 1.0,
 ) -> dict[str, Any]:
-    """The scores of SQuAD v2.0.
+    """Computes the scores of SQuAD v2.0.
 
     Args:
-        predictions: From question id to answer, `""` for none.
-        truths: From question id to the answers that people gave; none where the question has no answer.
-        null_odds: From question id to how much speaks for no answer; without them nothing is thresholded.
-        threshold: Answers of questions with greater odds count as none.
+        predictions: Answer by question id, `""` for no answer.
+        truths: Reference answers by question id; none if the question has no answer.
+        null_odds: Score of no answer by question id. Without it, no threshold is applied.
+        threshold: Questions with larger null odds count as not answered.
 
     Returns:
-        `exact`, `f1` and `total` of all questions; the same with `HasAns_` and `NoAns_` for those with and without an
-        answer, where there are any; and, with `null_odds`, `best_exact`, `best_exact_thresh`, `best_f1` and
-        `best_f1_thresh`: what the best threshold would have given. Scores in percent.
+        `exact`, `f1` and `total` of all questions; the same with `HasAns_` and `NoAns_` for questions with and without
+        an answer, if there are any; and, with `null_odds`, `best_exact`, `best_exact_thresh`, `best_f1` and
+        `best_f1_thresh`: the scores with the best threshold. Scores are in percent.
 
     Raises:
-        ValueError: There are no questions, or a prediction or its odds are missing.
+        ValueError: There are no questions, or a prediction or its null odds are missing.
     """
     if not truths:
         raise ValueError("There are no questions to score.")
-    for what, given in (("prediction", predictions), ("null odds", null_odds)):
-        missing = [identifier for identifier in truths if given is not None and identifier not in given]
+    for name, mapping in (("prediction", predictions), ("null odds", null_odds)):
+        missing = [identifier for identifier in truths if mapping is not None and identifier not in mapping]
         if missing:
-            raise ValueError(f"No {what} for question {missing[0]!r} and {len(missing) - 1} more: one each is needed.")
-    golds = {key: [text for text in texts if normalize_answer(text)] or [""] for key, texts in truths.items()}
+            raise ValueError(f"No {name} for question {missing[0]!r} and {len(missing) - 1} more: each needs one.")
+    references = {key: [text for text in texts if normalize_answer(text)] or [""] for key, texts in truths.items()}
     answerable = np.array([bool(texts) for texts in truths.values()])
     abstains = np.array([null_odds is not None and null_odds[identifier] > threshold for identifier in truths])
     results: dict[str, Any] = {}
     raw = {}
     for name, score in (("exact", exact_match), ("f1", f1_or_empty)):
-        raw[name] = np.array([max(score(predictions[key], text) for text in texts) for key, texts in golds.items()])
-    for prefix, chosen in (("", answerable | True), ("HasAns_", answerable), ("NoAns_", ~answerable)):
-        if chosen.any():
+        raw[name] = np.array(
+            [max(score(predictions[key], text) for text in texts) for key, texts in references.items()]
+        )
+    for prefix, subset in (("", answerable | True), ("HasAns_", answerable), ("NoAns_", ~answerable)):
+        if subset.any():
             for name, values in raw.items():
-                results[prefix + name] = 100 * float(np.where(abstains, ~answerable, values)[chosen].mean())
-            results[prefix + "total"] = int(chosen.sum())
+                results[prefix + name] = 100 * float(np.where(abstains, ~answerable, values)[subset].mean())
+            results[prefix + "total"] = int(subset.sum())
     if null_odds is not None:
-        # In the order of the odds, as the official script breaks ties.
-        places = {identifier: place for place, identifier in enumerate(truths)}
-        order = [places[identifier] for identifier in null_odds if identifier in places]
+        # In the order of `null_odds`, by which the official script breaks ties.
+        indices = {identifier: index for index, identifier in enumerate(truths)}
+        order = [indices[identifier] for identifier in null_odds if identifier in indices]
         odds = np.array([null_odds[identifier] for identifier in truths])[order]
-        silent = np.array([not predictions[identifier] for identifier in truths])[order]
+        empty = np.array([not predictions[identifier] for identifier in truths])[order]
         for name, values in raw.items():
-            best = best_null_threshold(values[order], odds, answerable[order], silent)
+            best = best_null_threshold(values[order], odds, answerable[order], empty)
             results[f"best_{name}"], results[f"best_{name}_thresh"] = best
     return results
 
 
 def best_null_threshold(
-    scores: np.ndarray, odds: np.ndarray, answerable: np.ndarray, silent: np.ndarray
+    scores: np.ndarray, odds: np.ndarray, answerable: np.ndarray, empty: np.ndarray
 ) -> tuple[float, float]:
-    """The threshold above which to give no answer, by the official search over the odds that occur.
+    """Finds the null-odds threshold with the best mean score, by the search of the official script.
 
     Args:
-        scores: [n], each prediction's score, from 0 to 1.
-        odds: [n], how much speaks for no answer.
-        answerable: [n], whether the question has an answer.
-        silent: [n], whether the prediction is empty.
+        scores: [n], float, score of each prediction from 0 to 1.
+        odds: [n], float, null odds.
+        answerable: [n], bool, whether the question has an answer.
+        empty: [n], bool, whether the prediction is empty.
 
     Returns:
-        The mean score in percent with this threshold, and the threshold; 0.0 where never answering is best.
+        The best mean score in percent, and the threshold; 0.0 if it is best to answer no question.
     """
     order = np.argsort(odds, kind="stable")
-    # Going up, each question begins to be answered: one that has no answer is lost then, unless the answer is empty.
-    gains = np.where(answerable, scores, np.where(silent, 0.0, -1.0))[order]
+    # With increasing threshold, questions are answered one by one. An unanswerable one loses its point then, unless
+    # its prediction is empty.
+    gains = np.where(answerable, scores, np.where(empty, 0.0, -1.0))[order]
     totals = (~answerable).sum() + np.cumsum(gains)
-    place = int(totals.argmax())
-    best, threshold = float(totals[place]), float(odds[order][place])
+    index = int(totals.argmax())
+    best, threshold = float(totals[index]), float(odds[order][index])
     if best <= (~answerable).sum():
         best, threshold = float((~answerable).sum()), 0.0
     return 100 * best / len(scores), threshold

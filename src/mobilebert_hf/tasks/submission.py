@@ -1,4 +1,4 @@
-"""Answers to GLUE's test splits, in the files and the zip archive that the benchmark's server takes."""
+"""Writes predictions of GLUE's test splits as the files and zip archive for the benchmark's server."""
 
 import zipfile
 from collections.abc import Sequence
@@ -6,23 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import write_aside, written_aside
+from ..files import atomic_write, atomic_write_text
 from .glue_tasks import TASKS, GlueTask
 
 
 def write_predictions(task: GlueTask, name: str, predictions: Sequence[float] | np.ndarray, folder: Path) -> Path:
-    """Writes the answers to a test split as `folder/name.tsv`, with a line `index<TAB>prediction` first.
+    """Writes the predictions of a test split as `folder/name.tsv`, with the header `index<TAB>prediction`.
 
     Args:
         task: The task.
-        name: What the server calls the split, a key of `task.test_rows`.
-        predictions: [n], in the order of the test file: classes, or scores for STS-B.
-        folder: Is made if it is not there.
+        name: The server's name of the split, a key of `task.test_rows`.
+        predictions: [n], class indices, or scores for STS-B, in the order of the test file.
+        folder: Output folder; created if it does not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{index}\t{_render(task, value)}" for index, value in enumerate(predictions)]
     path = folder / f"{name}.tsv"
-    write_aside(path, "\n".join(["index\tprediction", *lines]) + "\n")
+    atomic_write_text(path, "\n".join(["index\tprediction", *lines]) + "\n")
     return path
 
 
@@ -33,14 +33,14 @@ def _render(task: GlueTask, value: float) -> str:
 
 
 def write_submission(predictions: Path, archive: Path) -> str:
-    """Packs the files of all tasks, which lie flat in the archive; an incomplete set is not packed.
+    """Writes the prediction files of all tasks to a zip archive, if they are complete.
 
     Args:
-        predictions: Folder of `write_predictions`.
+        predictions: Folder written by `write_predictions`.
         archive: The zip file to write.
 
     Returns:
-        What was done, or what is missing or has not as many rows as the server's data.
+        A message: that the archive was written, or which files are missing or have a wrong number of rows.
     """
     problems = []
     for name, rows in ((name, rows) for task in TASKS.values() for name, rows in task.test_rows.items()):
@@ -49,10 +49,10 @@ def write_submission(predictions: Path, archive: Path) -> str:
         if found is None:
             problems.append(f"{name}.tsv is missing")
         elif found != rows:
-            problems.append(f"{name}.tsv has {found:,} rows, not {rows:,}")
+            problems.append(f"{name}.tsv has {found:,} rows, expected {rows:,}")
     if problems:
-        return f"{archive} is not written, because the server takes all tasks at once: {'; '.join(problems)}."
-    with written_aside(archive) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as file:
+        return f"{archive} is not written, because the server needs all tasks: {'; '.join(problems)}."
+    with atomic_write(archive) as staging, zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as file:
         for task in TASKS.values():
             for name in task.test_rows:
                 file.write(predictions / f"{name}.tsv", f"{name}.tsv")

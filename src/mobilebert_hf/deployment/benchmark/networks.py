@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from ...models import MobileBertConfig, MobileBertForQuestionAnswering, fold
-from ...models.fake_quantization import stop_rounding
+from ...models.fake_quantization import disable_fake_quantization
 from ...tasks.heads import QUESTION_ANSWERING, Task
 from ..check import network_inputs
 from ..formats import FORMATS, openvino, tflite
@@ -43,7 +43,7 @@ def build_network(name: str, model: str | None) -> PreTrainedModel:
     if name == DISTILBERT:
         return transformers.DistilBertForQuestionAnswering(transformers.DistilBertConfig()).eval()
     ours = MobileBertForQuestionAnswering(MobileBertConfig()) if model is None else load_student(model)[0]
-    stop_rounding(ours)
+    disable_fake_quantization(ours)
     if name == STOCK:
         config = transformers.MobileBertConfig(**{**unfolded_config(ours.config).to_dict(), "architectures": None})
         return transformers.MobileBertForQuestionAnswering(config).eval()

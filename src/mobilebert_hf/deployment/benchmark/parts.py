@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...machine import time_in_turns
+from ...machine import time_interleaved
 from ...models.modeling_folded import FoldedLayer
 from ...tasks.heads import QUESTION_ANSWERING
 from ..formats import tflite
@@ -127,7 +127,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             calls[name] = _load(path, states, job["threads"])
         whole = tflite.load(Path(job["graphs"][OURS]), QUESTION_ANSWERING, job["threads"])
         inputs = text_inputs(1, tokens)
-        times = time_in_turns({**calls, WHOLE: lambda: whole(inputs)}, job["seconds"])
+        times = time_interleaved({**calls, WHOLE: lambda: whole(inputs)}, job["seconds"])
     peaks = [flops[str(size)] / min(times.pop(str(size))) / 1e6 for size in PEAK_SIZES]
     rows = [{"part": name, "ms": median(found), "flops": flops.get(name, 0)} for name, found in times.items()]
     return {"parts": rows, "peak_gflops": max(peaks)}

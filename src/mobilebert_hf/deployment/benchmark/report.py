@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from ...files import written_aside
+from ...files import atomic_write
 from ...tables import terminal_table
 from .mixed import padded_tokens
 from .networks import BERT, OURS, STOCK
@@ -201,5 +201,5 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.grid(which="both", color="0.94")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=130)
+    with atomic_write(path) as staging:
+        figure.savefig(staging, dpi=130)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel
 
-from ...files import write_aside, written_aside
+from ...files import atomic_write, atomic_write_text
 from ...machine import DIRTY, describe_machine, describe_version
 from ...runs.exports import fingerprint, graph_size
 from ..exporting import find_format
@@ -132,7 +132,7 @@ def _measure(
     for rows in (results["rows"], results["mixed"]["rows"]):
         rows.sort(key=lambda row: order(row["runtime"]))
     results["details"] = {name: results["details"][name] for name in sorted(results["details"], key=order)}
-    write_aside(output / "results.json", json.dumps(results, indent=1) + "\n")
+    atomic_write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
 
 
 def reuse_results(
@@ -189,11 +189,11 @@ def write_graphs(networks: dict[str, PreTrainedModel], folder: Path, setting: Se
         source = {"fingerprint": fingerprint(network), "version": describe_version()}
         if not _is_cached(paths[name].parent, source):
             paths[name].parent.parent.mkdir(parents=True, exist_ok=True)
-            with written_aside(paths[name].parent) as aside:
-                aside.mkdir()
+            with atomic_write(paths[name].parent) as staging:
+                staging.mkdir()
                 write = write_ours if name == OURS else write_stock
-                write(network, aside / paths[name].name, setting)
-                (aside / SOURCE).write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
+                write(network, staging / paths[name].name, setting)
+                (staging / SOURCE).write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
     return paths
 
 

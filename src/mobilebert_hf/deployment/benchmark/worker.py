@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...machine import peak_memory, time_in_turns
+from ...machine import peak_memory, time_interleaved
 from ...models.modeling_folded import FoldedMobileBertPreTrainedModel
 from ...models.packing import PACKED
 from ...tasks.heads import QUESTION_ANSWERING
@@ -50,11 +50,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     for rows, tokens in job["shapes"]:
         inputs = text_inputs(rows, tokens)
         calls = {name: _bind(run, inputs) for name, run in runs.items()}
-        times[f"{rows}x{tokens}"] = time_in_turns(calls, job["seconds"])
+        times[f"{rows}x{tokens}"] = time_interleaved(calls, job["seconds"])
     mixed = {}
     if job["lengths"]:
         packed = _load_packed(job) if job["format"] == "pytorch" else None
-        mixed = time_in_turns(mixed_passes(runs, packed, job["lengths"]), job["seconds"])
+        mixed = time_interleaved(mixed_passes(runs, packed, job["lengths"]), job["seconds"])
     return {"times": times, "mixed": mixed, "peak_memory": peak_memory() - before}
 
 

@@ -1,4 +1,4 @@
-"""Scores of downstream tasks, through modules of `evaluate` that load without a network."""
+"""Metrics of downstream tasks, as `evaluate` modules that load offline."""
 
 from functools import cache
 from pathlib import Path
@@ -11,15 +11,15 @@ from ..glue_tasks import GlueTask
 
 
 def load_metric(name: str, config_name: str | None = None, **options: Any) -> evaluate.Metric:
-    """`evaluate.load` for a metric of this package.
+    """Loads a metric of this package.
 
     Args:
         name: `"glue"`, `"squad"` or `"squad_v2"`.
-        config_name: For GLUE the task's key, as in `evaluate.load("glue", "mrpc")`.
+        config_name: Key of the task for GLUE, as in `evaluate.load("glue", "mrpc")`.
         options: Other arguments of `evaluate.load`.
 
     Raises:
-        ValueError: There is no such metric.
+        ValueError: The metric does not exist.
     """
     folder = Path(__file__).parent / name
     if not (folder / f"{name}.py").is_file():
@@ -29,7 +29,7 @@ def load_metric(name: str, config_name: str | None = None, **options: Any) -> ev
 
 
 def score_glue(task: GlueTask, predictions: ArrayLike, references: ArrayLike) -> dict[str, Any]:
-    """A task's metrics, as `evaluate` computes them: see `glue_scores`."""
+    """Computes the metrics of a task with `evaluate`; see `glue_scores`."""
     return _glue_metric(task.key).compute(predictions=predictions, references=references)
 
 

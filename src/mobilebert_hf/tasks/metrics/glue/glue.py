@@ -1,4 +1,4 @@
-"""`evaluate.load("glue", task)`, from this package instead of the Hub."""
+"""`evaluate` metric of GLUE."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ import evaluate
 from mobilebert_hf.tasks.glue_scores import glue_scores
 from mobilebert_hf.tasks.glue_tasks import TASKS, find_task
 
-DESCRIPTION = """Scores of the GLUE benchmark, a configuration a task: Matthews correlation for CoLA and AX, Pearson
-and Spearman correlation for STS-B, accuracy and F1 for MRPC and QQP, accuracy for the others."""
+DESCRIPTION = """Metrics of the GLUE benchmark, with a configuration per task: Matthews correlation for CoLA and AX,
+Pearson and Spearman correlation for STS-B, accuracy and F1 for MRPC and QQP, accuracy for the others."""
 
 
 class Glue(evaluate.Metric):
-    """One configuration a task."""
+    """Metrics of one task, the configuration."""
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name == "default":
-            raise ValueError(f"GLUE has a metric a task: expected config_name to be one of {', '.join(TASKS)}.")
+            raise ValueError(f"config_name is missing: expected one of {', '.join(TASKS)}.")
         value = datasets.Value("float64" if find_task(self.config_name).regression else "int64")
         return evaluate.MetricInfo(
             description=DESCRIPTION,

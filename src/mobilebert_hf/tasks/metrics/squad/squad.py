@@ -1,4 +1,4 @@
-"""`evaluate.load("squad")`, from this package instead of the Hub."""
+"""`evaluate` metric of SQuAD v1.1."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`evaluate.load("squad_v2")`, from this package instead of the Hub."""
+"""`evaluate` metric of SQuAD v2.0."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from mobilebert_hf.tasks.squad_scores import PREDICTION, REFERENCE, squad_v2_sco
 
 
 class SquadV2(evaluate.Metric):
-    """As `squad`; predictions also have `no_answer_probability`, and references may have no answers."""
+    """Like `squad`; predictions also have `no_answer_probability`, and references may have no answers."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
