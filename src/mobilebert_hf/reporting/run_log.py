@@ -15,7 +15,7 @@ from ..runs.stages import RunStage, RunStages
 Line = dict[str, float]
 
 STATE = "trainer_state.json"
-TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention", "relations")
+TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention", "relation")
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,12 @@ class RunLog:
         All weights are 1 if the run has no `stages.json`.
         """
         weights = self.planned.loss_weights if self.planned else dict.fromkeys(TRANSFER_TERMS, 1.0)
-        return [
-            sum(
-                weight * line.get(f"{prefix}layer_{layer}/{term}", np.nan)
-                for term, weight in weights.items()
-                if weight > 0
-            )
-            for layer in range(self.layers)
-        ]
+        losses = []
+        for layer in range(self.layers):
+            names = {term: f"{prefix}layer_{layer}/{term}" for term, weight in weights.items() if weight > 0}
+            known = [weights[term] * line[name] for term, name in names.items() if name in line]
+            losses.append(sum(known) if known else np.nan)
+        return losses
 
     def learning_rates(self, line: Line) -> dict[str, float]:
         """Returns the learning rate of each parameter group at a line's last step; empty if not logged."""
