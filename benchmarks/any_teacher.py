@@ -30,7 +30,7 @@ from mobilebert_hf.deployment.student import INPUTS
 from mobilebert_hf.distillation.report import result_rows
 from mobilebert_hf.distillation.sentence_encoder import score_similarity
 from mobilebert_hf.files import atomic_write_text
-from mobilebert_hf.hub.run_card import without_places
+from mobilebert_hf.hub.run_card import remove_local_paths
 from mobilebert_hf.machine import describe_machine, time_interleaved
 from mobilebert_hf.runs.facts import FACTS, PICTURE
 from mobilebert_hf.runs.run_folder import RECIPE, Recipe
@@ -99,7 +99,7 @@ def main(
     for name in ("config.json", FACTS, PICTURE):
         shutil.copyfile(student / name, RESULTS.parent / name)
     recipe = Recipe.read(student / RECIPE)
-    recipe._replace(values=without_places(recipe.values)).write(RESULTS.parent / RECIPE)
+    recipe._replace(values=remove_local_paths(recipe.values)).write(RESULTS.parent / RECIPE)
     Console().print(terminal_table(cells(results), "teacher and student"))
 
 

@@ -28,9 +28,9 @@ from mobilebert_hf.deployment import FORMATS
 from mobilebert_hf.deployment.calibration import calibration_batches
 from mobilebert_hf.deployment.check import run_pytorch
 from mobilebert_hf.deployment.formats import onnx
-from mobilebert_hf.deployment.network import prepare
+from mobilebert_hf.deployment.network import prepare_for_export
 from mobilebert_hf.deployment.saturation import largest_pair
-from mobilebert_hf.deployment.scoring import run_all
+from mobilebert_hf.deployment.scoring import predict
 from mobilebert_hf.deployment.student import load_student, sample_inputs
 from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.machine import describe_machine, time_interleaved
@@ -81,7 +81,7 @@ def main(
         asked.append(dict(inputs))
         return pytorch(inputs)
 
-    expected = np.stack(run_all(remember, rows, tokenizer, head.outputs)["logits"])
+    expected = np.stack(predict(remember, rows, tokenizer, head.outputs)["logits"])
     order = np.argsort([len(ids) for ids in rows["input_ids"]], kind="stable")
     labels = np.array(rows["label"])[order]
     expected = expected[order]
@@ -135,7 +135,7 @@ def _write(format: str, quantize: str, weights: str, source: Any, head: Any, pat
     patches = [patch(f"mobilebert_hf.{place}.matmul_scales", scales) for place in places]
     for one in patches:
         one.start()
-    FORMATS[format].write(prepare(source), head, path, quantize, batches)
+    FORMATS[format].write(prepare_for_export(source), head, path, quantize, batches)
     for one in patches:
         one.stop()
     if weights == UNSIGNED:

@@ -20,7 +20,7 @@ from mobilebert_hf.distillation.shapes import count_parameters
 from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.hub.card import CardData, render_card
 from mobilebert_hf.hub.remote_code import MODULES
-from mobilebert_hf.hub.run_card import describe, describe_shape
+from mobilebert_hf.hub.run_card import build_card, describe_shape
 from mobilebert_hf.hub.uses import uses_of
 from mobilebert_hf.runs.facts import PICTURE, ModelRecord, Source
 from mobilebert_hf.runs.run_folder import RECIPE
@@ -89,7 +89,7 @@ def card_of_run(name: str, student: dict[str, Any], organization: str) -> CardDa
     )
     files = {"modules.json", RECIPE, *(FORMATS["onnx"].FILES[kind] for kind in (None, "int8"))}
     picture = f"../{student['run']}/{PICTURE}"
-    card = describe(record, f"{organization}/{name}", files, picture=picture, **student["fields"])
+    card = build_card(record, f"{organization}/{name}", files, picture=picture, **student["fields"])
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return replace(
         card,

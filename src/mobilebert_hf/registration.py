@@ -54,9 +54,9 @@ class Hub:
         self, folder: str, repo: str, record: ModelRecord, options: Mapping[str, Any], fields: Mapping[str, Any]
     ) -> Any:
         """See `hub.publish`."""
-        from .hub import prepared, publish
+        from .hub import prepare_publication, publish
 
-        with prepared(folder, repo, record=record, **fields) as publication:
+        with prepare_publication(folder, repo, record=record, **fields) as publication:
             return publish(publication, **options)
 
 

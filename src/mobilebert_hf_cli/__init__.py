@@ -138,11 +138,11 @@ def publish(
     """Publish a model on the Hub with code, exports, card and scores, in one commit."""
     from rich.console import Console
 
-    from mobilebert_hf.hub import prepared
+    from mobilebert_hf.hub import prepare_publication
     from mobilebert_hf.hub import publish as publish_prepared
     from mobilebert_hf.tables import terminal_table
 
-    with prepared(folder, repo, exports, license=license, language=language) as publication:
+    with prepare_publication(folder, repo, exports, license=license, language=language) as publication:
         Console().print(terminal_table(publication.rows, "nothing is uploaded" if dry_run else "uploading"))
         if not dry_run:
             commit = publish_prepared(publication, private=private, update=update, revision=revision, message=message)

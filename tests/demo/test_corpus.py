@@ -59,7 +59,7 @@ def test_paragraph_classification_is_balanced_and_seeded():
 
 
 def test_sizes_and_lengths_that_cannot_be_met():
-    with pytest.raises(ValueError, match="5 paragraphs were asked for"):
+    with pytest.raises(ValueError, match="size=5: expected at least one paragraph"):
         paragraph_classification(5, 50)
-    with pytest.raises(ValueError, match=r"no paragraph of .* has 100000 to 100001 words"):
+    with pytest.raises(ValueError, match=r"No paragraph of .* has 100000 to 100001 words"):
         paragraph_classification(50, 50, min_words=100_000, max_words=100_001)

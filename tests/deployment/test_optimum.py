@@ -18,7 +18,7 @@ def test_optimum_exports_a_student(tiny_tokenizer, tmp_path):
     assert (tmp_path / "out" / "openvino" / "openvino_model.bin").is_file()
     refused = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True)
     assert refused.returncode == 1
-    assert "holds something that is no export" in refused.stderr
+    assert "contains files but no export.json" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

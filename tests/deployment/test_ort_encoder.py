@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mobilebert_hf import fold
-from mobilebert_hf.deployment.network import prepare
+from mobilebert_hf.deployment.network import prepare_for_export
 from mobilebert_hf.deployment.ort_encoder import factor, lower
 
 from ..models.helpers import build, make_batch, run
@@ -18,7 +18,7 @@ WIDE = {"hidden_size": 48, "intra_bottleneck_size": 16}
 
 
 def lowered(model):
-    network = prepare(model)
+    network = prepare_for_export(model)
     lower(network)
     return network
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForQuestionAnswering, BertTokenizer
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, fold
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.calibration import calibration_batches
-from mobilebert_hf.deployment.network import prepare
-from mobilebert_hf.deployment.quantization import Quantized, QuantizedLinear, quantize_static
+from mobilebert_hf.deployment.network import prepare_for_export
+from mobilebert_hf.deployment.quantization import QuantizeDequantize, QuantizedLinear, quantize_static
 from mobilebert_hf.deployment.student import load_student, sample_inputs
 from mobilebert_hf.models.encoder import NoNorm
 from mobilebert_hf.runs.exports import graph_files
@@ -85,10 +85,10 @@ def test_the_graph_says_what_the_rounded_network_says(tiny_tokenizer, calibratio
     model = save(tmp_path / "model", tiny_tokenizer)
     source, task = load_student(model)
     batches = calibration_batches(calibration, tiny_tokenizer, 32, 2)
-    network = prepare(source)
+    network = prepare_for_export(source)
     quantize_static(network, batches)
     path = tmp_path / "model.onnx"
-    FORMATS["onnx"].write(prepare(source), task, path, "int8-static", batches)
+    FORMATS["onnx"].write(prepare_for_export(source), task, path, "int8-static", batches)
     run = FORMATS["onnx"].load(path, task)
     exact, rounded, graph = [], [], []
     with torch.inference_mode():
@@ -144,7 +144,7 @@ def test_weights_are_rounded_row_by_row():
 
 
 def test_activations_are_rounded_and_cut():
-    point = Quantized(torch.tensor(0.5), torch.tensor(10))
+    point = QuantizeDequantize(torch.tensor(0.5), torch.tensor(10))
     values = torch.tensor([-100.0, -5.0, -0.3, 0.0, 0.3, 1.24, 122.5, 1000.0])
     assert point(values).tolist() == [-5.0, -5.0, -0.5, 0.0, 0.5, 1.0, 122.5, 122.5]
 
@@ -167,17 +167,17 @@ def test_short_texts_are_cut_in_the_middle(tiny_tokenizer, tmp_path):
     ("fields", "arguments", "message"),
     [
         ({}, {"quantize": "int4"}, "quantize='int4': expected one of int8, int8-static, or nothing for float32"),
-        ({}, {"quantize": "int8-static"}, "measures ranges on real text: name some as calibration"),
-        ({}, {"quantize": "int8", "calibration": ["x"]}, "calibration is for int8-static alone"),
+        ({}, {"quantize": "int8-static"}, "int8-static needs text for calibration"),
+        ({}, {"quantize": "int8", "calibration": ["x"]}, "calibration is only used by int8-static"),
         (
             {"normalization_type": "layer_norm"},
             {"quantize": "int8-static", "calibration": ["x"]},
-            "needs a folded student; this one has normalization_type='layer_norm'",
+            "needs a folded student, but normalization_type='layer_norm'",
         ),
         (
             {"hidden_act": "gelu"},
             {"quantize": "int8-static", "calibration": True},
-            "hidden_act='gelu': int8-static on ONNX Runtime goes with relu and relu6 alone",
+            "hidden_act='gelu': int8-static for ONNX supports relu and relu6",
         ),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_quantization_aware_student_is_exported_with_the_ranges_it_learned(tin
     assert (config["model_type"], config["hidden_act"]) == ("mobilebert", "relu6")
     assert config["architectures"] == ["MobileBertForQuestionAnswering"]
     assert "quantization_aware" not in config
-    with pytest.raises(ValueError, match="has learned its ranges: leave calibration out"):
+    with pytest.raises(ValueError, match=r"has learned its quantization ranges. Remove calibration"):
         export(tmp_path / "aware", tmp_path / "other", "onnx", "int8-static", calibration=calibration)
-    with pytest.raises(ValueError, match="name some as calibration"):
+    with pytest.raises(ValueError, match="Pass it as calibration"):
         export(tmp_path / "aware", tmp_path / "other", "openvino", "int8-static")

@@ -96,7 +96,7 @@ def test_weights_that_saturate_are_refused(tiny_tokenizer, tiny_corpus, monkeypa
     """As the runtimes' own quantizers choose scales."""
     model = save(tmp_path / "model", tiny_tokenizer)
     monkeypatch.setattr(onnx_format, "_weight_scales", lambda model: {})
-    monkeypatch.setattr(openvino_format, "_round_rows", lambda *args: None)
+    monkeypatch.setattr(openvino_format, "_requantize", lambda *args: None)
     for format, quantize, text in (("onnx", "int8", ()), ("openvino", "int8-static", [str(tiny_corpus)])):
         with pytest.raises(ValueError, match=r"would saturate on x86 processors without VNNI.* 128 is allowed"):
             export(model, tmp_path / "out", format, quantize, calibration=text)
@@ -106,7 +106,7 @@ def test_weights_that_saturate_are_refused(tiny_tokenizer, tiny_corpus, monkeypa
 def test_what_saturates_is_named():
     weight = np.array([[100, 20, 0], [100, 29, 1]], dtype=np.int8)
     check_saturation([("fine", weight[:1])])
-    with pytest.raises(ValueError, match=r"weights of wrong would saturate.* sum up to 129, at most 128"):
+    with pytest.raises(ValueError, match=r"weights of wrong would saturate.* sum to 129; at most 128"):
         check_saturation([("fine", weight[:1]), ("wrong", weight)])
 
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from mobilebert_hf.deployment import export
 from mobilebert_hf.finetuning.facts import describe_squad_model
-from mobilebert_hf.hub import prepared, publish
+from mobilebert_hf.hub import prepare_publication, publish
 
 from ..data.conftest import write_corpus
 from ..deployment.test_exporting import save
@@ -134,7 +134,7 @@ def build_of(folder):
 
 
 def test_card_and_scores_are_the_runs(folder):
-    with prepared(folder, "org/squad", license="mit") as publication:
+    with prepare_publication(folder, "org/squad", license="mit") as publication:
         card = ModelCard.load(publication.files["README.md"])
         [entry, _] = yaml.safe_load(publication.files[".eval_results/squad.yaml"].read_text())
         tokenizer = json.loads(publication.files["tokenizer_config.json"].read_text())
@@ -155,7 +155,7 @@ def test_an_edited_card_stays(folder, tmp_path):
     card = folder / "README.md"
     card.write_text("---\nlicense: mit\n---\nMine.\n")
     try:
-        with prepared(folder, "org/squad") as publication:
+        with prepare_publication(folder, "org/squad") as publication:
             assert publication.files["README.md"].read_text() == card.read_text()
     finally:
         card.unlink()
@@ -184,7 +184,7 @@ with torch.inference_mode():
 def test_a_teacher_loads_with_its_code(head, here, tmp_path):
     model = build("IBBert", head)
     model.save_pretrained(tmp_path / "teacher")
-    with prepared(tmp_path / "teacher", "org/teacher") as publication:
+    with prepare_publication(tmp_path / "teacher", "org/teacher") as publication:
         assert "modeling_ib_bert.py" in publication.files
         publish(publication)
     auto_class = "AutoModel" if head == "Model" else f"AutoModel{head}"
@@ -208,15 +208,15 @@ print(json.dumps(weights))
 
 
 def test_versions_are_pinned(here, folder, tiny_tokenizer, tmp_path):
-    with prepared(folder, "org/squad") as publication:
+    with prepare_publication(folder, "org/squad") as publication:
         first = publish(publication).oid
     save(tmp_path / "second", tiny_tokenizer, initializer_range=0.5)
-    with prepared(tmp_path / "second", "org/squad") as publication:
+    with prepare_publication(tmp_path / "second", "org/squad") as publication:
         publish(publication, update=True)
-        with pytest.raises(FileExistsError, match="org/squad holds a model already: choose another name, or give"):
+        with pytest.raises(FileExistsError, match=r"org/squad already contains a model\. Choose another name, or use"):
             publish(publication)
     save(tmp_path / "third", tiny_tokenizer, initializer_range=0.9)
-    with prepared(tmp_path / "third", "org/squad") as publication:
+    with prepare_publication(tmp_path / "third", "org/squad") as publication:
         publish(publication, update=True, revision="next")
     loaded = elsewhere(here, tmp_path / "reader", VERSIONS, first)
     assert loaded.returncode == 0, loaded.stderr[-2000:]
@@ -236,7 +236,7 @@ except OSError as error:
 
 
 def test_private_stays_private(here, folder, tmp_path):
-    with prepared(folder, "org/squad") as publication:
+    with prepare_publication(folder, "org/squad") as publication:
         publish(publication, private=True)
     for token, printed in ((WRITER, "32"), ("", "refused"), (READER, "refused")):
         loaded = elsewhere(here, tmp_path / f"home{token}", PRIVATE, token=token)
@@ -245,7 +245,7 @@ def test_private_stays_private(here, folder, tmp_path):
 
 def test_an_upload_that_was_interrupted_is_repeated(here, folder):
     here.fail_uploads = 100
-    with prepared(folder, "org/squad") as publication:
+    with prepare_publication(folder, "org/squad") as publication:
         with pytest.raises((OSError, RuntimeError)):
             publish(publication)
         assert list(here.files("org/squad")) == [".gitattributes"]
@@ -260,22 +260,25 @@ def test_an_upload_that_was_interrupted_is_repeated(here, folder):
 @pytest.mark.parametrize(
     ("token", "repo", "error", "message"),
     [
-        ("", "org/squad", PermissionError, "There is no token for the Hub: run `hf auth login`, or set HF_TOKEN"),
-        ("hf_unknown", "org/squad", PermissionError, "The Hub does not know this token"),
-        (READER, "org/squad", PermissionError, "This token may not write to org/squad"),
-        (WRITER, "others/squad", PermissionError, "This token may not write to others/squad"),
+        ("", "org/squad", PermissionError, "No Hub token found. Run `hf auth login`, or set HF_TOKEN"),
+        ("hf_unknown", "org/squad", PermissionError, "The Hub token is invalid"),
+        (READER, "org/squad", PermissionError, "The Hub token has no write access to org/squad"),
+        (WRITER, "others/squad", PermissionError, "The Hub token has no write access to others/squad"),
     ],
 )
 def test_who_may_not_publish_is_told(token, repo, error, message, here, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", token)
-    with prepared(folder, repo) as publication, pytest.raises(error, match=message):
+    with prepare_publication(folder, repo) as publication, pytest.raises(error, match=message):
         publish(publication)
     assert not here.repositories
 
 
 def test_no_network_is_told(folder, online, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with prepared(folder, "org/squad") as publication, pytest.raises(ConnectionError, match="cannot be reached"):
+    with (
+        prepare_publication(folder, "org/squad") as publication,
+        pytest.raises(ConnectionError, match="cannot be reached"),
+    ):
         publish(publication)
 
 
@@ -293,27 +296,27 @@ def test_dry_run_lists_the_files(here, folder, capsys):
 
 def test_what_is_no_model_is_refused(folder, tiny_tokenizer, tmp_path):
     def refuse(error, message, source, repo="org/squad", exports=None):
-        with pytest.raises(error, match=message), prepared(source, repo, exports):
+        with pytest.raises(error, match=message), prepare_publication(source, repo, exports):
             pass
 
     (tmp_path / "empty").mkdir()
-    refuse(FileNotFoundError, r"holds no model: there is no config\.json", tmp_path / "empty")
+    refuse(FileNotFoundError, r"is not a model folder: it has no config\.json", tmp_path / "empty")
     (tmp_path / "empty" / "config.json").write_text("{}")
     (tmp_path / "empty" / "pytorch_model.bin").write_bytes(b"pickle")
-    refuse(FileNotFoundError, "has no weights in safetensors", tmp_path / "empty")
+    refuse(FileNotFoundError, "has no safetensors weights", tmp_path / "empty")
     refuse(ValueError, "Repo id must", folder, repo="org/squad/again")
     refuse(ValueError, "repo='squad': expected organization/name", folder, repo="squad")
-    refuse(ValueError, "holds no export", folder, exports=tmp_path / "empty")
+    refuse(ValueError, "is not an export", folder, exports=tmp_path / "empty")
     save(tmp_path / "other", tiny_tokenizer, num_hidden_layers=1)
     export(tmp_path / "other", tmp_path / "exported")
     refuse(
         ValueError,
-        "with other weights or another configuration than .*: export this one",
+        r"with other weights or another configuration than .*\. Export this model",
         folder,
         exports=tmp_path / "exported",
     )
     (tmp_path / "exported" / "onnx" / "model.onnx").unlink()
-    lacks = "exported has no onnx/model.onnx any more: export it again"
+    lacks = r"exported: onnx/model\.onnx is missing\. Export it again"
     refuse(FileNotFoundError, lacks, tmp_path / "other", exports=tmp_path / "exported")
 
 

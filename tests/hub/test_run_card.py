@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from mobilebert_hf.distillation.facts import describe_distilled, describe_pretrained, describe_student
 from mobilebert_hf.finetuning.facts import describe_glue_model, describe_squad_model
 from mobilebert_hf.hub.card import MARKER, CardData, eval_results, render_card
-from mobilebert_hf.hub.run_card import describe, is_own_card, write_run_card
+from mobilebert_hf.hub.run_card import build_card, is_own_card, write_run_card
 from mobilebert_hf.runs.facts import ModelFacts, ModelRecord, Source
 from mobilebert_hf.runs.run_folder import Recipe
 from mobilebert_hf.tasks.glue_tasks import TASKS
@@ -152,7 +152,7 @@ def test_answers_to_ones_own_questions_are_no_scores_on_squad(validation, listed
     folder = make_run("ForQuestionAnswering", facts)
     card = card_of(folder)
     assert "| SQuAD v2.0 dev, f1 | 70.12 |" in card.text
-    described = describe(ModelRecord.read(folder))
+    described = build_card(ModelRecord.read(folder))
     if listed:
         assert {result.dataset_type for result in card.data.eval_results} == {"rajpurkar/squad_v2"}
         assert ".eval_results/squad_v2.yaml" in eval_results(described)
@@ -184,5 +184,5 @@ def test_nothing_that_is_not_known_is_said():
     assert "None" not in card.content
     for heading in ("Results", "Exports", "Use", "Speed"):
         assert f"## {heading}" not in card.text
-    for heading in ("How it was made", "Limits and bias", "Citation"):
+    for heading in ("Training", "Limits and bias", "Citation"):
         assert f"## {heading}" in card.text

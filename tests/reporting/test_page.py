@@ -141,7 +141,7 @@ def test_a_run_that_goes_on_is_drawn_from_its_checkpoint(runs, tmp_path):
     _, page = write_report(tmp_path)
     text = Page(page).text
     assert "15 of 20 (75%)" in text
-    assert "time left after it 1 min" in text
+    assert "remaining time 1 min" in text
     assert "finished" not in text.replace("not finished", "")
 
 

@@ -32,7 +32,7 @@ def test_the_newest_of_root_and_checkpoints_counts(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"Folder .*nowhere does not exist"):
         read_run(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has neither trainer_state\.json nor checkpoint"):
         read_run(tmp_path)
@@ -40,7 +40,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 def test_a_run_without_log_lines_and_a_damaged_one_say_so(tmp_path):
     write_state(tmp_path, [evaluation_line(5)], total=10)
-    with pytest.raises(ValueError, match=r"no line of training yet.*logging_steps"):
+    with pytest.raises(ValueError, match=r"no training log yet.*logging_steps"):
         read_run(tmp_path)
     (tmp_path / "trainer_state.json").write_text('{"global_step": 1')
     with pytest.raises(ValueError, match=r"trainer_state\.json is damaged"):
@@ -104,15 +104,15 @@ def test_without_the_runs_word_the_lines_tell_the_stages(tmp_path):
         ("stage 1", 3, 8, (1,), False),
         ("stage 2", 8, 12, (), True),
     ]
-    assert run.rates(lines[0]) == {}
+    assert run.learning_rates(lines[0]) == {}
 
 
 def test_rates_are_the_logged_ones(tmp_path):
     logged = training_line(4, 0, [0], **{"learning_rate/heads": 0.5, "learning_rate/layer_0": 0.25})
     write_progressive(tmp_path, [training_line(3, 0, [0]), logged])
     run = read_run(tmp_path)
-    assert run.rates(run.training[1]) == {"heads": 0.5, "layer_0": 0.25}
-    assert run.rates(run.training[0]) == {}
+    assert run.learning_rates(run.training[1]) == {"heads": 0.5, "layer_0": 0.25}
+    assert run.learning_rates(run.training[0]) == {}
 
 
 def test_a_layers_loss_has_the_runs_weights(tmp_path):

@@ -10,7 +10,7 @@ from transformers import MobileBertForQuestionAnswering
 from mobilebert_hf import fold
 from mobilebert_hf.deployment.student import load_student
 from mobilebert_hf.runs import exports as manifest_module
-from mobilebert_hf.runs.exports import Graph, Manifest, adding, fingerprint, read_manifest, write_manifest
+from mobilebert_hf.runs.exports import Graph, Manifest, add_export, fingerprint, read_manifest, write_manifest
 
 from ..deployment.test_exporting import save
 
@@ -67,7 +67,7 @@ def test_what_is_wrong_with_a_manifest_is_named(tmp_path):
 
 def test_whoever_is_cut_off_leaves_no_graph_under_anothers_name(tmp_path, monkeypatch):
     def put(text):
-        with adding(tmp_path / "out", "place", "identity") as (manifest, aside):
+        with add_export(tmp_path / "out", "place", "identity") as (manifest, aside):
             (aside / "onnx").mkdir()
             for name in ("onnx/a", "onnx/b") if text == "first" else ("onnx/a",):
                 (aside / name).write_text(text)

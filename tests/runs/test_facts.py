@@ -90,7 +90,7 @@ def test_a_table_of_its_own_wins_over_held_out_text():
 
 
 def test_a_folder_without_facts_tells_what_it_can(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no model: there is no config\.json in it"):
+    with pytest.raises(FileNotFoundError, match=r"is not a model folder: it has no config\.json"):
         ModelRecord.read(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "mobilebert"}')
     (tmp_path / "recipe.yaml").write_text("# SomeArguments\n# mobilebert-hf 0.0.9\nlearning_rate: 0.1\n")

@@ -46,7 +46,7 @@ def test_a_recipe_names_the_version_that_ran_it(tmp_path):
     assert recipe.classes == tuple(kind.__name__ for kind in RECIPE_ARGUMENTS)
     assert recipe.version.startswith(f"mobilebert-hf {metadata.version('mobilebert-hf')}")
     path.write_text(path.read_text().split("\n", 2)[2])
-    with pytest.raises(ValueError, match=r"recipe\.yaml does not say what made it: its first two lines"):
+    with pytest.raises(ValueError, match=r"recipe\.yaml: expected two comment lines at the start"):
         Recipe.read(path)
 
 
@@ -56,7 +56,7 @@ def test_other_arguments_than_before_are_named(tmp_path, caplog):
         open_once(parse(tmp_path, "--alpha", "0.6", "--seed", "3"))
         open_once(parse(tmp_path, "--alpha", "0.6", "--seed", "3"))
     warnings = [record.getMessage() for record in caplog.records if "other arguments" in record.getMessage()]
-    assert warnings == [f"{tmp_path / 'run'} was begun with other arguments: alpha 0.7 -> 0.6."]
+    assert warnings == [f"{tmp_path / 'run'} was started with other arguments: alpha 0.7 -> 0.6."]
 
 
 def test_a_folder_in_use_is_refused(tmp_path):

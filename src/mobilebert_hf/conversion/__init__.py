@@ -1,4 +1,4 @@
-"""Checkpoints between the original's TensorFlow 1 format and the library's."""
+"""Conversion between the original TensorFlow 1 checkpoints and transformers checkpoints."""
 
 from .formats import convert
 

@@ -1,4 +1,4 @@
-"""Checkpoints from the original's format to the library's, and back, with a comparison of outputs at the end."""
+"""Converts checkpoints between the original format and transformers, and compares the outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .original import (
 TENSORFLOW, TRANSFORMERS = "tensorflow", "transformers"
 CHECKPOINT = "model.ckpt"
 TOLERANCE = 1e-4
-# What a network has on its encoder, by the first variable in a checkpoint that tells.
+# Model head by a variable that only checkpoints with this head have. The first match counts.
 HEADS = {
     "cls/seq_relationship/output_weights": "ForPreTraining",
     "cls/predictions/output_bias": "ForMaskedLM",
@@ -35,49 +35,50 @@ HEADS = {
 
 
 def convert(source: str | Path, output: str | Path, to: str = TRANSFORMERS) -> dict[str, float]:
-    """Writes a student or a teacher, with any head that both formats know, in another format.
+    """Converts a student or a teacher with any head that both formats support.
 
-    The library's format is one for this package and for transformers; a student is compared with both.
+    A student in transformers format is compared in this package and in stock transformers. Nothing is written if an
+    output differs.
 
     Args:
-        source: Hub id or folder of the library's format, or the original's: a checkpoint's prefix, or its folder.
+        source: Hub id or folder of a transformers model, or prefix or folder of an original checkpoint.
         output: A new folder.
         to: `"transformers"` or `"tensorflow"`.
 
     Returns:
-        The largest difference of each output from that of the source, relative to the largest value; of a student
-        also for stock transformers, by names that begin with `stock_`.
+        The largest error of each output, relative to its largest value. Names with the prefix `stock_` are outputs of
+        stock transformers.
 
     Raises:
-        FileExistsError: The folder is there.
-        ImportError: TensorFlow is needed and not installed.
-        ValueError: Source and format do not fit, or an output differs; nothing is written then.
+        FileExistsError: `output` exists.
+        ImportError: TensorFlow is needed but not installed.
+        ValueError: `to` is unknown, the source cannot be converted, or an output differs.
     """
     folder = Path(output)
     if to not in (TRANSFORMERS, TENSORFLOW):
         raise ValueError(f"to={to!r}: expected {TRANSFORMERS} or {TENSORFLOW}.")
     if folder.exists():
-        raise FileExistsError(f"{folder} is there already: name a new folder.")
+        raise FileExistsError(f"{folder} exists. Choose a new folder.")
     prefix = find_checkpoint_prefix(source)
-    model, tokenizer = load_library(str(source)) if prefix is None else load_original(prefix)
-    with atomic_write(folder) as aside:
-        aside.mkdir(parents=True)
+    model, tokenizer = load_transformers(str(source)) if prefix is None else load_original(prefix)
+    with atomic_write(folder) as staging:
+        staging.mkdir(parents=True)
         if to == TRANSFORMERS:
-            model.save_pretrained(aside)
+            model.save_pretrained(staging)
             if tokenizer is not None:
-                tokenizer.save_pretrained(aside)
-            written, _ = load_library(str(aside))
+                tokenizer.save_pretrained(staging)
+            written, _ = load_transformers(str(staging))
         else:
-            save_original(model, tokenizer, aside)
-            written, _ = load_original(aside / CHECKPOINT)
-        return compare(model, {"": written, "stock_": load_stock(aside) if to == TRANSFORMERS else None})
+            save_original(model, tokenizer, staging)
+            written, _ = load_original(staging / CHECKPOINT)
+        return compare(model, {"": written, "stock_": load_stock(staging) if to == TRANSFORMERS else None})
 
 
 def find_checkpoint_prefix(source: str | Path) -> Path | None:
-    """The prefix of the original's checkpoint, given as it is or by its folder; None for the library's format.
+    """Returns the prefix of an original checkpoint from its prefix or folder; None for a transformers model.
 
     Raises:
-        ValueError: The folder has several.
+        ValueError: The folder has several checkpoints.
     """
     path = Path(source)
     if Path(f"{path}.index").is_file():
@@ -86,12 +87,12 @@ def find_checkpoint_prefix(source: str | Path) -> Path | None:
         return None
     found = sorted(path.glob("*.index"))
     if len(found) > 1:
-        raise ValueError(f"{path} has several checkpoints: name one, as {found[0].with_suffix('')}.")
+        raise ValueError(f"{path} has several checkpoints. Pass one prefix, such as {found[0].with_suffix('')}.")
     return found[0].with_suffix("") if found else None
 
 
 def load_original(prefix: Path) -> tuple[PreTrainedModel, Any]:
-    """The network of a checkpoint with the head that it has, and its tokenizer if the vocabulary is beside it."""
+    """Loads the model of a checkpoint with its head, and its tokenizer if `vocab.txt` exists, else None."""
     config = read_config(prefix.with_name(CONFIG))
     variables = read_variables(prefix)
     head = next((head for variable, head in HEADS.items() if variable in variables), "Model")
@@ -108,15 +109,15 @@ def load_original(prefix: Path) -> tuple[PreTrainedModel, Any]:
 
 
 def _prefix(model: PreTrainedModel) -> str:
-    """An encoder alone has its parameters by their last names."""
+    """Returns the prefix that parameter names of a model without head lack."""
     return "" if hasattr(model, model.base_model_prefix) else f"{model.base_model_prefix}."
 
 
 def _fill(name: str, parameter: torch.Tensor, values: torch.Tensor) -> None:
     if parameter.shape != values.shape:
         raise ValueError(
-            f"{name} is {tuple(values.shape)} in the checkpoint, but {tuple(parameter.shape)} by its {CONFIG}: it is "
-            "another network's."
+            f"{name} has shape {tuple(values.shape)} in the checkpoint: expected {tuple(parameter.shape)} by "
+            f"{CONFIG}. Use the {CONFIG} of this checkpoint."
         )
     parameter.copy_(values)
 
@@ -124,43 +125,43 @@ def _fill(name: str, parameter: torch.Tensor, values: torch.Tensor) -> None:
 def _read_vocabulary(path: Path) -> Any:
     if not path.is_file():
         return None
-    words = path.read_text(encoding="utf-8").split("\n")
-    uncased = all(word == word.lower() for word in words if not word.startswith("["))
+    tokens = path.read_text(encoding="utf-8").split("\n")
+    uncased = all(token == token.lower() for token in tokens if not token.startswith("["))
     return BertTokenizer(str(path), do_lower_case=uncased)
 
 
 def save_original(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """Writes checkpoint, configuration, and the vocabulary if there is one."""
+    """Writes the checkpoint, its configuration, and the vocabulary if there is a tokenizer."""
     config: Any = model.config
     write_config(config, folder / CONFIG)
     weights = {_prefix(model) + name: parameter for name, parameter in model.named_parameters()}
     write_variables(folder / CHECKPOINT, to_original(weights, config.normalization_type))
-    # By this file TensorFlow finds a folder's checkpoint.
+    # TensorFlow finds the checkpoint of a folder by this file.
     atomic_write_text(folder / "checkpoint", f'model_checkpoint_path: "{CHECKPOINT}"\n')
     if tokenizer is not None:
-        words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-        atomic_write_text(folder / VOCABULARY, "\n".join(words) + "\n")
+        tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+        atomic_write_text(folder / VOCABULARY, "\n".join(tokens) + "\n")
 
 
-def load_library(source: str) -> tuple[PreTrainedModel, Any]:
-    """A network of this package in the class that it was saved in, and its tokenizer if it has one.
+def load_transformers(source: str) -> tuple[PreTrainedModel, Any]:
+    """Loads a transformers model in this package's version of its class, and its tokenizer if it has one, else None.
 
     Raises:
-        ValueError: It is another network, or folded.
+        ValueError: The model is not a MobileBERT or IB-BERT, or it is folded.
     """
     config = AutoConfig.from_pretrained(source)
     if not isinstance(config, MobileBertConfig) or config.model_type not in ("mobilebert", "ib_bert"):
-        raise ValueError(f"{source} is a {config.model_type}: expected mobilebert or ib_bert.")
+        raise ValueError(f"{source} has model_type={config.model_type!r}: expected 'mobilebert' or 'ib_bert'.")
     [architecture] = config.architectures or ["MobileBertModel"]
     model = getattr(models, architecture).from_pretrained(source, dtype=torch.float32)
     try:
         return model.eval(), AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError):  # there is none
+    except (OSError, ValueError):  # no tokenizer
         return model.eval(), None
 
 
 def load_stock(folder: Path) -> PreTrainedModel | None:
-    """A student in stock transformers' class; no teacher's, which stock cannot run."""
+    """Loads a student in its stock transformers class. Returns None for a teacher, which stock cannot run."""
     config = transformers.MobileBertConfig.from_pretrained(folder)
     if config.model_type != "mobilebert":
         return None
@@ -170,13 +171,20 @@ def load_stock(folder: Path) -> PreTrainedModel | None:
 
 @torch.inference_mode()
 def compare(source: PreTrainedModel, written: dict[str, PreTrainedModel | None]) -> dict[str, float]:
-    """The largest relative difference of each output, by the prefix of who gives it, on random texts without padding.
+    """Compares the outputs of models with those of the source.
 
-    (With padding, a network whose `[PAD]` row is not zero has another output in stock transformers than one whose
-    `mask_padding` is on.)
+    The inputs have no padding: with padding, stock transformers differs from a model with `mask_padding` if the
+    `[PAD]` embedding is not zero.
+
+    Args:
+        source: The converted model.
+        written: Models to compare, by the prefix of their names in the result. None is skipped.
+
+    Returns:
+        The largest error of each output, relative to its largest value.
 
     Raises:
-        ValueError: One is more than `TOLERANCE`; names it.
+        ValueError: An error exceeds `TOLERANCE`.
     """
     inputs = sample_inputs(source, 1, min(64, source.config.max_position_embeddings))
     expected = source(**inputs)
@@ -189,5 +197,5 @@ def compare(source: PreTrainedModel, written: dict[str, PreTrainedModel | None])
             errors[f"{prefix}{name}"] = difference.item()
     if wrong := {name: error for name, error in errors.items() if not error <= TOLERANCE}:
         listed = ", ".join(f"{name} by {error:.1e}" for name, error in wrong.items())
-        raise ValueError(f"What was written differs from the source in {listed}; {TOLERANCE:g} is allowed.")
+        raise ValueError(f"The converted model differs from the source in {listed}; {TOLERANCE:g} is allowed.")
     return errors

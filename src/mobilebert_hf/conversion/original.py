@@ -1,8 +1,8 @@
-"""The original's TensorFlow 1 checkpoints: their names, their configuration, their files.
+"""The original TensorFlow 1 checkpoints: variable names, configuration and files.
 
-A checkpoint is named by the prefix of its files, such as `mobilebert/mobilebert_variables.ckpt` of
-`mobilebert_variables.ckpt.index` and `mobilebert_variables.ckpt.data-00000-of-00001`. In the same folder are
-`bert_config.json` and `vocab.txt`. To read and write the files takes TensorFlow; nothing else here does.
+A checkpoint is identified by the prefix of its files: `variables.ckpt` for `variables.ckpt.index` and
+`variables.ckpt.data-00000-of-00001`. `bert_config.json` and `vocab.txt` are in the same folder. Only
+`read_variables` and `write_variables` need TensorFlow.
 """
 
 import json
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..models.configuration import IBBertConfig, MobileBertConfig
 
 CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
-# What the original assumes of fields that its file leaves out.
+# The original's defaults of fields that `bert_config.json` can omit.
 CONFIG_DEFAULTS: dict[str, Any] = {
     "use_bottleneck": False,
     "use_bottleneck_attention": False,
@@ -44,9 +44,9 @@ CONFIG_FIELDS = (
     "type_vocab_size",
     "vocab_size",
 )
-# Theirs and ours; their gelu is the tanh approximation.
+# Original -> transformers. The original gelu is the tanh approximation.
 ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "relu": "relu", "relu6": "relu6"}
-# Ours and theirs, where the rules of `original_name` do not hold.
+# Parameter -> variable, where the rules of `original_name` do not apply.
 HEADS = {
     "cls.predictions.dense.weight": "cls/predictions/extra_output_weights",
     "cls.predictions.bias": "cls/predictions/output_bias",
@@ -57,12 +57,12 @@ HEADS = {
     "classifier.weight": "output_weights",
     "classifier.bias": "output_bias",
 }
-# Other names of the word table and of the masked-LM bias.
+# Parameters that share the weights of the word embeddings and of the masked-LM bias.
 TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
 
 
 def original_name(name: str, normalization_type: str) -> str:
-    """The original's name of the variable that is our parameter `name`."""
+    """Returns the original variable name of a parameter."""
     if name in HEADS:
         return HEADS[name]
     path = name.replace(".", "/").replace("mobilebert/", "bert/")
@@ -77,86 +77,87 @@ def original_name(name: str, normalization_type: str) -> str:
 def from_original(
     variables: Mapping[str, np.ndarray], names: Iterable[str], normalization_type: str
 ) -> dict[str, Tensor]:
-    """Parameters from the original's variables.
+    """Converts original variables to parameters.
 
     Args:
-        variables: By their names; others than those of the parameters, such as an optimizer's, are left out.
-        names: Our parameters'.
-        normalization_type: Of the network.
+        variables: Original variables by name. Variables of other names, such as optimizer slots, are ignored.
+        names: Names of the parameters.
+        normalization_type: Of the model's configuration.
+
+    Returns:
+        Parameters by name, without tied ones.
 
     Raises:
-        ValueError: Variables are missing; names them.
+        ValueError: Variables are missing.
     """
-    theirs = {name: original_name(name, normalization_type) for name in names if name not in TIED}
-    if missing := sorted(set(theirs.values()) - variables.keys()):
-        raise ValueError(
-            f"The checkpoint has no {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}: is {CONFIG} another "
-            "network's?"
-        )
-    return {name: torch.from_numpy(_turned(path, variables[path])) for name, path in theirs.items()}
+    paths = {name: original_name(name, normalization_type) for name in names if name not in TIED}
+    if missing := sorted(set(paths.values()) - variables.keys()):
+        listed = f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
+        raise ValueError(f"The checkpoint has no {listed}. Use the {CONFIG} of this checkpoint.")
+    return {name: torch.from_numpy(_transpose_kernel(path, variables[path])) for name, path in paths.items()}
 
 
 def to_original(weights: Mapping[str, Tensor], normalization_type: str) -> dict[str, np.ndarray]:
-    """The original's variables, in float32, from parameters; the inverse of `from_original`."""
+    """Converts parameters to original variables in float32; the inverse of `from_original`."""
     variables = {}
     for name, tensor in weights.items():
         if name not in TIED:
             path = original_name(name, normalization_type)
-            variables[path] = _turned(path, tensor.detach().float().cpu().numpy())
+            variables[path] = _transpose_kernel(path, tensor.detach().float().cpu().numpy())
     return variables
 
 
-def _turned(path: str, array: np.ndarray) -> np.ndarray:
-    """Their matrices are [in, out], ours [out, in]."""
-    turned = path.endswith(("/kernel", "extra_output_weights"))
-    return np.ascontiguousarray(array.T if turned else array)
+def _transpose_kernel(path: str, array: np.ndarray) -> np.ndarray:
+    """Transposes kernels: TensorFlow has [in, out], PyTorch [out, in]."""
+    is_kernel = path.endswith(("/kernel", "extra_output_weights"))
+    return np.ascontiguousarray(array.T if is_kernel else array)
 
 
 def read_config(path: Path) -> MobileBertConfig:
-    """The configuration of `bert_config.json`: a teacher's where neither bottleneck feeds query and key.
+    """Reads `bert_config.json`. It describes a teacher if query and key do not read a bottleneck.
 
-    Padding is not masked, as in the original; its masks are hard here (the newest version's are not: it replaces
-    masked scores by -6).
+    `mask_padding` is off, as in the original. Attention masks are hard (the original's latest version replaces masked
+    scores by -6 instead).
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It describes no network of this kind.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file does not describe a MobileBERT or IB-BERT.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: put the checkpoint's {CONFIG} beside it.")
+        raise FileNotFoundError(f"{path} does not exist. Copy the checkpoint's {CONFIG} there.")
     fields = CONFIG_DEFAULTS | json.loads(path.read_text(encoding="utf-8"))
     if fields.get("hidden_act") not in ACTIVATIONS:
-        raise ValueError(f"{path}: hidden_act={fields.get('hidden_act')!r} is not one of {', '.join(ACTIVATIONS)}.")
+        raise ValueError(f"{path}: hidden_act={fields.get('hidden_act')!r}: expected one of {', '.join(ACTIVATIONS)}.")
     if not fields["use_bottleneck"]:
         raise ValueError(f"{path}: use_bottleneck is not true: this is a BERT, not a MobileBERT.")
     teacher = not (fields["key_query_shared_bottleneck"] or fields["use_bottleneck_attention"])
-    kept = {name: fields[name] for name in CONFIG_FIELDS if name in fields}
-    kept |= {"hidden_act": ACTIVATIONS[fields["hidden_act"]], "mask_padding": False}
-    return (IBBertConfig if teacher else MobileBertConfig)(**kept)
+    values = {name: fields[name] for name in CONFIG_FIELDS if name in fields}
+    values |= {"hidden_act": ACTIVATIONS[fields["hidden_act"]], "mask_padding": False}
+    return (IBBertConfig if teacher else MobileBertConfig)(**values)
 
 
 def write_config(config: MobileBertConfig, path: Path) -> None:
     """Writes `bert_config.json`.
 
     Raises:
-        ValueError: The original knows no such network.
+        ValueError: The original does not support the configuration.
     """
-    activations = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+    activations = {name: original for original, name in ACTIVATIONS.items()}
     if config.hidden_act not in activations:
-        raise ValueError(f"hidden_act={config.hidden_act!r}: the original knows {', '.join(activations)} alone.")
+        raise ValueError(f"hidden_act={config.hidden_act!r}: the original supports only {', '.join(activations)}.")
     if config.layer_norm_eps != 1e-12 and config.normalization_type == "layer_norm":
-        raise ValueError(f"layer_norm_eps={config.layer_norm_eps}: the original's is always 1e-12.")
+        raise ValueError(f"layer_norm_eps={config.layer_norm_eps}: the original supports only 1e-12.")
     fields = {name: getattr(config, name) for name in CONFIG_FIELDS}
     fields["hidden_act"] = activations[config.hidden_act]
     path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def read_variables(prefix: Path) -> dict[str, np.ndarray]:
-    """All variables of a checkpoint.
+    """Reads all variables of a checkpoint.
 
     Raises:
         ImportError: TensorFlow is not installed.
-        OSError: The files are not whole.
+        OSError: The files cannot be read.
     """
     tensorflow = _tensorflow()
     try:
@@ -167,7 +168,7 @@ def read_variables(prefix: Path) -> dict[str, np.ndarray]:
 
 
 def write_variables(prefix: Path, variables: Mapping[str, np.ndarray]) -> None:
-    """Writes a checkpoint, as the original's `tf.train.Saver` does.
+    """Writes a checkpoint in the format of `tf.train.Saver`.
 
     Raises:
         ImportError: TensorFlow is not installed.
@@ -183,5 +184,5 @@ def _tensorflow() -> ModuleType:
     try:
         import tensorflow
     except ImportError as error:
-        raise ImportError('TensorFlow checkpoints need TensorFlow: pip install "mobilebert-hf[tensorflow]"') from error
+        raise ImportError('Original checkpoints need TensorFlow: pip install "mobilebert-hf[tensorflow]"') from error
     return tensorflow

@@ -1,1 +1,1 @@
-"""A demo that runs with no network: an embedded corpus and the task made of it."""
+"""A demo that runs offline, on an embedded corpus."""

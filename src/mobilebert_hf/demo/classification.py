@@ -1,4 +1,4 @@
-"""The demo's task: which of ten textbooks is a paragraph from?"""
+"""The classification task of the demo: which of ten textbooks is a paragraph from?"""
 
 import time
 from pathlib import Path
@@ -20,11 +20,11 @@ from ..progress import show_progress
 from ..runs.facts import ModelFacts, Source
 from .corpus import paragraph_classification
 
-MAX_LENGTH = 64  # as far as the demo pre-trains positions
+MAX_LENGTH = 64  # the sequence length of the demo's pre-training
 
 
 def load_task(tokenizer: PreTrainedTokenizerBase, train_size: int, test_size: int) -> DatasetDict:
-    """The tokenized task; test paragraphs are from sections that nothing was trained on."""
+    """Loads the tokenized task. Test paragraphs come from sections that no model was trained on."""
     task = paragraph_classification(train_size, test_size)
     return task.map(
         lambda rows: tokenizer(rows["text"], truncation=True, max_length=MAX_LENGTH),
@@ -79,13 +79,13 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 @torch.inference_mode()
 def latencies(models: dict[str, PreTrainedModel], length: int = 128, rounds: int = 30) -> dict[str, float]:
-    """Median milliseconds of one forward pass, batch 1; the models take turns, so that noise hits all alike."""
+    """Returns the median milliseconds of a forward pass with batch size 1. The models take turns."""
     times: dict[str, list[float]] = {name: [] for name in models}
     inputs = {"input_ids": torch.ones((1, length), dtype=torch.long)}
     for turn in range(rounds + 3):
         for name, model in models.items():
             start = time.perf_counter()
             model.eval()(**inputs)
-            if turn >= 3:  # the first turns warm up
+            if turn >= 3:  # after 3 turns of warm-up
                 times[name].append(time.perf_counter() - start)
     return {name: 1e3 * float(np.median(values)) for name, values in times.items()}

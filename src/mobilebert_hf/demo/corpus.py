@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
 
-# A folder that `load_dataset` reads, so its path is also a corpus for pre-training, of which the test split stays out.
+# A folder for `load_dataset` with train and test splits. As a pre-training corpus, only its train split is used.
 TEXTBOOKS = Path(__file__).parent / "textbooks"
 
 
@@ -13,8 +13,8 @@ def load_textbooks() -> DatasetDict:
     """Loads the textbook sections.
 
     Returns:
-        `DatasetDict`: `train` and `test`, a row a section, with `text` (paragraphs joined by newlines), `book` (its
-        short name) and `section` (its place in the book).
+        `DatasetDict`: `train` and `test` with one section per row: `text` (paragraphs joined by newlines), `book`
+        (short name) and `section` (its number in the book).
     """
     return load_dataset(str(TEXTBOOKS))
 
@@ -27,23 +27,22 @@ def paragraph_classification(
     max_words: int = 120,
     seed: int = 42,
 ) -> DatasetDict:
-    """Makes a classification task of the textbooks: which of the ten books is a paragraph from?
+    """Creates a balanced classification task: which of the ten books is a paragraph from?
 
-    Paragraphs keep to their section's split. Each class has the same number of paragraphs, as far as there are so
-    many: a book that has fewer gives all it has.
+    Paragraphs stay in the split of their section. A book with too few paragraphs contributes all of them.
 
     Args:
-        train_size (`int`, *optional*, defaults to `4000`): most training paragraphs, all classes together.
-        test_size (`int`, *optional*, defaults to `600`): most test paragraphs, all classes together.
-        min_words (`int`, *optional*, defaults to `40`): shortest paragraph, in words separated by spaces.
-        max_words (`int`, *optional*, defaults to `120`): longest paragraph.
-        seed (`int`, *optional*, defaults to `42`): seed of the sample and of its order.
+        train_size (`int`, *optional*, defaults to `4000`): maximum number of training paragraphs of all classes.
+        test_size (`int`, *optional*, defaults to `600`): maximum number of test paragraphs, all classes together.
+        min_words (`int`, *optional*, defaults to `40`): minimum length in words separated by spaces.
+        max_words (`int`, *optional*, defaults to `120`): maximum length in words.
+        seed (`int`, *optional*, defaults to `42`): seed for sampling and shuffling.
 
     Returns:
-        `DatasetDict`: `train` and `test` with `text` (string) and `label` (`ClassLabel` of the books' names).
+        `DatasetDict`: `train` and `test` with `text` (string) and `label` (`ClassLabel` of the book names).
 
     Raises:
-        ValueError: if a size is below the number of classes, or if no paragraph of a book has such a length.
+        ValueError: if a size is below the number of classes, or a book has no paragraph of such a length.
     """
     sections = load_textbooks()
     books = sorted(set(sections["train"]["book"]))
@@ -58,7 +57,7 @@ def paragraph_classification(
 
 def _sample_paragraphs(sections: Dataset, books: list[str], size: int, words: tuple[int, int], seed: int) -> Dataset:
     if size < len(books):
-        raise ValueError(f"{size} paragraphs were asked for: expected at least one for each of the {len(books)} books")
+        raise ValueError(f"size={size}: expected at least one paragraph for each of the {len(books)} books.")
     found: dict[str, list[str]] = {book: [] for book in books}
     for section in sections:
         paragraphs = section["text"].split("\n")
@@ -68,7 +67,7 @@ def _sample_paragraphs(sections: Dataset, books: list[str], size: int, words: tu
     rows: list[tuple[str, str]] = []
     for book, texts in found.items():
         if not texts:
-            raise ValueError(f"no paragraph of {book!r} has {words[0]} to {words[1]} words: widen the range")
+            raise ValueError(f"No paragraph of {book!r} has {words[0]} to {words[1]} words. Widen the range.")
         chosen = rng.permutation(len(texts))[: size // len(books)]
         rows += [(texts[index], book) for index in chosen]
     order = rng.permutation(len(rows))

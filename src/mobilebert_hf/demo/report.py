@@ -1,4 +1,4 @@
-"""What the demo shows at its end: a table and a picture of the losses."""
+"""The demo's results: a table and a plot of the losses."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..files import atomic_write
 
 @dataclass
 class Result:
-    """One model's row: sizes, accuracies (shares of 1) on held-out text, milliseconds of a forward pass."""
+    """Results of one model: accuracies on held-out text are fractions, latency is that of one forward pass."""
 
     name: str
     steps: int
@@ -29,7 +29,7 @@ HEADINGS = ("model", "steps", "params", "on disk", "MLM acc.", "task acc.", "lat
 
 
 def cells(result: Result) -> list[str]:
-    """One row, formatted, in the order of `HEADINGS`."""
+    """Returns the formatted row of a model, in the order of `HEADINGS`."""
     return [
         result.name,
         f"{result.steps:,}",
@@ -42,23 +42,23 @@ def cells(result: Result) -> list[str]:
 
 
 def table_rows(results: list[Result]) -> list[list[str]]:
-    """The comparison of all models."""
+    """Returns the table of all models, heading first."""
     return [list(HEADINGS), *map(cells, results)]
 
 
 def plot_losses(histories: dict[str, list[dict[str, Any]]], boundaries: tuple[int, ...], path: Path) -> None:
-    """Masked-LM loss of every model, and the student's layers approaching the teacher's.
+    """Plots the masked-LM loss of every model and the feature-map loss of each student layer.
 
     Args:
-        histories: Log lines of each model's training, as `trainer.state.log_history`; the distilled student's is
-            the one with `layer_<i>/feature_map`.
-        boundaries: The steps at which the student's stages begin.
-        path: The PNG file to write.
+        histories: `trainer.state.log_history` by model name. That of the distilled student has
+            `layer_<i>/feature_map`.
+        boundaries: First steps of the student's stages.
+        path: PNG file to write.
     """
     figure, (masked_lm, transfer) = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True)
     for name, history in histories.items():
         _plot(masked_lm, history, "masked_lm_loss", name)
-    masked_lm.set(title="Masked-LM loss in training", xlabel="step", ylabel="nats a masked token")
+    masked_lm.set(title="Training masked-LM loss", xlabel="step", ylabel="nats per masked token")
     masked_lm.legend()
 
     for history in histories.values():
@@ -68,17 +68,17 @@ def plot_losses(histories: dict[str, list[dict[str, Any]]], boundaries: tuple[in
     for step in boundaries[1:]:
         transfer.axvline(step, color="0.7", linewidth=0.8)
     transfer.set(
-        title="Student's layers against the teacher's, stage by stage",
+        title="Progressive transfer, layer by layer",
         xlabel="step",
-        ylabel="normalised feature-map discrepancy",
+        ylabel="normalized feature-map loss",
         ylim=(0, None),
     )
     transfer.legend()
     for axes in (masked_lm, transfer):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.92")
-    with atomic_write(path) as aside:
-        figure.savefig(aside, dpi=130)
+    with atomic_write(path) as staging:
+        figure.savefig(staging, dpi=130)
     plt.close(figure)
 
 

@@ -1,7 +1,7 @@
-"""The whole way in miniature: raw text to a teacher, to a distilled student, to a classifier used in a pipeline.
+"""The demo: pre-trains a teacher on raw text, distills a student, fine-tunes a classifier and uses it in a pipeline.
 
-Every number it prints was measured in the run. The networks are tiny and see a minute or two of training on two CPU
-cores; what the demo shows is how they compare, not what MobileBERT can do.
+The models are tiny and train for minutes on two CPU cores. The demo shows how they compare, not the quality of
+MobileBERT.
 """
 
 import json
@@ -49,21 +49,21 @@ STUDENT = {
     "attention_probs_dropout_prob": 0.0,
     "initializer_range": 0.06,
 }
-# What must be the same in both; a distilled student takes it from its teacher.
+# Fields that the student and the teacher share. Distillation copies them from the teacher.
 SHARED = {name: TEACHER[name] for name in ("hidden_size", "embedding_size", "num_hidden_layers")}
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How long the demo trains; the defaults are for minutes on two CPU cores.
+    """How long the demo trains. The defaults take minutes on two CPU cores.
 
     Args:
-        vocab_size: WordPiece vocabulary.
+        vocab_size: Size of the WordPiece vocabulary.
         teacher_steps: Steps of the teacher's pre-training.
         transfer_steps: Steps of progressive transfer, all layers together.
-        distillation_steps: Steps of pre-training distillation after it. The student without transfer trains for
-            the sum of both.
-        task_size: Paragraphs to fine-tune on.
+        distillation_steps: Steps of pre-training distillation after the transfer. The student without transfer trains
+            for `transfer_steps + distillation_steps`.
+        task_size: Number of paragraphs for fine-tuning.
     """
 
     vocab_size: int = 2048
@@ -74,11 +74,11 @@ class DemoSettings:
 
 
 class Demo:
-    """One run of the demo in one folder.
+    """One run of the demo.
 
     Args:
-        output_dir: Gets the models, `results.json`, `results.txt` and `losses.png`; what an earlier demo left there
-            is written over.
+        output_dir: Folder for the models, `results.json`, `results.txt` and `losses.png`. Existing files are
+            overwritten.
         settings: How long to train.
     """
 
@@ -90,26 +90,26 @@ class Demo:
         self.data = PretrainingDataArguments(
             corpus=[str(TEXTBOOKS)],
             max_seq_length=64,
-            # Twice BERT's share: more predictions a step, which is what a minute of training lacks.
+            # Twice BERT's: more predictions per step, because the demo trains for few steps.
             mlm_probability=0.3,
             cache_dir=str(output_dir / "cache"),
         )
 
     def train_vocabulary(self) -> None:
-        """A WordPiece vocabulary from the textbooks."""
+        """Trains a WordPiece vocabulary on the textbooks."""
         self.console.rule("1. Vocabulary")
         train_wordpiece(self.data.corpus, self.settings.vocab_size, self.tokenizer)
-        self.console.print(f"{self.settings.vocab_size} pieces, trained on the textbooks")
+        self.console.print(f"{self.settings.vocab_size} tokens, trained on the textbooks")
 
     def pretrain_teacher(self) -> DistillationTrainer:
-        """A small IB-BERT, pre-trained on masked words and next sentences."""
+        """Pre-trains a small IB-BERT with masked LM and next-sentence prediction."""
         self.console.rule("2. Teacher: a small IB-BERT, pre-trained")
         arguments = self._arguments("teacher", max_steps=self.settings.teacher_steps, warmup_steps=0.1)
         model = ModelArguments("ib-bert-large", json.dumps(TEACHER), str(self.tokenizer))
         return pretrain(model, self.data, PreTrainingArguments(**arguments))
 
     def distill_student(self) -> DistillationTrainer:
-        """A small MobileBERT, distilled from the teacher layer by layer."""
+        """Distills a small MobileBERT from the teacher layer by layer."""
         self.console.rule("3. Student: a small MobileBERT, distilled layer by layer")
         arguments = self._arguments(
             "student",
@@ -121,8 +121,8 @@ class Demo:
         return distill(student, self.data, DistillationArguments(**{**PAPER, **arguments}))
 
     def pretrain_student_alone(self) -> DistillationTrainer:
-        """The same student without any transfer, for as many steps."""
-        self.console.rule("4. The same student without transfer, for as many steps")
+        """Pre-trains the same student without a teacher for the same number of steps."""
+        self.console.rule("4. The same student without a teacher, same number of steps")
         steps = self.settings.transfer_steps + self.settings.distillation_steps
         arguments = self._arguments("student-alone", max_steps=steps, warmup_steps=0.1)
         shape = {**SHARED, "max_position_embeddings": TEACHER["max_position_embeddings"], **STUDENT}
@@ -130,7 +130,7 @@ class Demo:
         return pretrain(model, self.data, PreTrainingArguments(**arguments))
 
     def compare(self, trainers: dict[str, DistillationTrainer]) -> list[Result]:
-        """Fine-tunes each model on the task and measures all of them."""
+        """Fine-tunes each model on the task and measures accuracy, size and latency."""
         self.console.rule("5. Fine-tuning: which textbook is a paragraph from?")
         tokenizer = load_tokenizer(self.tokenizer)
         task = load_task(tokenizer, train_size=self.settings.task_size, test_size=600)
@@ -155,7 +155,7 @@ class Demo:
         ]
 
     def use_student(self) -> None:
-        """Uses the student as anyone would: from its folder, by Auto classes and pipelines."""
+        """Loads the student from its folder with Auto classes and pipelines."""
         self.console.rule("6. The student in pipelines")
         classify = pipeline("text-classification", model=str(self._classifier("student")))
         text = "The orbit of a planet is an ellipse with the Sun at one focus."
@@ -171,7 +171,7 @@ class Demo:
     def report(
         self, results: list[Result], trainers: dict[str, DistillationTrainer], boundaries: tuple[int, ...]
     ) -> None:
-        """Writes results and picture, and prints the table."""
+        """Writes the results and the plot, and prints the table."""
         histories = {name: trainer.state.log_history for name, trainer in trainers.items()}
         plot_losses(histories, boundaries, self.output_dir / "losses.png")
         rows = [asdict(result) for result in results]
@@ -183,7 +183,7 @@ class Demo:
         self.console.print(f"Models, results.json, results.txt and losses.png are in {self.output_dir}")
 
     def _arguments(self, name: str, **specific: Any) -> dict[str, Any]:
-        """What all three trainings have in common, and what is specific to one."""
+        """Returns the arguments shared by all three trainings, with those of one added."""
         return {
             "output_dir": str(self.output_dir / name),
             "per_device_train_batch_size": 16,
@@ -207,10 +207,10 @@ class Demo:
 
 
 def run_demo(output_dir: Path, settings: DemoSettings | None = None) -> list[Result]:
-    """Runs the demo from corpus to table; see `Demo`.
+    """Runs the demo; see `Demo`.
 
     Returns:
-        The rows of the table: teacher, distilled student, student without transfer.
+        Results of the teacher, the distilled student, and the student without a teacher.
     """
     demo = Demo(output_dir, settings or DemoSettings())
     with _only_training_bars():
@@ -227,7 +227,7 @@ def run_demo(output_dir: Path, settings: DemoSettings | None = None) -> list[Res
 
 @contextmanager
 def _only_training_bars() -> Iterator[None]:
-    """Silences what the libraries say of loading, saving and preparing."""
+    """Hides the libraries' messages and progress bars of loading, saving and preprocessing."""
     verbosity, loading_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     data_bars = datasets.are_progress_bars_disabled()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""From a student to a graph on a device's runtime."""
+"""Export of students to inference runtimes."""
 
 from .exporting import export
 from .formats import FORMATS

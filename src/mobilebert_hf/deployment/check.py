@@ -1,4 +1,4 @@
-"""Whether an exported graph says what the model says."""
+"""Compares an exported graph with the PyTorch model."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,32 +13,32 @@ from ..tasks.heads import Task
 from .network import Batches
 from .student import sample_inputs
 
-# Rows and tokens of the batches that are compared: a text of no words, one row, padding, other lengths than the graph
-# was traced with; the longest text comes on top.
+# Batch size and sequence length of the compared batches: an empty text ([CLS] [SEP]), one sequence, padding, and
+# lengths that the graph was not traced with. `_random_batches` adds the maximum length.
 SHAPES = ((1, 2), (1, 7), (3, 33), (2, 64))
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
-def row_by_row(run: Run) -> Run:
-    """For a graph that takes one row: runs all rows one after another."""
+def split_batch(run: Run) -> Run:
+    """Makes a graph with batch size 1 accept any batch: runs the sequences one after another."""
 
-    def run_all(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        rows = len(next(iter(inputs.values())))
-        outputs = [run({name: value[row : row + 1] for name, value in inputs.items()}) for row in range(rows)]
+    def run_batch(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        size = len(next(iter(inputs.values())))
+        outputs = [run({name: value[i : i + 1] for name, value in inputs.items()}) for i in range(size)]
         return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
-    return run_all
+    return run_batch
 
 
 def network_inputs(network: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the inputs that a network takes; DistilBERT takes no token types."""
-    taken = inspect.signature(network.forward).parameters
-    return {name: value for name, value in inputs.items() if name in taken}
+    """Returns the inputs that `network.forward` accepts. DistilBERT has no token types."""
+    accepted = inspect.signature(network.forward).parameters
+    return {name: value for name, value in inputs.items() if name in accepted}
 
 
 def run_pytorch(network: nn.Module) -> Run:
-    """A PyTorch model that is run as graphs are."""
+    """Gives a PyTorch model the interface of an exported graph: NumPy arrays in and out."""
 
     @torch.inference_mode()
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -56,16 +56,16 @@ def check(
 
     Args:
         model: The model that was exported.
-        task: Its task.
-        run: From the graph's inputs to its outputs, by name.
-        tolerance: How far any output may be off, relative to the largest value of that output in the batch.
-        batches: What to compare on; by default random tokens of several shapes.
+        task: The task of its head.
+        run: Runs the graph: inputs by name -> outputs by name.
+        tolerance: Largest allowed error of an output, relative to its largest value in the batch.
+        batches: Inputs to compare on. Random tokens of several shapes by default.
 
     Returns:
         The largest relative error of each output.
 
     Raises:
-        ValueError: An output is missing, has another shape, or is further off; names it and by how much.
+        ValueError: An output is missing, has another shape, or exceeds the tolerance.
     """
     errors = dict.fromkeys(task.outputs, 0.0)
     for inputs in batches or _random_batches(model):
@@ -73,30 +73,30 @@ def check(
         actual = run({name: value.numpy() for name, value in inputs.items()})
         for name in task.outputs:
             error = _error(name, actual, expected[name].numpy(), inputs["attention_mask"])
-            errors[name] = float(np.maximum(errors[name], error))  # which keeps NaN, as Python's max does not
+            errors[name] = float(np.maximum(errors[name], error))  # propagates NaN, unlike Python's max
     wrong = {name: error for name, error in errors.items() if not error <= tolerance}
     if wrong:
         listed = ", ".join(f"{name} is off by {error:.2e}" for name, error in wrong.items())
         raise ValueError(
-            f"The exported graph differs from the model: {listed} relative to its largest value, {tolerance:g} is "
+            f"The exported graph differs from the model: {listed} relative to its largest value; {tolerance:g} is "
             "allowed. Nothing was written."
         )
     return errors
 
 
 def _random_batches(model: PreTrainedModel) -> Batches:
-    longest = model.config.max_position_embeddings
-    shapes = [*((rows, length) for rows, length in SHAPES if length <= longest), (1, longest)]
-    return [sample_inputs(model, rows, length, seed) for seed, (rows, length) in enumerate(shapes)]
+    max_length = model.config.max_position_embeddings
+    shapes = [*(shape for shape in SHAPES if shape[1] <= max_length), (1, max_length)]
+    return [sample_inputs(model, *shape, seed) for seed, shape in enumerate(shapes)]
 
 
 def _error(name: str, actual: Mapping[str, np.ndarray], expected: np.ndarray, mask: torch.Tensor) -> float:
     if name not in actual:
-        raise ValueError(f"The exported graph has no output {name}: it has {', '.join(actual)}.")
+        raise ValueError(f"The exported graph has no output {name}. Its outputs are {', '.join(actual)}.")
     value = np.asarray(actual[name], dtype=np.float64)
     if value.shape != expected.shape:
-        raise ValueError(f"The exported graph's {name} is {value.shape}, the model's {expected.shape}.")
+        raise ValueError(f"{name} of the exported graph has shape {value.shape}: expected {expected.shape}.")
     difference = np.abs(value - expected)
-    if difference.shape[:2] == tuple(mask.shape):  # what is said of padding does not count
+    if difference.shape[:2] == tuple(mask.shape):  # outputs at padding are not compared
         difference = difference[mask.bool().numpy()]
     return float(difference.max() / np.maximum(np.abs(expected).max(), np.finfo(np.float32).tiny))

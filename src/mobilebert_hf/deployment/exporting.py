@@ -1,4 +1,4 @@
-"""A student as a graph of a runtime, with tokenizer and configuration beside it."""
+"""Export of a student to an inference runtime, with its tokenizer and configuration."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,16 +10,16 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ..machine import describe_version
 from ..models.fake_quantization import disable_fake_quantization
 from ..models.modeling_folded import FoldedMobileBertPreTrainedModel
-from ..runs.exports import Graph, adding, fingerprint, open_manifest
+from ..runs.exports import Graph, add_export, fingerprint, open_manifest
 from .calibration import calibration_batches
 from .check import check
 from .formats import FORMATS
-from .network import foldable, prepare
+from .network import foldable, prepare_for_export
 from .saturation import check_saturation
 from .student import load_student, unfolded_config
 
-# How far an output may be off, relative to the output's largest value: in float32, and in 8 bits, where it is to catch
-# what is broken: students with logits off by a sixth scored as before. What 8 bits cost, a task's score says.
+# Largest allowed error of an output, relative to its largest value. The int8 limits only detect broken graphs: with
+# logits off by a sixth, students kept their task score. `score_export` measures the cost of int8 on a task.
 TOLERANCES = {None: 1e-4, "int8": 0.3, "int8-static": 0.3}
 
 
@@ -33,69 +33,63 @@ def export(
     folded: bool = True,
     tolerance: float | None = None,
 ) -> dict[str, float]:
-    """Exports a student to a runtime's format.
+    """Exports a student to the format of an inference runtime.
 
-    The graph takes any number of rows and tokens that the format knows. It is run on its runtime and compared with the
-    PyTorch model before it is called done: nothing is written where it differs.
+    The graph accepts every batch size and length that the format supports. It is run on its runtime and compared with
+    the PyTorch model. Nothing is written if an output differs.
 
     Args:
-        model: Hub id or folder of a student with any head; its task follows from the head.
-        output: A folder that is new, empty, or holds exports of the same model.
-        format: `"onnx"`, `"openvino"`, `"executorch"` or `"tflite"`; see `FILES` of its module for the files' names.
-        quantize: `"int8"`: weights of 8 bits, activations rounded when the graph runs, as far as the runtime does;
-            `"int8-static"`: both of 8 bits, ranges measured before. By default float32.
-        calibration: For `"int8-static"`: real text to measure ranges on (files, folders, globs, Hub data sets). A
-            quantization-aware student has learned its ranges, which ONNX takes.
-        folded: Whether norms are folded first (see `fold`); a student with LayerNorm has none that can be.
-        tolerance: How far any output may be off, relative to the output's largest value; by default `TOLERANCES`.
+        model: Hub id or folder of a student with any head. The head determines the task.
+        output: A folder that is new, empty, or contains exports of the same model.
+        format: `"onnx"`, `"openvino"`, `"executorch"` or `"tflite"`. `FILES` of each format lists its file names.
+        quantize: None for float32; `"int8"` for dynamic quantization (of weights only, if the runtime does not support
+            it); `"int8-static"` for calibrated ranges.
+        calibration: Text for `"int8-static"`: files, folders, globs or Hub data sets. Not for quantization-aware
+            students in ONNX, which have learned their ranges.
+        folded: Whether to fold the norms first (see `fold`). LayerNorm cannot be folded.
+        tolerance: Largest allowed error of an output, relative to its largest value. `TOLERANCES` by default.
 
     Returns:
         The largest relative error of each output.
 
     Raises:
-        ImportError: The format's packages are not installed.
-        ValueError: There is no such format or quantization, the model is not a student or cannot be quantized like
-            that, the folder holds something else, or the graph differs; names what.
+        ImportError: The packages of the format are not installed.
+        ValueError: An argument is not supported, the folder contains other files, or the graph differs from the model.
     """
-    backend = find_format(format)
-    folder = Path(output).resolve()
+    backend, folder = find_format(format), Path(output).resolve()
     open_manifest(folder)
-    source, task = load_student(model)
-    place, identity = str(Path(model).resolve() if Path(model).is_dir() else model), fingerprint(source)
-    folded = (folded and foldable(source)) or isinstance(source, FoldedMobileBertPreTrainedModel)
-    learned = format == "onnx" and quantize == "int8-static" and getattr(source.config, "quantization_aware", False)
+    student, task = load_student(model)
+    source, identity = str(Path(model).resolve() if Path(model).is_dir() else model), fingerprint(student)
+    folded = (folded and foldable(student)) or isinstance(student, FoldedMobileBertPreTrainedModel)
+    learned = format == "onnx" and quantize == "int8-static" and getattr(student.config, "quantization_aware", False)
+    _check_quantization(student, quantize, calibration, folded, learned)
     if not learned:
-        _check_quantization(source, quantize, calibration, folded)
-        disable_fake_quantization(source)
-    elif calibration:
-        raise ValueError(f"{model} has learned its ranges: leave calibration out.")
-    tokenizer = AutoTokenizer.from_pretrained(str(model))
-    sizes = min(128, source.config.max_position_embeddings), source.config.type_vocab_size
+        disable_fake_quantization(student)
+    tokenizer, limit = AutoTokenizer.from_pretrained(str(model)), student.config.max_position_embeddings
+    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)  # pipelines of other runtimes truncate here
+    sizes = min(128, limit), student.config.type_vocab_size
     batches = calibration_batches(calibration, tokenizer, *sizes) if calibration else []
     tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
-
-    file = backend.FILES[quantize]
-    with adding(folder, place, identity) as (manifest, aside):
-        graph = aside / file
+    with add_export(folder, source, identity) as (manifest, staging):
+        graph = staging / backend.FILES[quantize]
         graph.parent.mkdir()
-        backend.write(prepare(source, folded=folded and quantize not in backend.FOLDS), task, graph, quantize, batches)
+        network = prepare_for_export(student, folded=folded and quantize not in backend.FOLDS)
+        backend.write(network, task, graph, quantize, batches)
         check_saturation(backend.unsigned_matmuls(graph))
-        errors = check(source, task, backend.load(graph, task), tolerance, batches[:2])
+        errors = check(student, task, backend.load(graph, task), tolerance, batches[:2])
         manifest.task = task.name
-        manifest.graphs[file] = Graph(folded, quantize, errors, describe_version())
-        unfolded_config(source.config).save_pretrained(aside)
-        # By it runtimes' pipelines know where to cut a text.
-        tokenizer.model_max_length = min(tokenizer.model_max_length, source.config.max_position_embeddings)
-        tokenizer.save_pretrained(aside)
+        manifest.graphs[backend.FILES[quantize]] = Graph(folded, quantize, errors, describe_version())
+        unfolded_config(student.config).save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
     return errors
 
 
 def find_format(name: str) -> ModuleType:
-    """The module of a format.
+    """Returns the module of a format.
 
     Raises:
-        ImportError: Its packages are not installed.
-        ValueError: There is no such format.
+        ImportError: The packages of the format are not installed.
+        ValueError: The format is unknown.
     """
     if name not in FORMATS:
         raise ValueError(f"format={name!r}: expected one of {', '.join(FORMATS)}.")
@@ -106,19 +100,23 @@ def find_format(name: str) -> ModuleType:
 
 
 def _check_quantization(
-    model: PreTrainedModel, quantize: str | None, calibration: Sequence[str], folded: bool
+    model: PreTrainedModel, quantize: str | None, calibration: Sequence[str], folded: bool, learned: bool
 ) -> None:
+    if learned:
+        if calibration:
+            raise ValueError("The student has learned its quantization ranges. Remove calibration.")
+        return
     if quantize not in TOLERANCES:
         known = ", ".join(str(name) for name in TOLERANCES if name)
-        raise ValueError(f"quantize={quantize!r}: expected one of {known}, or nothing for float32.")
+        raise ValueError(f"quantize={quantize!r}: expected one of {known}, or None for float32.")
     if quantize != "int8-static":
         if calibration:
-            raise ValueError("calibration is for int8-static alone: leave it out, or quantize so.")
+            raise ValueError("calibration is only used by int8-static. Remove it, or set quantize to int8-static.")
         return
     if not calibration:
-        raise ValueError("int8-static measures ranges on real text: name some as calibration.")
+        raise ValueError("int8-static needs text for calibration. Pass it as calibration.")
     if not folded:
         raise ValueError(
-            f"int8-static needs a folded student; this one has normalization_type="
-            f"{model.config.normalization_type!r}, or was not to be folded. Use int8."
+            f"int8-static needs a folded student, but normalization_type={model.config.normalization_type!r} or "
+            "folding is turned off. Use int8."
         )

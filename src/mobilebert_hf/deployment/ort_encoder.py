@@ -1,8 +1,8 @@
-"""The folded encoder as ONNX Runtime is fastest with it: 1 x 1 convolutions, and attention between them.
+"""The folded encoder in the form that is fastest in ONNX Runtime: 1 x 1 convolutions instead of linear layers.
 
-ONNX Runtime has bias, activation and residual inside its convolutions, in a layout blocked by channels. With products
-as small as a MobileBERT's, that is faster than matrix products with operations between them, and than its own fused
-attention. Every operator is of the standard; other runtimes run the graph, too.
+ONNX Runtime fuses bias, activation and residual into convolutions and computes them in a channel-blocked layout. For
+matrices as small as MobileBERT's this is faster than matmuls with separate operators, and than its fused attention.
+All operators are standard ONNX, so other runtimes can run the graph.
 """
 
 from typing import Any, cast
@@ -21,7 +21,7 @@ from ..models.modeling_folded import (
 
 
 def lower(network: PreTrainedModel) -> None:
-    """Gives a folded network this encoder, which says the same."""
+    """Replaces the encoder of a folded network by the equivalent `OrtEncoder`, in place."""
     base = cast(FoldedMobileBertModel, network.base_model)
     base.set_submodule("encoder", OrtEncoder(base.encoder))
 
@@ -35,10 +35,10 @@ class OrtEncoder(nn.Module):
         self.scale = nn.Parameter(encoder.scales[-1])
 
     def forward(self, hidden_states: Tensor, mask: Tensor | None, record: None = None, **kwargs: Any) -> Tensor:
-        """[batch, seq, hidden_size] -> the same; the mask, [batch, 1, 1, seq], is added to the scores."""
-        # Of all transpositions, these cost nothing beside the change of layout.
+        """[batch, seq, hidden_size] -> same shape; the mask [batch, 1, 1, seq] is added to the scores."""
+        # This order of dimensions needs no transpose besides the change of layout.
         states = hidden_states.unsqueeze(2).permute(0, 3, 1, 2)
-        # Does nothing but to bring the state into the blocked layout, which only convolutions enter.
+        # An identity convolution: only convolutions change to the channel-blocked layout.
         states = nn.functional.conv2d(states, states.new_ones(states.shape[1], 1, 1, 1), groups=states.shape[1])
         channel = None if mask is None else _mask_channel(mask, cast(OrtLayer, self.layer[0]).num_heads)
         for layer in self.layer:
@@ -47,13 +47,13 @@ class OrtEncoder(nn.Module):
 
 
 def _mask_channel(mask: Tensor, num_heads: int) -> Tensor:
-    """One more channel for each head of the query, all ones, and of the key: the mask, which their product adds.
+    """Returns an extra channel for each head: ones for the query, the mask for the key.
 
-    An addition would read and write all scores once more.
+    The matmul of query and key then adds the mask. A separate addition would read and write all scores again.
 
     Args:
-        mask: What is added to the scores, [batch, 1, 1, seq].
-        num_heads: The number of heads.
+        mask: The additive mask, [batch, 1, 1, seq].
+        num_heads: Number of attention heads.
 
     Returns:
         [batch, 2 * num_heads, 1, seq].
@@ -78,51 +78,52 @@ class OrtLayer(nn.Module):
         [self.narrow] = narrow or [cast(nn.Linear, layer.narrow)]
 
     def forward(self, states: Tensor, channel: Tensor | None) -> Tensor:
-        """[batch, hidden_size, seq, 1] -> the same; the channel is `_mask_channel`'s."""
-        narrow = _product(self.narrow, states)
+        """[batch, hidden_size, seq, 1] -> same shape; `channel` comes from `_mask_channel`."""
+        narrow = _conv(self.narrow, states)
         context = self._attend(narrow if self.tiny else states, channel)
         narrow = _residual(self.layer.attention, context, narrow)
         for feed_forward in cast(list[FoldedFeedForward], list(self.layer.ffn)):
-            inner = feed_forward.activation(_product(feed_forward.up, narrow))
+            inner = feed_forward.activation(_conv(feed_forward.up, narrow))
             narrow = _residual(feed_forward.down, inner, narrow)
         return _residual(self.layer.output, narrow, states)
 
     def _attend(self, states: Tensor, channel: Tensor | None) -> Tensor:
-        """With channels before tokens, as convolutions have them, nothing has to be transposed."""
+        """[batch, channels, seq, 1] -> [batch, channels, seq, 1], with channels first, so without transposes."""
         batch, _, length, _ = states.shape
-        value = _product(self.value, states).reshape(batch, self.num_heads, -1, length)
+        value = _conv(self.value, states).reshape(batch, self.num_heads, -1, length)
         for linear in self.query_key:
-            states = _product(cast(nn.Linear, linear), states)
+            states = _conv(cast(nn.Linear, linear), states)
         both = states.reshape(batch, 2 * self.num_heads, -1, length)
         query, key = (both if channel is None else torch.cat([both, channel], dim=2)).chunk(2, dim=1)
-        # The query's weight contains the scores' factor.
+        # The query weight includes the scaling of the scores.
         probabilities = (query.transpose(2, 3) @ key).softmax(dim=-1)
         context = value @ probabilities.transpose(2, 3)
         return context.reshape(batch, -1, length, 1)
 
 
 def factor(linear: nn.Linear, rank: int) -> nn.Sequential:
-    """A product as two that together are less, if it is of this rank; else as it is.
+    """Factors a linear layer into two smaller ones if its weight has the given rank.
 
-    Query and key are folded with the bottleneck that both read, so that their weight [2 x 128, 512] has rank 128.
+    Folding merges query and key with their shared bottleneck, so their weight [2 x 128, 512] has rank 128.
 
     Args:
-        linear: The product.
-        rank: Of its weight, or not.
+        linear: The layer.
+        rank: The expected rank of its weight.
 
     Returns:
-        One product, or two, which give the same but for the last bits of float32.
+        Two layers, equal up to float32 rounding; or `linear` alone if the rank is higher or the factors are not
+        smaller.
     """
     weight = linear.weight.detach().double()
     if rank * sum(weight.shape) >= weight.numel():
         return nn.Sequential(linear)
-    # Rows may be of any size; each is to be exact for its own.
-    sizes = weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    left, values, right = torch.linalg.svd(weight / sizes, full_matrices=False)
-    # Beside a weight's rank, rounding to float32 leaves this much of rows of norm 1, and no more.
+    # Normalize the rows, so that the error of each row is relative to its own norm.
+    norms = weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    left, values, right = torch.linalg.svd(weight / norms, full_matrices=False)
+    # The upper bound of what float32 rounding adds to the other singular values if the rows have norm 1.
     if values[rank:].norm() > torch.finfo(torch.float32).eps * len(weight) ** 0.5:
         return nn.Sequential(linear)
-    outer, inner = left[:, :rank] * values[:rank] * sizes, right[:rank]
+    outer, inner = left[:, :rank] * values[:rank] * norms, right[:rank]
     return nn.Sequential(_linear(inner), _linear(outer, linear.bias))
 
 
@@ -135,11 +136,11 @@ def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     return linear
 
 
-def _product(linear: nn.Linear, states: Tensor) -> Tensor:
+def _conv(linear: nn.Linear, states: Tensor) -> Tensor:
     return nn.functional.conv2d(states, linear.weight[:, :, None, None], linear.bias)
 
 
 def _residual(step: FoldedResidual, states: Tensor, residual: Tensor) -> Tensor:
     if step.residual_scale is not None:
         residual = residual * step.residual_scale[:, None, None]
-    return residual + _product(step.dense, states)
+    return residual + _conv(step.dense, states)

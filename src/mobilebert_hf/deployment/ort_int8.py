@@ -1,9 +1,9 @@
-"""The statically quantized encoder in ONNX Runtime's own 8-bit operators.
+"""The statically quantized encoder in ONNX Runtime's int8 operators.
 
-Products are `QLinearConv`, which adds the bias, cuts off below zero where a relu follows, and rounds to 8 bits again;
-where float32 is wanted, `MatMulIntegerToFloat`; query, key and value are products inside `QAttention`, which attends
-in float32. All of them take unsigned activations and signed weights, for which x86 has instructions. The state between
-layers is float32, that inside a layer 8-bit.
+Linear layers become `QLinearConv`, which includes bias, relu (by clipping at the zero point) and requantization;
+`MatMulIntegerToFloat` where the output is float32; and `QAttention`, which includes the query, key and value matmuls
+and computes attention in float32. All use uint8 activations and int8 weights, for which x86 has instructions. States
+are float32 between layers and uint8 inside a layer.
 """
 
 from typing import Any, cast
@@ -20,44 +20,44 @@ from ..models.modeling_folded import (
     FoldedResidual,
 )
 from .network import MASKED
-from .quantization import LARGEST_BIAS, Quantized, QuantizedEmbedding, QuantizedLinear, ops
+from .quantization import LARGEST_BIAS, QuantizedEmbedding, QuantizeDequantize, QuantizedLinear, ops
 
 FUSED = "mobilebert_onnxruntime"
-# What rounding to 8 bits does by itself: it cuts off what is below zero, and, as ranges do not go further, above 6.
+# Activations that quantization includes: it clips below 0 and, because calibrated ranges end there, above 6.
 RELUS = ("relu", "relu6")
 
 
 def _fused_mask(batch_size: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """[batch, seq], int32, as `QAttention` takes it."""
+    """Returns the mask for `QAttention`, [batch, seq], int32."""
     return None if attention_mask is None else attention_mask.int()
 
 
 def lower_int8(network: PreTrainedModel) -> None:
-    """Gives a network that `quantize_static` quantized this encoder; it can be traced then, and no longer run.
+    """Replaces the encoder of a network after `quantize_static`, in place. The network can be traced but not run.
 
     Raises:
-        ValueError: Its activation function is not relu or relu6.
+        ValueError: The activation function is not relu or relu6.
     """
     if network.config.hidden_act not in RELUS:
         raise ValueError(
-            f"hidden_act={network.config.hidden_act!r}: int8-static on ONNX Runtime goes with relu and relu6 alone."
+            f"hidden_act={network.config.hidden_act!r}: int8-static for ONNX supports {' and '.join(RELUS)}. Use int8."
         )
-    AttentionInterface.register(FUSED, lambda *args, **kwargs: None)  # attention itself is in the layer
+    AttentionInterface.register(FUSED, lambda *args, **kwargs: None)  # unused: OrtInt8Layer computes attention
     AttentionMaskInterface.register(FUSED, _fused_mask)
     network.set_attn_implementation(FUSED)
     base = cast(FoldedMobileBertModel, network.base_model)
     base.set_submodule("encoder", OrtInt8Encoder(base.encoder))
     embeddings = base.embeddings
     point, linear = cast(nn.Sequential, cast(nn.Module, embeddings.embedding_transformation))
-    read = _Place(point)
-    projection = nn.Sequential(read, _ProductToFloat(cast(QuantizedLinear, linear), read))
+    quantize = _Quantize(point)
+    projection = nn.Sequential(quantize, _MatMulToFloat(cast(QuantizedLinear, linear), quantize))
     embeddings.set_submodule("embedding_transformation", projection)
     for name in ("position_embeddings", "token_type_embeddings"):
         embeddings.set_submodule(name, OrtTable(cast(QuantizedEmbedding, embeddings.get_submodule(name))))
 
 
 class OrtTable(nn.Module):
-    """A short table of 8 bits, which ONNX Runtime makes one of float32 when it loads the graph."""
+    """A small int8 embedding table. ONNX Runtime dequantizes it once when it loads the graph."""
 
     def __init__(self, embedding: QuantizedEmbedding) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class OrtTable(nn.Module):
 
 
 class OrtInt8Encoder(nn.Module):
-    """`FoldedEncoder`, to trace."""
+    """`FoldedEncoder` for tracing."""
 
     def __init__(self, encoder: FoldedEncoder) -> None:
         super().__init__()
@@ -77,26 +77,26 @@ class OrtInt8Encoder(nn.Module):
         self.scale = nn.Parameter(encoder.scales[-1])
 
     def forward(self, hidden_states: Tensor, mask: Tensor, record: None = None, **kwargs: Any) -> Tensor:
-        """[batch, seq, hidden_size] -> the same; the mask is [batch, seq], int32."""
+        """[batch, seq, hidden_size], float32 -> same shape; the mask is [batch, seq], int32."""
         for layer in self.layer:
             hidden_states = layer(hidden_states, mask)
         return hidden_states * self.scale
 
 
 class OrtInt8Layer(nn.Module):
-    """`FoldedLayer`, to trace."""
+    """`FoldedLayer` for tracing."""
 
     def __init__(self, layer: FoldedLayer) -> None:
         super().__init__()
         width = layer.config.intra_bottleneck_size
         self.num_heads = width // layer.head_size
         projection = cast(QuantizedLinear, cast(nn.Module, layer.projection))
-        self.input, self.context = _Place(layer.input), _Place(layer.context)
-        block = _Place(layer.block)
+        self.input, self.context = _Quantize(layer.input), _Quantize(layer.context)
+        block = _Quantize(layer.block)
         self.narrow_first = layer.narrow is not None
         narrow = layer.narrow if self.narrow_first else projection
         rows = slice(None) if self.narrow_first else slice(3 * width, None)
-        self.narrow = _Product(cast(QuantizedLinear, cast(nn.Module, narrow)), self.input, block, rows)
+        self.narrow = _MatMul(cast(QuantizedLinear, cast(nn.Module, narrow)), self.input, block, rows)
         self.attended = block if self.narrow_first else self.input
         self.attention_weight = nn.Buffer(projection.weight[: 3 * width].t().contiguous())
         self.attention_scale = nn.Buffer(projection.scale[: 3 * width])
@@ -105,16 +105,16 @@ class OrtInt8Layer(nn.Module):
         self.steps = nn.ModuleList([_Residual(layer.attention, self.context, block)])
         for ffn in cast(list[FoldedFeedForward], list(layer.ffn)):
             before = cast(_Residual, self.steps[-1]).sum
-            inner = _Place(ffn.inner)
-            up = _Product(cast(QuantizedLinear, cast(nn.Module, ffn.up)), before, inner)
+            inner = _Quantize(ffn.inner)
+            up = _MatMul(cast(QuantizedLinear, cast(nn.Module, ffn.up)), before, inner)
             self.steps.append(_Residual(ffn.down, inner, before, up))
         out = layer.output
         before = cast(_Residual, self.steps[-1]).sum
-        self.output = _ProductToFloat(cast(QuantizedLinear, cast(nn.Module, out.dense)), before)
+        self.output = _MatMulToFloat(cast(QuantizedLinear, cast(nn.Module, out.dense)), before)
         self.residual_scale = out.residual_scale
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """[batch, seq, hidden_size], float32 -> the same."""
+        """[batch, seq, hidden_size], float32 -> same shape, float32."""
         inputs = self.input(states)
         narrow = self.narrow(inputs)
         hidden = self.context(self._attend(narrow if self.narrow_first else inputs, mask))
@@ -124,61 +124,63 @@ class OrtInt8Layer(nn.Module):
         return residual + self.output(narrow)
 
     def _attend(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        place = self.attended
+        quantize = self.attended
         return torch.onnx.ops.symbolic(
             "com.microsoft::QAttention",
             (
-                *(inputs, self.attention_weight, self.attention_bias, place.scale, self.attention_scale),
-                *(mask, place.zero_point, self.attention_zero),
+                *(inputs, self.attention_weight, self.attention_bias, quantize.scale, self.attention_scale),
+                *(mask, quantize.zero_point, self.attention_zero),
             ),
-            # The query's weight contains the scores' factor.
+            # The query weight includes the scaling of the scores.
             {"num_heads": self.num_heads, "scale": 1.0, "mask_filter_value": MASKED},
             dtype=torch.float32,
             shape=(*inputs.shape[:2], self.attention_weight.shape[1] // 3),
         )
 
 
-class _Place(nn.Module):
-    """A quantization point, after which values are in 8 bits; its scale and zero point as operators take them."""
+class _Quantize(nn.Module):
+    """Quantizes to uint8. `scale` (float32) and `zero_point` (uint8) are inputs of ONNX operators."""
 
     def __init__(self, point: nn.Module) -> None:
         super().__init__()
-        assert isinstance(point, Quantized)
+        assert isinstance(point, QuantizeDequantize)
         self.point = point
         self.scale = nn.Buffer(torch.tensor(point.scale, dtype=torch.float32))
         self.zero_point = nn.Buffer(torch.tensor(point.zero_point, dtype=torch.uint8))
 
     def forward(self, states: Tensor) -> Tensor:
         """float32 -> uint8."""
-        return ops.quantize_per_tensor(states, *self.point.places)
+        return ops.quantize_per_tensor(states, *self.point.qparams)
 
     def dequantize(self, states: Tensor) -> Tensor:
         """uint8 -> float32."""
-        return ops.dequantize_per_tensor(states, *self.point.places)
+        return ops.dequantize_per_tensor(states, *self.point.qparams)
 
 
-class _Product(nn.Module):
-    """A product with bias: 8 bits in, 8 bits out."""
+class _MatMul(nn.Module):
+    """A linear layer with uint8 input and output, or the given rows (output channels) of it."""
 
-    def __init__(self, linear: QuantizedLinear, read: _Place, written: _Place, rows: slice = slice(None)) -> None:
+    def __init__(
+        self, linear: QuantizedLinear, inputs: _Quantize, outputs: _Quantize, rows: slice = slice(None)
+    ) -> None:
         super().__init__()
-        self.read, self.written = read, written
+        self.inputs, self.outputs = inputs, outputs
         bias, found = linear.bias.detach()[rows].double(), linear.scale[rows].double()
-        # The bias has the row's scale: where weights are next to nothing beside it, the scale is the bias'.
-        scale = torch.maximum(found, bias.abs() / (LARGEST_BIAS * read.point.scale))
+        # The bias is stored in units of the row's scale. If the weights are tiny, the bias determines the scale.
+        scale = torch.maximum(found, bias.abs() / (LARGEST_BIAS * inputs.point.scale))
         weight = linear.weight[rows] * (found / scale)[:, None]
         self.weight = nn.Buffer(weight.round().to(torch.int8)[:, :, None].contiguous())
         self.scale = nn.Buffer(scale.float())
         self.zero_point = nn.Buffer(torch.zeros(len(scale), dtype=torch.int8))
-        self.bias = nn.Buffer((bias / (scale * read.point.scale)).round().to(torch.int32))
+        self.bias = nn.Buffer((bias / (scale * inputs.point.scale)).round().to(torch.int32))
 
     def forward(self, states: Tensor) -> Tensor:
         """[batch, seq, in], uint8 -> [batch, seq, out], uint8."""
         return torch.onnx.ops.symbolic(
             "com.microsoft::QLinearConv",
             (
-                *(states, self.read.scale, self.read.zero_point, self.weight, self.scale, self.zero_point),
-                *(self.written.scale, self.written.zero_point, self.bias),
+                *(states, self.inputs.scale, self.inputs.zero_point, self.weight, self.scale, self.zero_point),
+                *(self.outputs.scale, self.outputs.zero_point, self.bias),
             ),
             {"channels_last": 1, "kernel_shape": [1]},
             dtype=torch.uint8,
@@ -186,12 +188,12 @@ class _Product(nn.Module):
         )
 
 
-class _ProductToFloat(nn.Module):
-    """A product with bias: 8 bits in, float32 out."""
+class _MatMulToFloat(nn.Module):
+    """A linear layer with uint8 input and float32 output."""
 
-    def __init__(self, linear: QuantizedLinear, read: _Place) -> None:
+    def __init__(self, linear: QuantizedLinear, inputs: _Quantize) -> None:
         super().__init__()
-        self.read = read
+        self.inputs = inputs
         self.weight = nn.Buffer(linear.weight.t().contiguous())
         self.scale, self.bias = linear.scale, linear.bias
         self.zero_point = nn.Buffer(torch.zeros(len(self.scale), dtype=torch.int8))
@@ -201,8 +203,8 @@ class _ProductToFloat(nn.Module):
         return torch.onnx.ops.symbolic(
             "com.microsoft::MatMulIntegerToFloat",
             (
-                *(states, self.weight, self.read.scale, self.scale),
-                *(self.read.zero_point, self.zero_point, self.bias),
+                *(states, self.weight, self.inputs.scale, self.scale),
+                *(self.inputs.zero_point, self.zero_point, self.bias),
             ),
             dtype=torch.float32,
             shape=(*states.shape[:-1], self.weight.shape[1]),
@@ -210,24 +212,26 @@ class _ProductToFloat(nn.Module):
 
 
 class _Residual(nn.Module):
-    """A residual step, with the product before it where there is one; all in 8 bits."""
+    """residual + down(up(states)) in uint8; `up` is optional."""
 
-    def __init__(self, step: FoldedResidual, read: _Place, residual: _Place, up: _Product | None = None) -> None:
+    def __init__(
+        self, step: FoldedResidual, inputs: _Quantize, residual: _Quantize, up: _MatMul | None = None
+    ) -> None:
         super().__init__()
         self.up, self.residual, self.residual_scale = up, residual, step.residual_scale
-        self.branch, self.sum = _Place(step.branch), _Place(step.sum)
-        self.down = _Product(cast(QuantizedLinear, cast(nn.Module, step.dense)), read, self.branch)
+        self.branch, self.sum = _Quantize(step.branch), _Quantize(step.sum)
+        self.down = _MatMul(cast(QuantizedLinear, cast(nn.Module, step.dense)), inputs, self.branch)
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
-        """[batch, seq, in] and [batch, seq, out], uint8 -> the latter."""
+        """states [batch, seq, in] and residual [batch, seq, out], uint8 -> [batch, seq, out], uint8."""
         branch = self.down(states if self.up is None else self.up(states))
         if self.residual_scale is not None:
-            kept = self.residual.dequantize(residual) * self.residual_scale
-            return self.sum(kept + self.branch.dequantize(branch))
-        places = [(place.scale, place.zero_point) for place in (self.residual, self.branch, self.sum)]
+            scaled = self.residual.dequantize(residual) * self.residual_scale
+            return self.sum(scaled + self.branch.dequantize(branch))
+        qparams = [(point.scale, point.zero_point) for point in (self.residual, self.branch, self.sum)]
         return torch.onnx.ops.symbolic(
             "com.microsoft::QLinearAdd",
-            (residual, *places[0], branch, *places[1], *places[2]),
+            (residual, *qparams[0], branch, *qparams[1], *qparams[2]),
             dtype=torch.uint8,
             shape=tuple(residual.shape),
         )

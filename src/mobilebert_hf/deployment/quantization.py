@@ -1,7 +1,7 @@
-"""Eight bits for a folded network's products: ranges measured on real text, weights rounded row by row.
+"""Static int8 quantization of a folded network.
 
-Activations are unsigned, with a scale and a zero point a tensor; weights are signed, symmetric, with a scale a row.
-What needs more stays in float32: the state that runs through all layers, attention's scores and softmax, the heads.
+Activations are uint8 with one scale and zero point per tensor; weights are symmetric int8 with one scale per row
+(output channel). The residual stream between layers, attention scores, softmax and heads stay in float32.
 """
 
 from typing import cast
@@ -25,29 +25,29 @@ from ..models.modeling_folded import FoldedMobileBertModel
 from .network import Batches
 
 ops = torch.ops.quantized_decomposed
-# In units of the product's scales; leaves as much of 32 bits to the products that it is added to.
+# Largest int32 bias, in units of input scale * weight scale. Leaves headroom for the sum of products it is added to.
 LARGEST_BIAS = 2**30
 
 
-class Quantized(nn.Module):
-    """A point at which an activation is rounded to 8 bits: scale * (q - zero_point), q from 0 to 255."""
+class QuantizeDequantize(nn.Module):
+    """Rounds an activation to uint8: scale * (q - zero_point), q from 0 to 255."""
 
     def __init__(self, scale: Tensor, zero_point: Tensor) -> None:
         super().__init__()
         self.scale, self.zero_point = scale.item(), int(zero_point.item())
-        self.places = (self.scale, self.zero_point, LOWEST, HIGHEST, torch.uint8)
+        self.qparams = (self.scale, self.zero_point, LOWEST, HIGHEST, torch.uint8)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Any shape -> the same, rounded."""
-        return ops.dequantize_per_tensor(ops.quantize_per_tensor(states, *self.places), *self.places)
+        """Any shape, float32 -> same shape, float32."""
+        return ops.dequantize_per_tensor(ops.quantize_per_tensor(states, *self.qparams), *self.qparams)
 
 
 class QuantizedLinear(nn.Module):
-    """`nn.Linear` with weights of 8 bits: row r is scale[r] * weight[r]."""
+    """`nn.Linear` with int8 weights: row r is scale[r] * weight[r]."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.scale, self.weight = _round_rows(linear.weight, matmul_scales(linear.weight))
+        self.scale, self.weight = _quantize_rows(linear.weight, matmul_scales(linear.weight))
         self.zero_point = nn.Buffer(torch.zeros_like(self.scale, dtype=torch.int64))
         self.bias = linear.bias
 
@@ -60,52 +60,53 @@ class QuantizedLinear(nn.Module):
 
 
 class QuantizedEmbedding(nn.Module):
-    """`nn.Embedding` with a table of 8 bits: row r is scale[r] * weight[r]."""
+    """`nn.Embedding` with an int8 table: row r is scale[r] * weight[r]."""
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.scale, self.weight = _round_rows(embedding.weight, row_scales(embedding.weight))
+        self.scale, self.weight = _quantize_rows(embedding.weight, row_scales(embedding.weight))
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] -> [..., width]."""
         return self.weight[ids].to(self.scale.dtype) * self.scale[ids][..., None]
 
 
-def _round_rows(weight: Tensor, scales: Tensor) -> tuple[nn.Buffer, nn.Buffer]:
-    """The scales of the rows, and the rows in int8, symmetric."""
+def _quantize_rows(weight: Tensor, scales: Tensor) -> tuple[nn.Buffer, nn.Buffer]:
+    """Returns the scales [out] and the symmetric int8 weight [out, in]."""
     return nn.Buffer(scales), nn.Buffer((weight.detach() / scales[:, None]).round().to(torch.int8))
 
 
 @torch.inference_mode()
 def quantize_static(network: PreTrainedModel, calibration: Batches) -> None:
-    """Quantizes embeddings and encoder of a folded network in place.
+    """Quantizes the embeddings and the encoder of a folded network in place.
 
     Args:
-        network: The network.
-        calibration: Real text, to measure ranges on; a quantization-aware network has learned its own.
+        network: The folded network.
+        calibration: Batches for calibrating activation ranges. Empty for a quantization-aware network, which has
+            learned its ranges.
     """
     base = cast(FoldedMobileBertModel, network.base_model)
-    replace(base, FakeQuantizedActivation, lambda point: Quantized(*point.grid()))
+    replace(base, FakeQuantizedActivation, lambda point: QuantizeDequantize(*point.grid()))
     replace(base, QuantizationPoint, lambda point: MinMaxObserver(dtype=torch.quint8))
     for batch in calibration:
         network(**batch)
-    replace(base, MinMaxObserver, lambda observer: Quantized(*observer.calculate_qparams()))
-    for part in (base.embeddings, base.encoder):  # a pooler stays as it is
+    replace(base, MinMaxObserver, lambda observer: QuantizeDequantize(*observer.calculate_qparams()))
+    for part in (base.embeddings, base.encoder):  # the pooler is not quantized
         replace(part, nn.Linear, QuantizedLinear)
     replace(base.embeddings, nn.Embedding, QuantizedEmbedding)
 
 
 @torch.inference_mode()
-def hold_biases(network: PreTrainedModel, calibration: Batches) -> None:
-    """Gives rows of a folded network's products a weight by which their biases fit into 32 bits, in place.
+def fit_biases_to_int32(network: PreTrainedModel, calibration: Batches) -> None:
+    """Raises a weight in rows of a folded network's linear layers whose bias would overflow int32, in place.
 
-    Quantizers round a bias in units of its row's scale times the input's. Where weights are 0 beside it, as those that
-    a norm's weight of 0 was folded into, it would be cut off. The new weight is next to nothing beside the bias: it
-    adds 127 * 255 / `LARGEST_BIAS` of it at most.
+    Quantizers store a bias as int32 in units of weight scale * input scale. If a row's weights are almost 0, for
+    example after folding a norm whose weight is 0, its scale is too small and the bias is clipped. The raised weight
+    changes the output by at most 127 * 255 / `LARGEST_BIAS` of the bias.
 
     Args:
-        network: The network.
-        calibration: Real text, to measure the ranges of what the products read on.
+        network: The folded network.
+        calibration: Batches for measuring the input ranges of the linear layers.
     """
     base = cast(FoldedMobileBertModel, network.base_model)
     ranges: dict[nn.Linear, Tensor] = {}
@@ -121,8 +122,8 @@ def hold_biases(network: PreTrainedModel, calibration: Batches) -> None:
     for hook in hooks:
         hook.remove()
     for linear, span in ranges.items():
-        # What is 0 in all texts may not be in another one: its range is 1.
-        least = linear.bias.abs() * (127 * 255 / LARGEST_BIAS) / torch.where(span > 0, span, 1.0)
-        sizes, places = linear.weight.abs().max(dim=1)
-        rows = (sizes < least).nonzero().flatten()
-        linear.weight[rows, places[rows]] = least[rows]
+        # An input that is 0 in the whole calibration text can differ in another text: assume a range of 1.
+        minimum = linear.bias.abs() * (127 * 255 / LARGEST_BIAS) / torch.where(span > 0, span, 1.0)
+        largest, columns = linear.weight.abs().max(dim=1)
+        rows = (largest < minimum).nonzero().flatten()
+        linear.weight[rows, columns[rows]] = minimum[rows]

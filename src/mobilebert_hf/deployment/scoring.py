@@ -1,4 +1,4 @@
-"""What an export costs on a real task: the scores of its graphs beside those of the PyTorch model in float32."""
+"""Scores the graphs of an export on a task, compared with the PyTorch model in float32."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,23 +29,22 @@ from .check import Run, run_pytorch
 from .exporting import find_format
 from .student import INPUTS, load_student
 
-# Texts in a batch; their lengths are alike.
-ROWS = 16
+BATCH_SIZE = 16
 
-# From each output's values, an array a text [tokens, ...] or [...], to the metrics in percent.
+# Outputs by name, one array per example ([seq, ...] or [...]) -> metrics in percent.
 Score = Callable[[Mapping[str, list[np.ndarray]]], dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What is asked, and how answers are scored.
+class Evaluation:
+    """Tokenized examples of a task, and how their outputs are scored.
 
     Args:
-        inputs: A row a text, as the tokenizer gives them.
-        score: From the outputs of all rows to metrics.
-        task: The pipeline's name that a model must be for.
-        labels: How many labels it must have.
-        split: Of the data set, that is asked.
+        inputs: Tokenized examples, one per row.
+        score: Computes the metrics from the outputs of all examples.
+        task: The task that the model must have, by its pipeline name.
+        labels: The number of labels that the model must have.
+        split: The evaluated split of the data set.
     """
 
     inputs: Dataset
@@ -58,40 +57,40 @@ class Examination:
 def score_export(
     folder: str | Path, task: str, data: str, max_length: int | None = None, threads: int = 2
 ) -> dict[str, dict[str, float]]:
-    """Scores the PyTorch model in float32 and every graph of an export on a task's validation examples.
+    """Scores the PyTorch model in float32 and every graph of an export on the validation split of a task.
 
-    The scores go into the export's manifest, `export.json`, too.
+    The scores are also saved in `export.json`.
 
     Args:
-        folder: The export's.
-        task: A GLUE task, as `"sst2"`, or `"squad"`.
-        data: For GLUE a Hub data set or a folder in its layout (see `load_glue`); for SQuAD, v1.1 or v2.0, an
-            official file or a Hub data set (see `load_squad`).
-        max_length: Tokens of a text, or of a window of question and context; by default 128 and 384.
-        threads: For each runtime.
+        folder: The export folder.
+        task: A GLUE task such as `"sst2"`, or `"squad"` (v1.1 or v2.0).
+        data: For GLUE, a Hub data set or a folder in its layout (see `load_glue`). For SQuAD, an official file or a
+            Hub data set (see `load_squad`).
+        max_length: Maximum number of tokens, of a window for SQuAD. Defaults: 128 for GLUE, 384 for SQuAD.
+        threads: Number of threads of each runtime.
 
     Returns:
-        Metrics in percent, by graph; the PyTorch model's are under `"pytorch"`.
+        Metrics in percent, by graph. The key `"pytorch"` is the PyTorch model.
 
     Raises:
-        FileNotFoundError: The folder is not there, or the data.
-        ValueError: The folder holds no export, or the model has not the head that the task needs.
+        FileNotFoundError: The folder or the data does not exist.
+        ValueError: The folder is not an export, or the model does not have the head that the task needs.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}: name one that `mobilebert-hf export` wrote.")
+        raise FileNotFoundError(f"Folder {folder} does not exist: expected one written by `mobilebert-hf export`.")
     with locked(folder):
         manifest = read_manifest(folder)
         model, head = _load_exported(folder, manifest)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         family = find_family([task])
-        make = _squad if family is SQUAD else _glue
+        prepare = _squad if family is SQUAD else _glue
         length = min(max_length or family.max_length, model.config.max_position_embeddings)
-        examination = make(task, data, tokenizer, length, model.config)
-        if (head.name, model.config.num_labels) != (examination.task, examination.labels):
+        evaluation = prepare(task, data, tokenizer, length, model.config)
+        if (head.name, model.config.num_labels) != (evaluation.task, evaluation.labels):
             raise ValueError(
                 f"{manifest.model} is for {head.name} with {model.config.num_labels} labels; {task} needs "
-                f"{examination.task} with {examination.labels}: fine-tune a student on {task}, and export that."
+                f"{evaluation.task} with {evaluation.labels}. Fine-tune a student on {task} and export it."
             )
         runs = {"pytorch": run_pytorch(model)}
         for file in manifest.graphs:
@@ -99,41 +98,40 @@ def score_export(
         scores = {}
         with Progress(console=Console(stderr=True)) as progress:
             for name, run in runs.items():
-                advance = partial(progress.advance, progress.add_task(name, total=len(examination.inputs)))
-                outputs = run_all(run, examination.inputs, tokenizer, head.outputs, advance)
-                scores[name] = examination.score(outputs)
-        where = public_name(data), examination.split
+                advance = partial(progress.advance, progress.add_task(name, total=len(evaluation.inputs)))
+                outputs = predict(run, evaluation.inputs, tokenizer, head.outputs, advance)
+                scores[name] = evaluation.score(outputs)
         for file, graph in manifest.graphs.items():
-            graph.scores[task] = GraphScores(*where, scores["pytorch"], scores[file])
+            graph.scores[task] = GraphScores(public_name(data), evaluation.split, scores["pytorch"], scores[file])
         write_manifest(folder, manifest)
     return scores
 
 
 def _load_exported(folder: Path, manifest: Manifest) -> tuple[PreTrainedModel, Task]:
-    """The student that an export was made of, in float32."""
-    place = manifest.model
-    if Path(place).is_absolute() and not Path(place).is_dir():
+    """Loads the model that was exported, in float32."""
+    source = manifest.model
+    if Path(source).is_absolute() and not Path(source).is_dir():
         raise FileNotFoundError(
-            f"{folder} was exported from {place}, which is not there: export anything from where it is now."
+            f"{folder} was exported from {source}, which does not exist. Export the model again from its new location."
         )
-    model, head = load_student(place)
+    model, head = load_student(source)
     if fingerprint(model) != manifest.fingerprint:
         raise ValueError(
-            f"{place} has other weights, or another configuration, than when {folder} was exported: export it anew, "
-            "into another folder."
+            f"The weights or the configuration of {source} have changed since the export to {folder}. Export it again "
+            "to another folder."
         )
     disable_fake_quantization(model)
     return model, head
 
 
-def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Examination:
+def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Evaluation:
     task = find_task(name)
     splits = load_glue(task, data)
     split = task.validation_splits[0]
     if split not in splits:
-        raise ValueError(f"{data} has no {split} split of {task.name}, but {', '.join(splits)}.")
+        raise ValueError(f"{data} has no split {split} of {task.name}. Its splits are {', '.join(splits)}.")
     examples = tokenize_glue(splits, tokenizer, max_length)[split]
-    # Students may have the classes in another order; where they have no names, it is the task's.
+    # Reorder the logits by label name. If the labels have no names, their order is that of the task.
     names = [config.id2label[index].lower() for index in range(config.num_labels)]
     order = [names.index(label) for label in task.labels] if set(names) == set(task.labels) else slice(None)
 
@@ -141,10 +139,10 @@ def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: 
         found = score_glue(task, best_classes(task, np.stack(outputs["logits"])[:, order]), examples["label"])
         return {metric: 100 * (found[metric] or 0.0) for metric in task.metrics}
 
-    return Examination(examples, score, CLASSIFICATION.name, len(task.labels) or 1, split)
+    return Evaluation(examples, score, CLASSIFICATION.name, len(task.labels) or 1, split)
 
 
-def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Examination:
+def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Evaluation:
     arguments = SquadArguments(
         [name], max_seq_length=max_length, doc_stride=max_length // 3, max_question_length=min(64, max_length // 4)
     )
@@ -160,38 +158,38 @@ def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length:
         scores, *_ = score_logits(questions, windows, starts, ends, arguments)
         return {metric: scores[metric] for metric in ("exact_match", "exact", "f1") if metric in scores}
 
-    return Examination(windows, score, QUESTION_ANSWERING.name, 2, "validation")
+    return Evaluation(windows, score, QUESTION_ANSWERING.name, 2, "validation")
 
 
-def run_all(
+def predict(
     run: Run,
-    rows: Dataset,
+    examples: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     outputs: tuple[str, ...],
-    done: Callable[[int], object] = lambda rows: None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> dict[str, list[np.ndarray]]:
-    """Runs texts of like length together, so that hardly any padding is computed.
+    """Runs a graph on all examples in length-bucketed batches.
 
     Args:
         run: The model or graph.
-        rows: Tokenized texts.
-        tokenizer: Pads them.
-        outputs: Names of what is wanted.
-        done: Called with the number of rows after each batch.
+        examples: Tokenized examples.
+        tokenizer: Pads the batches.
+        outputs: Names of the outputs to return.
+        advance: Called with the batch size after each batch.
 
     Returns:
-        For each output an array a row, in the order of the rows.
+        For each output, one array per example, in the order of the examples.
     """
-    order = np.argsort(example_lengths(rows), kind="stable")
-    columns = rows.select_columns([name for name in INPUTS if name in rows.column_names])
-    found: dict[str, list[Any]] = {name: [None] * len(rows) for name in outputs}
-    for start in range(0, len(order), ROWS):
-        chosen = order[start : start + ROWS]
-        batch = dict(tokenizer.pad(columns[chosen], return_tensors="np"))
+    order = np.argsort(example_lengths(examples), kind="stable")
+    columns = examples.select_columns([name for name in INPUTS if name in examples.column_names])
+    found: dict[str, list[Any]] = {name: [None] * len(examples) for name in outputs}
+    for start in range(0, len(order), BATCH_SIZE):
+        indices = order[start : start + BATCH_SIZE]
+        batch = dict(tokenizer.pad(columns[indices], return_tensors="np"))
         batch.setdefault("token_type_ids", np.zeros_like(batch["input_ids"]))
         results = run(batch)
         for name in outputs:
-            for place, value in zip(chosen, results[name], strict=True):
-                found[name][place] = value
-        done(len(chosen))
+            for index, value in zip(indices, results[name], strict=True):
+                found[name][index] = value
+        advance(len(indices))
     return found

@@ -1,4 +1,4 @@
-"""What is exported: a student with its head, its inputs, and texts to trace it with."""
+"""Loads a student for export and creates the inputs for tracing it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,33 +10,35 @@ from transformers import AutoConfig, PreTrainedModel
 from ..models import IBBertConfig, MobileBertConfig
 from ..tasks.heads import Task, find_task
 
-# `torch.export` will not vouch for sizes of 1, which the trigram makes of two tokens. Graphs take such texts, too.
+# `torch.export` specializes sizes of 1, which the trigram input has for two tokens. Exported graphs accept 1 and 2.
 MIN_LENGTH = 3
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def load_student(model: str | Path) -> tuple[PreTrainedModel, Task]:
-    """A student with the head that it was saved with, in float32 and evaluation mode.
+    """Loads a student with the head it was saved with, in float32 and evaluation mode.
 
     Raises:
-        ValueError: It is not of this family, has no head to export, or was saved without its head's weights.
+        ValueError: The model is not a MobileBERT, or its head cannot be exported or has no saved weights.
     """
     config = AutoConfig.from_pretrained(str(model))
     if not isinstance(config, transformers.MobileBertConfig) or isinstance(config, IBBertConfig):
-        raise ValueError(f"{model} is a {config.model_type}: expected a student, mobilebert.")
+        raise ValueError(f"{model} has model_type={config.model_type!r}: expected a student, 'mobilebert'.")
     task = find_task((config.architectures or ["Model"])[0])
-    # Features are without the pooler, which not every encoder was saved with.
+    # Feature extraction does not use the pooler, and not every checkpoint has one.
     options = {"add_pooling_layer": False} if task.auto_class == "AutoModel" else {}
     loaded, found = getattr(transformers, task.auto_class).from_pretrained(
         str(model), dtype=torch.float32, output_loading_info=True, **options
     )
     if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"{model} has no {', '.join(missing)}: save it with all weights of {type(loaded).__name__}.")
+        raise ValueError(
+            f"{model} has no weights for {', '.join(missing)}. Save it with all weights of {type(loaded).__name__}."
+        )
     return loaded.eval(), task
 
 
 def unfolded_config(config: Any) -> Any:
-    """The configuration of the student that a folded one was: other tools know that type alone."""
+    """Returns the configuration of a student before folding, which other tools can read."""
     fields = config.to_dict()
     if fields.pop("model_type") == MobileBertConfig.model_type:
         return config
@@ -47,7 +49,7 @@ def unfolded_config(config: Any) -> Any:
 
 
 def dynamic_shapes(model: PreTrainedModel, rows: int | None = None) -> dict[str, dict[int, Any]]:
-    """What `torch.export` takes for any length that the model takes, and any number of rows or `rows` of them."""
+    """Returns `dynamic_shapes` for `torch.export`: any length up to the maximum, any batch size or `rows`."""
     open_sizes = {1: torch.export.Dim("sequence", min=MIN_LENGTH, max=model.config.max_position_embeddings)}
     if rows is None:
         open_sizes[0] = torch.export.Dim("batch")
@@ -55,19 +57,19 @@ def dynamic_shapes(model: PreTrainedModel, rows: int | None = None) -> dict[str,
 
 
 def example_inputs(model: PreTrainedModel, rows: int = 2) -> dict[str, Any]:
-    """What a network is traced with."""
+    """Returns the inputs for tracing."""
     return dict(sample_inputs(model, rows, min(16, model.config.max_position_embeddings)))
 
 
 def sample_inputs(model: Any, rows: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random tokens [rows, length], int64; every row but the first is padded to some extent."""
+    """Returns random inputs [rows, length], int64. The first sequence is full length; the others are padded."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(max(length // 2, 1), length + 1, (rows, 1), generator=generator)
     lengths[0] = length
     mask = (torch.arange(length) < lengths).long()
     ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=generator)
     types = (torch.arange(length) > length // 3).long().expand(rows, -1)
-    # A student of a teacher without token types has one.
+    # A student of a teacher without token types has one token type.
     types = types.clamp(max=getattr(model.config, "type_vocab_size", 2) - 1)
     padding = model.config.pad_token_id or 0
     values = (torch.where(mask.bool(), ids, padding), mask, types * mask)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..data import PretrainingCollator
-from ..runs.checkpoints import step_of
+from ..runs.checkpoints import checkpoint_step
 from ..runs.facts import hub_ids
 from ..runs.run_folder import find_checkpoint
 from ..training.arguments import PreTrainingArguments
@@ -337,7 +337,7 @@ def run_phases(make_trainer: Callable[[Phase], DistillationTrainer], phases: Seq
     """
     for phase in phases:
         checkpoint = find_checkpoint(phase.training)
-        if phase.end is not None and checkpoint is not None and step_of(checkpoint) >= phase.end:
+        if phase.end is not None and checkpoint is not None and checkpoint_step(checkpoint) >= phase.end:
             continue
         trainer = make_trainer(phase)
         trainer.facts = replace(trainer.facts, datasets=hub_ids(phase.data.corpus))

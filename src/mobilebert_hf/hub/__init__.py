@@ -1,5 +1,5 @@
-"""Where networks go to: model cards, publishing."""
+"""Model cards and publishing on the Hub."""
 
-from .publishing import prepared, publish
+from .publishing import prepare_publication, publish
 
-__all__ = ["prepared", "publish"]
+__all__ = ["prepare_publication", "publish"]

@@ -1,4 +1,4 @@
-"""What a model card says, as data, and the one template that all cards are rendered by."""
+"""The data of a model card, and its rendering with `templates/card.md`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,17 @@ from ..tables import Rows, markdown_table
 
 TEMPLATE = Path(__file__).with_name("templates") / "card.md"
 CARD = "README.md"
-# By it a card that may be written anew is told from one that somebody has edited.
-MARKER = "<!-- Rendered from the results of a run. Without this line it is yours, and is left as it is. -->"
+# A card without this line was edited by a user and is not overwritten.
+MARKER = "<!-- Generated from the results of a run. Remove this line to keep your edits. -->"
 TAGS = ("mobilebert-hf",)
-LIMITS = """It has learned from text what that text says of people, groups and the world, prejudices included, and from
-its teacher what the teacher got wrong; a smaller network forgets rare words and facts first. Try it on your own data,
-for all groups it concerns, before it decides anything. Texts in other languages or domains than those it was trained
-on are beyond it, and so is everything after the longest text it takes. Run it in float32, bfloat16 or 8 bits: in
-float16 its activations can overflow."""
+LIMITS = """The model reproduces biases of its training data and errors of its teacher. Small models forget rare words
+and facts first. Evaluate it on your own data, for all affected groups, before you use it for decisions. Do not use it
+for languages or domains that it was not trained on. Text beyond the maximum length is ignored. Run it in float32,
+bfloat16 or int8: in float16, activations can overflow."""
 
 
 class Use(NamedTuple):
-    """A few lines of code."""
+    """A code example."""
 
     title: str
     language: str
@@ -33,29 +32,29 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CardData:
-    """Everything that a card says of a model.
+    """The contents of a model card. The first row of tables is the heading.
 
     Args:
-        name: Its heading: the repository's last name.
-        summary: What the model is, in a few sentences.
-        training: How it was made.
-        pipeline_tag: The Hub's name of what it is used for.
-        library_name: The library that loads it.
-        license: The Hub's name of the licence, if it is known.
-        language: Of the text, as ISO 639-1 says, if it is known.
-        base_model: Hub id of the model that it was made from.
-        datasets: Hub ids of what it was trained on.
-        tags: Besides those of all models.
-        scores: What a run measured; these numbers alone are in the metadata.
-        rows: The table of results, its first row the heading.
-        rows_note: Where the numbers come from.
-        exports: The table of its graphs for runtimes, its first row the heading.
-        uses: How to use it.
-        picture: The file of its loss curves.
-        command: What makes it again.
-        version: Of this package.
-        speed: The table of latencies, its first row the heading.
-        speed_note: What was timed, on what.
+        name: Title: the last part of the repository's name.
+        summary: Description in a few sentences.
+        training: How the model was trained.
+        pipeline_tag: Task on the Hub.
+        library_name: Library that loads the model.
+        license: Licence identifier of the Hub.
+        language: ISO 639-1 code.
+        base_model: Hub id of the base model or teacher.
+        datasets: Hub ids of the training data.
+        tags: Tags in addition to `TAGS`.
+        scores: Measured scores, for the metadata.
+        rows: Table of results.
+        rows_note: How the results were measured.
+        exports: Table of exported graphs.
+        uses: Code examples.
+        picture: File name of the plot of losses.
+        command: Command that reproduces the model.
+        version: Version of this package.
+        speed: Table of latencies.
+        speed_note: How the latencies were measured.
     """
 
     name: str
@@ -81,7 +80,7 @@ class CardData:
 
 
 def render_card(card: CardData) -> str:
-    """The card: metadata with the scores in the legacy form (`model-index`), and the text."""
+    """Renders a card. The metadata has the scores as `model-index`, the Hub's legacy format."""
     results = [
         EvalResult(
             task_type=score.task,
@@ -117,7 +116,7 @@ def render_card(card: CardData) -> str:
 
 
 def eval_results(card: CardData) -> dict[str, str]:
-    """The scores in the Hub's current form: `.eval_results/*.yaml` and what is in them, one for each data set."""
+    """Returns the scores in the Hub's current format: contents of `.eval_results/*.yaml` by path, one per data set."""
     entries: dict[str, list[EvalResultEntry]] = {}
     for score in card.scores:
         entry = EvalResultEntry(
@@ -128,6 +127,6 @@ def eval_results(card: CardData) -> dict[str, str]:
         )
         entries.setdefault(score.dataset.split("/")[-1], []).append(entry)
     return {
-        f".eval_results/{name}.yaml": yaml.safe_dump(eval_result_entries_to_yaml(of_one), sort_keys=False)
-        for name, of_one in entries.items()
+        f".eval_results/{name}.yaml": yaml.safe_dump(eval_result_entries_to_yaml(results), sort_keys=False)
+        for name, results in entries.items()
     }

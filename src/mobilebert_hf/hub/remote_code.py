@@ -1,4 +1,4 @@
-"""The code that a repository carries for those who have transformers but not this package."""
+"""Model code in a repository, for loading with `trust_remote_code=True` without this package."""
 
 import json
 import shutil
@@ -12,17 +12,17 @@ from ..models import modeling_folded, modeling_ib_bert
 from ..pipelines import publish_code
 from ..tasks.heads import HEADS
 
-# Networks that transformers does not have; students are stock's.
+# Model types that transformers does not have. Students are stock `mobilebert`.
 MODULES = {"ib_bert": (modeling_ib_bert, "IBBert"), "folded_mobilebert": (modeling_folded, "FoldedMobileBert")}
 
 
 def add_remote_code(folder: Path) -> None:
-    """Puts the code beside a saved model that it needs elsewhere, and names it in `config.json`.
+    """Copies the code that a saved model needs to its folder, and adds `auto_map` to `config.json`.
 
-    A student gets none, for transformers has its network, but the pipeline for question answering.
+    A student needs no model code. A student for question answering gets the code of the pipeline.
 
     Args:
-        folder: Of a saved model.
+        folder: Folder of a saved model.
     """
     path = folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def add_remote_code(folder: Path) -> None:
         for source in (main, *get_relative_import_files(main)):
             shutil.copyfile(source, folder / Path(source).name)
         if register := getattr(module, "register_kernels", None):
-            # There is no registration.py: loading the code registers.
+            # The repository has no registration.py, so the module registers its kernels on import.
             with (folder / Path(main).name).open("a", encoding="utf-8") as code:
                 code.write(f"\n\n{register.__name__}()\n")
         name = module.__name__.rpartition(".")[2]

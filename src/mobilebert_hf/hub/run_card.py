@@ -1,4 +1,4 @@
-"""The card of a model's folder, from what the run that made it wrote there."""
+"""Model cards of run folders."""
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -17,37 +17,37 @@ from .uses import uses_of
 
 
 def write_run_card(record: ModelRecord, **fields: Any) -> None:
-    """Writes a model's card into its folder, and draws its losses; a card that somebody has edited stays.
+    """Writes the card of a model and plots its losses. A card edited by the user is not overwritten.
 
     Args:
-        record: What is known of the model.
-        fields: Of `CardData`, such as `license`; see `describe`.
+        record: Facts of the model.
+        fields: Fields of `CardData`, such as `license`; see `build_card`.
     """
     folder = record.folder
     if is_own_card(folder):
         return
     if record.facts.picture is not None and (folder / STATE).is_file():
-        with suppress(ValueError):  # of a run too short to have logged anything
+        with suppress(ValueError):  # the run was too short to log anything
             draw_report(folder, record.facts.picture)
-    atomic_write_text(folder / CARD, render_card(describe(record, **fields)) + "\n")
+    atomic_write_text(folder / CARD, render_card(build_card(record, **fields)) + "\n")
 
 
 def is_own_card(folder: Path) -> bool:
-    """Whether the folder's card is somebody's own."""
+    """Returns whether the folder has a card that was edited by the user (without `MARKER`)."""
     card = folder / CARD
     return card.is_file() and MARKER not in card.read_text(encoding="utf-8")
 
 
-def describe(
+def build_card(
     record: ModelRecord, repo: str | None = None, files: Collection[str] | None = None, **fields: Any
 ) -> CardData:
-    """What there is to say of a model.
+    """Builds the card data of a model.
 
     Args:
-        record: What is known of it.
-        repo: The Hub id that the card's examples name; by default the folder's name.
-        files: Paths within the repository; by default what is in the folder.
-        fields: Of `CardData`, that win over what the run says, unless they are None.
+        record: Facts of the model.
+        repo: Hub id for the code examples. The name of the folder by default.
+        files: Paths in the repository. Those in the folder by default.
+        fields: Fields of `CardData` that override the facts, unless they are None.
     """
     facts, config = record.facts, record.config
     task = find_task((config.get("architectures") or ["Model"])[0])
@@ -55,7 +55,7 @@ def describe(
         files = {path.relative_to(record.folder).as_posix() for path in record.folder.rglob("*")}
     sentences = "modules.json" in files
     name = repo or record.folder.resolve().name
-    source = facts.source.markdown if facts.source else "another network"
+    source = facts.source.markdown if facts.source else "another model"
     summary = facts.summary.replace("{source}", source) or f"{_family(config)}."
     values = {
         "name": name.split("/")[-1],
@@ -78,36 +78,36 @@ def describe(
 
 
 def _family(config: Mapping[str, Any]) -> str:
-    return "A teacher, IB-BERT" if config["model_type"] == "ib_bert" else "A MobileBERT"
+    return "An IB-BERT teacher" if config["model_type"] == "ib_bert" else "A MobileBERT"
 
 
 def describe_shape(config: Mapping[str, Any]) -> str:
-    """The network's sizes, from its configuration."""
+    """Describes the sizes of a model, from its configuration."""
     if "intra_bottleneck_size" not in config:
         return f"A {config['model_type']}."
-    norm = "LayerNorm" if config["normalization_type"] == "layer_norm" else "NoNorm, which folds away for inference"
+    norm = "LayerNorm" if config["normalization_type"] == "layer_norm" else "NoNorm (folded for inference)"
     networks = config["num_feedforward_networks"]
     return (
-        f"{config['num_hidden_layers']} layers, {config['hidden_size']} wide between blocks and "
-        f"{config['intra_bottleneck_size']} inside, {config['num_attention_heads']} heads, "
-        f"{networks} feed-forward network{'s' if networks > 1 else ''} of {config['intermediate_size']} a layer, "
-        f"{config['hidden_act']}, {norm}; {config['vocab_size']:,} words, texts of up to "
-        f"{config['max_position_embeddings']} tokens."
+        f"{config['num_hidden_layers']} layers, hidden size {config['hidden_size']}, bottleneck size "
+        f"{config['intra_bottleneck_size']}, {config['num_attention_heads']} attention heads, "
+        f"{networks} feed-forward network{'s' if networks > 1 else ''} of size {config['intermediate_size']} per "
+        f"layer, {config['hidden_act']}, {norm}; vocabulary of {config['vocab_size']:,} tokens, at most "
+        f"{config['max_position_embeddings']} tokens per input."
     )
 
 
 def _training(arguments: Mapping[str, Any]) -> str:
     if not arguments:
         return "The run left no recipe."
-    lines = "\n".join(f"| {name} | {value} |" for name, value in without_places(arguments).items())
-    return f"With these arguments, all others at their defaults:\n\n| | |\n| --- | --- |\n{lines}"
+    lines = "\n".join(f"| {name} | {value} |" for name, value in remove_local_paths(arguments).items())
+    return f"Arguments that differ from their defaults:\n\n| | |\n| --- | --- |\n{lines}"
 
 
-def without_places(value: Any) -> Any:
-    """Values of a recipe, its local paths cut down to their last names: the others are nobody else's business."""
+def remove_local_paths(value: Any) -> Any:
+    """Replaces local paths in recipe values by their last part, and removes `output_dir`."""
     if isinstance(value, Mapping):
-        return {name: without_places(part) for name, part in value.items() if name != "output_dir"}
+        return {name: remove_local_paths(part) for name, part in value.items() if name != "output_dir"}
     if isinstance(value, list):
-        return [without_places(part) for part in value]
-    is_place = isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists())
-    return Path(value).name if is_place else value
+        return [remove_local_paths(part) for part in value]
+    is_path = isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists())
+    return Path(value).name if is_path else value

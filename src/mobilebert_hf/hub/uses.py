@@ -1,4 +1,4 @@
-"""Five lines for each way to use a model, as its card shows them."""
+"""Code examples for model cards."""
 
 import json
 from collections.abc import Collection
@@ -44,17 +44,17 @@ console.log(await run({call}));"""
 def uses_of(
     repo: str, task: Task, files: Collection[str], *, sentences: bool = False, remote_code: bool = False
 ) -> list[Use]:
-    """How to use a model.
+    """Returns the code examples of a model.
 
     Args:
-        repo: Its id on the Hub, or its folder.
-        task: What its head is for.
-        files: Which it has: exports are shown if they are there.
-        sentences: Whether sentence-transformers loads it.
-        remote_code: Whether it needs this package, or its code from the repository.
+        repo: Hub id or folder of the model.
+        task: Task of the model's head.
+        files: Files of the repository. Exports get an example if they are in it.
+        sentences: Whether the model is for sentence-transformers.
+        remote_code: Whether the model needs this package or `trust_remote_code=True`.
     """
     remote = ", trust_remote_code=True"
-    # transformers has this pipeline up to 5.2.
+    # transformers removed this pipeline in 5.3.
     removed = task == QUESTION_ANSWERING
     text = _words(QUESTION_ANSWERING if removed else FEATURES)
     code = TRANSFORMERS.format(auto_class=task.auto_class, repo=repo, remote=remote if remote_code else "", text=text)
@@ -62,7 +62,7 @@ def uses_of(
     if sentences:
         uses.insert(0, Use("sentence-transformers", "python", SENTENCES.format(repo=repo)))
     else:
-        title = "The pipeline; `import mobilebert_hf` does instead of remote code" if removed else "The pipeline"
+        title = "Pipeline (or `import mobilebert_hf` instead of remote code)" if removed else "Pipeline"
         call = _python_call(task)
         code = PIPELINE.format(task=task.name, repo=repo, remote=remote if remote_code or removed else "", call=call)
         uses.append(Use(title, "python", code))
@@ -76,12 +76,12 @@ def uses_of(
 
 
 def _words(task: Task) -> str:
-    """A task's example as arguments, the same in Python and in JavaScript."""
+    """Formats the example of a task as arguments, valid in Python and JavaScript."""
     return ", ".join(json.dumps(text) for text in task.example)
 
 
 def _python_call(task: Task) -> str:
-    """A task's example as the pipeline's arguments; the mask is the tokenizer's."""
+    """Formats the example of a task as arguments of a Python pipeline, with the mask token of its tokenizer."""
     if task == QUESTION_ANSWERING:
         question, context = map(json.dumps, task.example)
         return f"question={question}, context={context}"

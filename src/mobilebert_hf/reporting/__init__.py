@@ -1,4 +1,4 @@
-"""What a training run did, from the files in its folder: `report.png` and `report.html`."""
+"""Reports of training runs: `report.png` and `report.html` from the files of a run folder."""
 
 from .page import write_report
 

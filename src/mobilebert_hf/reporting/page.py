@@ -1,4 +1,4 @@
-"""A run as one HTML file that needs neither network nor JavaScript, with its picture inside."""
+"""Report of a run as one HTML file with embedded plots and without JavaScript."""
 
 import base64
 import math
@@ -15,46 +15,46 @@ from .run_log import RunLog, read_run
 
 
 def draw_report(folder: Path, name: str = PICTURE) -> Path:
-    """Draws a run into its folder: the picture of `write_report`, without the page."""
+    """Writes the plot of a run to its folder, without the HTML page."""
     path = folder / name
     picture = draw(read_run(folder))
-    with atomic_write(path) as aside:
-        aside.write_bytes(picture)
+    with atomic_write(path) as staging:
+        staging.write_bytes(picture)
     return path
 
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> tuple[Path, Path]:
-    """Draws a run of `recipes/distill.py` or `recipes/pretrain.py`, finished or going on.
+    """Writes the report of a finished or running pre-training or distillation.
 
     Args:
-        folder: The run's `output_dir`.
-        output: Where to write; made if it is not there. By default the run's folder.
+        folder: `output_dir` of the run.
+        output: Output folder; created if it does not exist. The run folder by default.
 
     Returns:
         The paths of `report.png` and `report.html`.
 
     Raises:
-        FileNotFoundError: The folder is none of a run.
-        ValueError: A file in it is damaged, or nothing has been logged yet.
+        FileNotFoundError: The folder is not a run folder.
+        ValueError: A file is damaged, or nothing has been logged yet.
     """
     run = read_run(folder)
     output = Path(output) if output is not None else Path(folder)
     output.mkdir(parents=True, exist_ok=True)
     picture = draw(run)
     paths = output / PICTURE, output / "report.html"
-    with atomic_write(paths[0]) as aside:
-        aside.write_bytes(picture)
+    with atomic_write(paths[0]) as staging:
+        staging.write_bytes(picture)
     atomic_write_text(paths[1], render(run, picture, draw(run, dark=True)))
     return paths
 
 
 def render(run: RunLog, picture: bytes, dark_picture: bytes) -> str:
-    """The page of a run.
+    """Renders the HTML page of a run.
 
     Args:
         run: The run.
-        picture: A PNG file, for light pages.
-        dark_picture: A PNG file, for dark pages.
+        picture: PNG file for the light theme.
+        dark_picture: PNG file for the dark theme.
     """
     environment = Environment(
         loader=PackageLoader(__package__),
@@ -75,7 +75,7 @@ def render(run: RunLog, picture: bytes, dark_picture: bytes) -> str:
 
 
 def _summarize(run: RunLog) -> dict[str, str]:
-    """Names and values of what is known of the whole run."""
+    """Returns name and value of the facts about the whole run."""
     last = run.training[-1]
     facts = {"steps": f"{run.step:,} of {run.total_steps:,} ({run.step / run.total_steps:.0%})"}
     if run.is_distillation:
@@ -84,15 +84,15 @@ def _summarize(run: RunLog) -> dict[str, str]:
     if run.finished:
         facts["state"] = "finished"
     else:
-        facts["state"] = "not finished; this is its newest checkpoint"
+        facts["state"] = "not finished; shows the newest checkpoint"
         if "hours_left" in last:
-            facts["time left after it"] = format_hours(last["hours_left"])
+            facts["remaining time"] = format_hours(last["hours_left"])
     facts["training loss"] = f"{last['loss']:.4g}"
     return facts
 
 
 def _held_out(run: RunLog) -> dict[str, Any]:
-    """The newest evaluation: its step, and names and values."""
+    """Returns step and metrics of the newest evaluation."""
     if not run.evaluations:
         return {}
     line = run.evaluations[-1]
@@ -101,7 +101,7 @@ def _held_out(run: RunLog) -> dict[str, Any]:
 
 
 def _stage_row(run: RunLog, index: int) -> dict[str, str]:
-    """A row of the table; losses and speed come from log lines that tell of this stage alone, if there are any."""
+    """Returns a row of the table of stages. Losses and speed come from log lines within this stage, if any."""
     stage = run.stages[index]
     lines = run.lines_within(stage)
     speeds = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line]
@@ -116,7 +116,7 @@ def _stage_row(run: RunLog, index: int) -> dict[str, str]:
 
 
 def format_hours(hours: float) -> str:
-    """A duration in the two units that matter: "3 d 4 h", "3 h 20 min", "4 min"."""
+    """Formats a duration in its two largest units: "3 d 4 h", "3 h 20 min", "4 min"."""
     minutes = math.ceil(60 * hours)
     days, minutes = divmod(minutes, 24 * 60)
     if days:

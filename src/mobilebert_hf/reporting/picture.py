@@ -1,4 +1,4 @@
-"""A run as one picture: losses, learning rates, each layer's distance from the teacher, and speed, over the steps."""
+"""Plots a run over its steps: losses, learning rates, transfer loss of each layer, and throughput."""
 
 import io
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullForma
 
 from .run_log import Line, RunLog
 
-# Of the figure and of the drawing area, and of a letter and a line of a stage's name, in inches.
+# Sizes in inches: the figure, the plot area, and letters and lines of stage names.
 _WIDTH = 12.0
 _DRAWING_WIDTH = 9.4
 _LETTER_WIDTH = 0.075
@@ -33,12 +33,7 @@ _PRETRAINING = {
     "masked_lm_distillation": ("distillation", "#e69f00"),
     "next_sentence_loss": ("next sentence", "#8c6bb1"),
 }
-_BESIDE: dict[str, Any] = {
-    "loc": "upper left",
-    "bbox_to_anchor": (1.005, 1.02),
-    "frameon": False,
-    "borderaxespad": 0.0,
-}
+_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.005, 1.02), "frameon": False, "borderaxespad": 0}
 _OBJECTIVES = {**_TRANSFER, **_PRETRAINING}
 _HELD_OUT: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 4.5, "fillstyle": "none"}
 _ACCURACIES = {
@@ -68,22 +63,22 @@ _DARK = _theme(ink="#d0d0d0", paper="#181a1b", grid="#33373a")
 
 
 class _Panel(NamedTuple):
-    """A part of the picture: what draws it, and its height in inches."""
+    """A panel of the figure: its drawing function, and its height in inches."""
 
     draw: Callable[[Axes, RunLog], None]
     height: float
 
 
 def draw(run: RunLog, dark: bool = False) -> bytes:
-    """Draw a run.
+    """Plots a run.
 
-    From top to bottom, as far as the log tells: each objective's loss, of the layers that learn by transfer at the
-    time, with held-out values as points; held-out accuracies (pre-training); the learning rates; each layer's
-    weighted transfer loss (distillation); tokens per second. Lines mark where stages begin.
+    Panels, if the log has the data: the loss of each objective, averaged over the layers of the stage, with held-out
+    values as points; held-out accuracies (pre-training); learning rates; the weighted transfer loss of each layer
+    (distillation); tokens per second. Vertical lines mark the start of stages.
 
     Args:
-        run: What to draw.
-        dark: For a dark page.
+        run: The run.
+        dark: Whether to use the dark theme.
 
     Returns:
         A PNG file.
@@ -111,13 +106,15 @@ def draw(run: RunLog, dark: bool = False) -> bytes:
 
 
 def _choose(run: RunLog) -> list[_Panel]:
-    """The panels for which the log has numbers."""
+    """Returns the panels for which the log has data."""
     last = run.training[-1]
     panels = [_Panel(_draw_losses, 3.4)]
     if not run.is_distillation and run.evaluations:
         panels.append(_Panel(_draw_accuracies, 1.8))
-    places = len(run.rates(last))
-    panels.append(_Panel(_draw_rates, _rows_height(places)) if places else _Panel(_draw_rate, 1.5))
+    groups = len(run.learning_rates(last))
+    panels.append(
+        _Panel(_draw_group_learning_rates, _rows_height(groups)) if groups else _Panel(_draw_learning_rate, 1.5)
+    )
     if run.layers:
         panels.append(_Panel(_draw_layers, _rows_height(run.layers)))
     if "tokens_per_second" in last:
@@ -136,10 +133,10 @@ def _draw_losses(axes: Axes, run: RunLog) -> None:
         points = _held_out(run, name)
         if not points and all(np.isnan(values).all() for _, values in curves):
             continue
-        # A curve ends with its stage: NaN breaks the line.
+        # NaN interrupts the line at the end of a stage.
         steps = np.concatenate([[*steps, np.nan] for steps, _ in curves])
         values = np.concatenate([[*values, np.nan] for _, values in curves])
-        # A stage's only value makes no line, and gets a marker.
+        # A single value is not visible as a line and gets a marker.
         known = ~np.isnan(values)
         lone = np.flatnonzero(known & ~np.roll(known, 1) & ~np.roll(known, -1)).tolist()
         axes.plot(steps, values, ".-", color=color, linewidth=1.3, markersize=4, markevery=lone, label=label)
@@ -157,7 +154,7 @@ def _draw_losses(axes: Axes, run: RunLog) -> None:
 
 
 def _held_out(run: RunLog, name: str) -> list[tuple[int, float]]:
-    """Steps and values of an objective in the evaluations, of the stage that each evaluation ends or falls into."""
+    """Returns steps and values of an objective in the evaluations, averaged over the layers of the stage."""
     points = []
     for line in run.evaluations:
         step = int(line["step"])
@@ -180,9 +177,9 @@ def _draw_accuracies(axes: Axes, run: RunLog) -> None:
     axes.legend(**_BESIDE)
 
 
-def _draw_rate(axes: Axes, run: RunLog) -> None:
-    steps, rates = zip(*((line["step"], line["learning_rate"]) for line in run.training), strict=True)
-    axes.plot(steps, rates, color=_TRANSFER["feature_map"][1], linewidth=1.3)
+def _draw_learning_rate(axes: Axes, run: RunLog) -> None:
+    steps, values = zip(*((line["step"], line["learning_rate"]) for line in run.training), strict=True)
+    axes.plot(steps, values, color=_TRANSFER["feature_map"][1], linewidth=1.3)
     axes.set_title("Learning rate")
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0.0)
@@ -190,37 +187,35 @@ def _draw_rate(axes: Axes, run: RunLog) -> None:
     axes.grid(axis="y")
 
 
-def _draw_rates(axes: Axes, run: RunLog) -> None:
-    # From the input up to the output, whatever the order of the log.
-    places = ["embeddings", *(f"layer_{layer}" for layer in range(run.layers)), "heads"]
-    rates = np.array([[run.rates(line).get(place, np.nan) for line in run.training] for place in places])
+def _draw_group_learning_rates(axes: Axes, run: RunLog) -> None:
+    groups = ["embeddings", *(f"layer_{layer}" for layer in range(run.layers)), "heads"]
+    values = np.array([[run.learning_rates(line).get(group, np.nan) for line in run.training] for group in groups])
     edges = np.array([0, *(line["step"] for line in run.training)])
-    norm = Normalize(0.0, np.nanmax(rates, initial=1e-12))
-    learning = np.ma.masked_invalid(np.ma.masked_equal(rates, 0.0))
+    norm = Normalize(0.0, np.nanmax(values, initial=1e-12))
+    learning = np.ma.masked_invalid(np.ma.masked_equal(values, 0.0))
     _heat_map(axes, edges, learning, "YlGnBu", norm, "learning rate\n(gray: 0)")
-    axes.set_title("Learning rate of each place")
-    _label_rows(axes, [place.replace("_", " ") for place in places])
+    axes.set_title("Learning rate of each parameter group")
+    _label_rows(axes, [group.replace("_", " ") for group in groups])
 
 
 def _draw_layers(axes: Axes, run: RunLog) -> None:
     prefix, lines, edges = _layer_lines(run)
     losses = np.array([run.layer_losses(line, prefix) for line in lines]).T
-    # What is 0 has no logarithm.
+    # The color scale is logarithmic: mask zeros.
     losses = np.ma.masked_invalid(np.ma.masked_less_equal(losses, 0.0))
     least, most = (losses.min(), losses.max()) if losses.count() else (1.0, 1.0)
     norm = LogNorm(least, most if most > least else least * 1.01)
     _heat_map(axes, edges, losses, "viridis", norm, "weighted\ntransfer loss")
-    where = "on held-out text" if prefix else "in training (gray: not computed)"
-    known = "" if run.planned else ", not weighted"
-    axes.set_title(f"Distance of each layer from the teacher's {where}{known}")
+    data = "on held-out text" if prefix else "in training (gray: not computed)"
+    weighting = "" if run.planned else ", not weighted"
+    axes.set_title(f"Transfer loss of each layer {data}{weighting}")
     _label_rows(axes, [f"layer {layer}" for layer in range(run.layers)])
 
 
 def _layer_lines(run: RunLog) -> tuple[str, list[Line], np.ndarray]:
-    """The lines that have the layers' losses, the prefix of their keys, and the step edges [lines + 1] between them.
+    """Returns the prefix of keys, the lines with layer losses, and the step edges [lines + 1] of their columns.
 
-    An evaluation is of one step: its column reaches halfway to the next one. A training line is of all steps since
-    the last one.
+    The column of an evaluation reaches halfway to the next one; that of a training line covers its logging window.
     """
     if len(run.evaluations) < 2:
         return "", run.training, np.array([0, *(line["step"] for line in run.training)])
@@ -242,11 +237,11 @@ def _draw_speed(axes: Axes, run: RunLog) -> None:
 def _heat_map(
     axes: Axes, edges: np.ndarray, values: np.ma.MaskedArray, colors: str, norm: Normalize, label: str
 ) -> None:
-    """A row for each of values' [rows, columns], the first one at the bottom; the columns lie between edges."""
+    """Draws values [rows, columns], the first row at the bottom, with columns between `edges` [columns + 1]."""
     mesh = axes.pcolormesh(edges, np.arange(values.shape[0] + 1), values, cmap=colors, norm=norm, rasterized=True)
     axes.set_facecolor(rcParams["grid.color"])
     assert axes.figure is not None
-    # In the margin that the legends take anyway.
+    # In the margin next to the axes, like the legends.
     bar = axes.figure.colorbar(mesh, cax=axes.inset_axes((1.012, 0.0, 0.014, 1.0)), label=label)
     if isinstance(norm, LogNorm):
         _label_logarithms(bar.ax.yaxis, *bar.ax.get_ylim())
@@ -255,7 +250,7 @@ def _heat_map(
 
 
 def _label_logarithms(axis: Axis, low: float, high: float) -> None:
-    """Plain numbers at the powers of ten; where there are few of them, between them as well."""
+    """Labels powers of ten with plain numbers, and values between them if the range is small."""
     axis.set_major_formatter("{x:g}")
     few = high / low < 200
     axis.set_minor_locator(LogLocator(subs=(2.0, 3.0, 5.0) if few else "auto"))
@@ -268,8 +263,8 @@ def _label_rows(axes: Axes, names: list[str]) -> None:
 
 
 def _name_stages(axes: Axes, run: RunLog) -> None:
-    """Write the stages' names above the axes, and its title above them; upright or not at all where room is little."""
-    free = 0.0  # inches from the left, up to where names stand
+    """Writes stage names above the axes and moves the title up. Names are rotated or omitted if space is short."""
+    free = 0.0  # right end of the last name, in inches
     tallest = 0.0
     for stage in run.stages:
         begin, end = (min(step, run.step) / run.step * _DRAWING_WIDTH for step in (stage.start, stage.end))

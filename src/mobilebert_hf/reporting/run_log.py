@@ -1,4 +1,4 @@
-"""What a run's folder says of its training: log lines, stages and the recipe, as one object."""
+"""Reads the log, stages and recipe of a run folder."""
 
 import json
 import re
@@ -20,17 +20,17 @@ TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention", "relation")
 
 @dataclass(frozen=True)
 class RunLog:
-    """A run, finished or not.
+    """A finished or running run.
 
     Args:
-        folder: Where it is.
-        step: Steps done, as far as the folder knows: at the end of the run or at the newest checkpoint.
-        total_steps: Steps of the whole run.
-        training: Log lines of training, by step; each tells of the steps since the one before.
-        evaluations: Log lines of evaluation, by step, and `eval_results.json` as the last one.
-        layers: How many layers the networks have; 0 where the lines tell nothing of layers.
-        recipe: The text of `recipe.yaml`, if there is one.
-        planned: The stages that the run was planned with, if it says.
+        folder: The run folder.
+        step: Global step of the end of the run or the newest checkpoint.
+        total_steps: Number of steps of the whole run.
+        training: Training log lines in order of steps. Each covers the steps since the previous one.
+        evaluations: Evaluation log lines in order of steps; the last is `eval_results.json` if the run is finished.
+        layers: Number of layers; 0 if the run is not a distillation.
+        recipe: Text of `recipe.yaml`, if it exists.
+        planned: Contents of `stages.json`, if it exists.
     """
 
     folder: Path
@@ -44,17 +44,17 @@ class RunLog:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
+        """Whether the run has finished all steps."""
         return self.step >= self.total_steps
 
     @property
     def is_distillation(self) -> bool:
-        """Whether a teacher's knowledge was transferred."""
+        """Whether the run is a distillation."""
         return "stage" in self.training[-1]
 
     @property
     def title(self) -> str:
-        """What the run is, in a few words."""
+        """Title of the report."""
         if not self.is_distillation:
             return f"{self.folder.resolve().name}: pre-training"
         strategy = f"{self.planned.strategy} knowledge transfer" if self.planned else "knowledge transfer"
@@ -62,13 +62,13 @@ class RunLog:
 
     @cached_property
     def windows(self) -> list[tuple[int, Line]]:
-        """Each training line, after the number of steps that were done when its window began."""
+        """(first global step, training line) of each logging window."""
         starts = [0, *(int(line["step"]) for line in self.training[:-1])]
         return list(zip(starts, self.training, strict=True))
 
     @cached_property
     def stages(self) -> list[RunStage]:
-        """The stages that have begun; of a pre-training run, the only one."""
+        """Stages that have started. Pre-training has one stage."""
         if self.planned is not None:
             return [stage for stage in self.planned.stages if stage.start < self.step]
         if not self.is_distillation:
@@ -76,11 +76,11 @@ class RunLog:
         return self._stages_of_lines()
 
     def _stages_of_lines(self) -> list[RunStage]:
-        """The stages as far as the lines tell: they change where `stage` does, give or take a logging window."""
+        """Infers stages from `stage` in the log lines, exact to a logging window."""
         stages: dict[int, RunStage] = {}
         for start, line in self.windows:
             index = int(line["stage"])
-            # A window's first line in a stage can tell of the stage before as well; its last line does not.
+            # The first line of a stage can include the end of the previous stage; later lines do not.
             stages[index] = RunStage(
                 name=f"stage {index}",
                 start=stages[index].start if index in stages else start,
@@ -91,7 +91,7 @@ class RunLog:
         return list(stages.values())
 
     def term(self, line: Line, name: str, stage: RunStage, prefix: str = "") -> float:
-        """A loss term of a line: for a transfer term, the mean of the stage's layers that have it; else NaN."""
+        """Returns a loss term of a line, NaN if missing. Transfer terms are averaged over the layers of the stage."""
         if name not in TRANSFER_TERMS:
             return line.get(prefix + name, np.nan) if stage.pretraining or prefix else np.nan
         values = [line.get(f"{prefix}layer_{layer}/{name}", np.nan) for layer in stage.layers]
@@ -99,23 +99,23 @@ class RunLog:
         return float(np.mean(known)) if known else np.nan
 
     def curve(self, name: str, stage: RunStage) -> tuple[list[int], list[float]]:
-        """Steps and values of a term in a stage. A window that reaches out of the stage counts up to its end."""
+        """Returns steps and values of a term in a stage. Logging windows are clipped at the end of the stage."""
         lines = [line for start, line in self.windows if start < stage.end and line["step"] > stage.start]
         return [min(int(line["step"]), stage.end) for line in lines], [self.term(line, name, stage) for line in lines]
 
     def lines_within(self, stage: RunStage) -> list[Line]:
-        """The training lines that tell of this stage alone."""
+        """Returns the training lines whose logging window is within the stage."""
         return [line for start, line in self.windows if stage.start <= start and line["step"] <= stage.end]
 
     @property
     def total_stages(self) -> int:
-        """How many stages there will have been in the end; 0 where the run does not say."""
+        """Number of planned stages; 0 if unknown."""
         return len(self.planned.stages) if self.planned else 0
 
     def layer_losses(self, line: Line, prefix: str = "") -> list[float]:
-        """For each layer the weighted sum of its transfer terms; NaN where they were not computed.
+        """Returns the weighted sum of the transfer terms of each layer; NaN where they were not computed.
 
-        Where the run does not say its weights, all are 1.
+        All weights are 1 if the run has no `stages.json`.
         """
         weights = self.planned.loss_weights if self.planned else dict.fromkeys(TRANSFER_TERMS, 1.0)
         losses = []
@@ -125,21 +125,21 @@ class RunLog:
             losses.append(sum(known) if known else np.nan)
         return losses
 
-    def rates(self, line: Line) -> dict[str, float]:
-        """The learning rate of each place at a line's last step; empty where the line does not say."""
+    def learning_rates(self, line: Line) -> dict[str, float]:
+        """Returns the learning rate of each parameter group at a line's last step; empty if not logged."""
         return {key.split("/")[1]: value for key, value in line.items() if key.startswith("learning_rate/")}
 
 
 def read_run(folder: str | Path) -> RunLog:
-    """Reads the folder of a run of pre-training or distillation.
+    """Reads the folder of a pre-training or distillation run.
 
-    A finished run's log is in `trainer_state.json`; that of a run that goes on, in its newest checkpoint.
+    The log of a finished run is in `trainer_state.json`, that of a running one in its newest checkpoint.
 
     Args:
-        folder: The run's `output_dir`.
+        folder: `output_dir` of the run.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no state in it.
+        FileNotFoundError: The folder does not exist or has no trainer state.
         ValueError: A file is damaged, or nothing has been logged yet.
     """
     folder = Path(folder)
@@ -148,12 +148,12 @@ def read_run(folder: str | Path) -> RunLog:
     lines = state["log_history"]
     training = [line for line in lines if "loss" in line]
     if not training:
-        raise ValueError(f"{source} has no line of training yet: wait until logging_steps steps are done and saved.")
+        raise ValueError(f"{source} has no training log yet. Wait until logging_steps steps are done and saved.")
     evaluations = [line for line in lines if "eval_loss" in line]
     step, total_steps = int(state["global_step"]), int(state["max_steps"])
     results = folder / "eval_results.json"
     if results.is_file() and step >= total_steps:
-        # The evaluation of the finished network; the Trainer may just have made the same one.
+        # The evaluation of the finished model replaces one that the Trainer logged at the same step.
         evaluations = [line for line in evaluations if line["step"] < step] + [{**_read_json(results), "step": step}]
     layers = _count_layers(source.with_name("config.json"), training) if "stage" in training[-1] else 0
     recipe = folder / RECIPE
@@ -171,20 +171,20 @@ def read_run(folder: str | Path) -> RunLog:
 
 def _newest_state(folder: Path) -> Path:
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}: give the output_dir of a recipe.")
+        raise FileNotFoundError(f"Folder {folder} does not exist: expected the output_dir of a run.")
     checkpoints = {}
     for path in folder.glob(f"checkpoint-*/{STATE}"):
         if match := re.fullmatch(r"checkpoint-(\d+)", path.parent.name):
             checkpoints[int(match[1])] = path
     newest = max(checkpoints, default=0)
     final = folder / STATE
-    # A finished run that was made longer has newer checkpoints.
+    # A finished run that was extended has newer checkpoints.
     if final.is_file() and int(_read_json(final)["global_step"]) >= newest:
         return final
     if not checkpoints:
         raise FileNotFoundError(
-            f"{folder} has neither {STATE} nor checkpoint-<step>/{STATE}: it is no run of a recipe, or its first "
-            "checkpoint (save_steps) is not written yet."
+            f"{folder} has neither {STATE} nor checkpoint-<step>/{STATE}. It is not a run folder, or the first "
+            "checkpoint (save_steps) has not been written yet."
         )
     return checkpoints[newest]
 
@@ -197,7 +197,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _count_layers(config: Path, lines: list[Line]) -> int:
-    """As the network's configuration says; without one, as many as the lines name."""
+    """Returns `num_hidden_layers` of the configuration, or the number of layers in the log if it does not exist."""
     if config.is_file():
         return int(_read_json(config)["num_hidden_layers"])
     named = (re.search(r"layer_(\d+)", key) for line in lines for key in line)

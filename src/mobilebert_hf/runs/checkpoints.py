@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there, and known to be so.
+"""Atomic checkpoints with digests.
 
-A checkpoint is written into a folder aside, gets a manifest of its files and their digests, and is renamed. A process
-that dies while writing leaves the folder aside, which the next one removes; a file that is damaged later does not fit
-its digest any more.
+A checkpoint is written to a staging folder, gets a manifest with the digests of its files, and is renamed. An
+interrupted process leaves the staging folder, which the next one removes. Files that are damaged later no longer match
+their digests.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ REPLACED = "replaced-"
 
 
 def publish(staging: Path, final: Path) -> None:
-    """Writes the manifest of a finished folder, flushes all of it to the disk, and renames it.
+    """Writes the manifest of a complete staging folder, flushes everything to disk, and renames it to `final`.
 
-    An older `final` is moved to where `staging` is, for the caller to remove.
+    An existing `final` is moved next to `staging`; the caller removes it.
     """
     files = {}
     for path in sorted(path for path in staging.rglob("*") if path.is_file()):
@@ -42,7 +42,7 @@ def publish(staging: Path, final: Path) -> None:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint: a file that is missing or changed, or no manifest; None if it is whole."""
+    """Returns what is wrong with a checkpoint (manifest or file missing, file changed), or None if it is valid."""
     try:
         files = json.loads((checkpoint / MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -52,16 +52,15 @@ def find_damage(checkpoint: Path) -> str | None:
         if not path.is_file():
             return f"{name} is missing"
         if _digest(path) != digest:
-            return f"{name} is not what was written ({path.stat().st_size} bytes)"
+            return f"{name} has changed since it was written ({path.stat().st_size} bytes)"
     return None
 
 
 def last_good_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint of a run.
+    """Returns the newest valid checkpoint of a run, or None.
 
-    Newer ones that are damaged are named in a warning and renamed to `damaged-checkpoint-<step>`, so that nothing
-    takes them for good ones. What an interrupted process was writing is removed, or published where only that was
-    left to do.
+    Newer damaged checkpoints are logged and renamed to `damaged-checkpoint-<step>`. Staging folders of interrupted
+    processes are removed, or published if they are complete.
     """
     output_dir = Path(output_dir)
     for written in (output_dir / STAGING).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
@@ -72,15 +71,15 @@ def last_good_checkpoint(output_dir: str | Path) -> Path | None:
         damage = find_damage(checkpoint)
         if damage is None:
             return checkpoint
-        aside = checkpoint.with_name(DAMAGED + checkpoint.name)
-        logger.warning("%s is damaged: %s. It is skipped, and kept as %s.", checkpoint, damage, aside.name)
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(checkpoint, aside)
+        renamed = checkpoint.with_name(DAMAGED + checkpoint.name)
+        logger.warning("%s is damaged: %s. It is skipped and renamed to %s.", checkpoint, damage, renamed.name)
+        shutil.rmtree(renamed, ignore_errors=True)
+        os.replace(checkpoint, renamed)
     return None
 
 
-def step_of(checkpoint: str | Path) -> int:
-    """The global step after which a checkpoint was written."""
+def checkpoint_step(checkpoint: str | Path) -> int:
+    """Returns the global step of a checkpoint."""
     return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"])
 
 

@@ -1,4 +1,4 @@
-"""What a folder of exports holds, by its `export.json`: graphs of one model, and what is known of each."""
+"""`export.json`, the manifest of an export folder: the exported model and its graphs."""
 
 import hashlib
 import json
@@ -15,19 +15,19 @@ from ..files import locked, move_files, remove
 from .schema import read_record, write_record
 
 MANIFEST = "export.json"
-# Of what all configurations of the library have, what a graph depends on.
+# Fields of the base `PreTrainedConfig` that an exported graph depends on.
 COMMON = ("architectures", "id2label")
 
 
 @dataclass(frozen=True)
 class GraphScores:
-    """What a graph scores on a task, and the PyTorch model in float32: metrics in percent.
+    """Scores of a graph and of the PyTorch model on a task.
 
     Args:
-        dataset: Hub id of the examples, or their file's or folder's name.
-        split: Which of it.
-        pytorch: The PyTorch model's.
-        graph: The graph's.
+        dataset: Hub id of the data set, or the name of its file or folder.
+        split: Split of the data set.
+        pytorch: Metrics of the PyTorch model in float32, in percent.
+        graph: Metrics of the graph, in percent.
     """
 
     dataset: str
@@ -38,14 +38,14 @@ class GraphScores:
 
 @dataclass
 class Graph:
-    """What is known of a graph.
+    """An exported graph.
 
     Args:
-        folded: Whether norms are folded.
+        folded: Whether the norms are folded.
         quantize: `"int8"`, `"int8-static"`, or None for float32.
-        relative_errors: How far each output is off, relative to its largest value.
-        version: Of this package, that exported it.
-        scores: By task, as far as it was scored.
+        relative_errors: Error of each output, relative to its largest value.
+        version: Version of this package that exported the graph.
+        scores: Scores by task.
     """
 
     folded: bool
@@ -57,13 +57,13 @@ class Graph:
 
 @dataclass
 class Manifest:
-    """What a folder of exports holds.
+    """The contents of `export.json`.
 
     Args:
-        model: Hub id or folder of the model.
-        fingerprint: Of the model.
-        task: The Hub's name of what it is for.
-        graphs: By their paths in the folder.
+        model: Hub id or folder of the exported model.
+        fingerprint: `fingerprint` of the model.
+        task: The Hub's name of the model's task.
+        graphs: Graphs by path in the folder.
     """
 
     model: str = ""
@@ -73,9 +73,9 @@ class Manifest:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A digest of a model's weights and configuration, by which it is known wherever it lies: SHA-256.
+    """Returns the SHA-256 of a model's weights and configuration.
 
-    The same in every version of transformers that knows the same fields of such a model.
+    It is the same in all versions of transformers that define the same fields for the configuration class.
     """
     kinds = type(model.config).__mro__
     own = {name for kind in kinds[: kinds.index(PreTrainedConfig)] for name in get_annotations(kind)}
@@ -88,77 +88,76 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def open_manifest(folder: Path) -> Manifest:
-    """What a folder holds already that an export is to be written to.
+    """Reads the manifest of an export folder, or creates an empty one if the folder is new or empty.
 
     Raises:
-        ValueError: It holds something else, or is a file.
+        ValueError: The folder contains other files, or is a file.
     """
     if folder.is_file():
-        raise ValueError(f"{folder} is a file: name a folder.")
+        raise ValueError(f"{folder} is a file: expected a folder.")
     if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
         return Manifest()
     if not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder} holds something that is no export: name a new folder, or empty it.")
+        raise ValueError(f"{folder} contains files but no {MANIFEST}. Choose a new folder, or empty it.")
     return read_manifest(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What an export's folder holds.
+    """Reads the manifest of an export folder.
 
     Raises:
-        ValueError: It is not an export's, or its manifest is damaged; names the field.
+        ValueError: The folder has no manifest, or the manifest is damaged.
     """
     if not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder} holds no export: there is no {MANIFEST} in it.")
+        raise ValueError(f"{folder} is not an export: it has no {MANIFEST}.")
     return read_record(folder / MANIFEST, Manifest)
 
 
 @contextmanager
-def adding(folder: Path, place: str, identity: str) -> Iterator[tuple[Manifest, Path]]:
-    """Lends what a folder's `export.json` says and a folder aside, which go into it afterwards, or not at all.
+def add_export(folder: Path, source: str, identity: str) -> Iterator[tuple[Manifest, Path]]:
+    """Yields the manifest and a staging folder. Moves both into `folder` if the block succeeds.
 
     Args:
-        folder: Of exports; new, empty, or of the same model. One process at a time adds to it, others wait.
-        place: Where the model is: its Hub id, or its folder.
-        identity: Its `fingerprint`.
+        folder: Export folder: new, empty, or with exports of the same model. It is locked; other processes wait.
+        source: Hub id or folder of the model.
+        identity: `fingerprint` of the model.
 
     Raises:
-        ValueError: The folder holds something else, or exports of another model, or of what this one was before it was
-            trained on.
+        ValueError: The folder contains other files, or exports of a model with another fingerprint.
     """
-    aside = folder / ".part"  # the folder may be a disk of its own, with nothing beside it
+    staging = folder / ".part"  # inside the folder, because the folder can be a mount point
     with locked(folder):
         manifest = open_manifest(folder)
         if manifest.graphs and manifest.fingerprint != identity:
             raise ValueError(
-                f"{folder} holds exports of {manifest.model}, with other weights or another configuration than "
-                f"{place} has: name another folder, or empty it."
+                f"{folder} has exports of {manifest.model} with other weights or another configuration than {source}. "
+                "Choose another folder, or empty it."
             )
-        remove(aside)  # of a process that was killed
-        aside.mkdir()
+        remove(staging)  # left by a killed process
+        staging.mkdir()
         try:
-            yield manifest, aside
-            manifest.model, manifest.fingerprint = place, identity
-            # What is being replaced is not listed in between: whoever is cut off leaves no graph under another's name.
-            staying = {name: graph for name, graph in manifest.graphs.items() if not (aside / name).exists()}
-            write_manifest(folder, replace(manifest, graphs=staying))
-            for part in (*(path for path in aside.iterdir() if path.is_dir()), aside):
-                move_files(part, folder / part.relative_to(aside))
+            yield manifest, staging
+            manifest.model, manifest.fingerprint = source, identity
+            # Unlist replaced graphs first, so that an interruption leaves no graph with the entry of another.
+            unchanged = {name: graph for name, graph in manifest.graphs.items() if not (staging / name).exists()}
+            write_manifest(folder, replace(manifest, graphs=unchanged))
+            for part in (*(path for path in staging.iterdir() if path.is_dir()), staging):
+                move_files(part, folder / part.relative_to(staging))
             write_manifest(folder, manifest)
         finally:
-            remove(aside)
+            remove(staging)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replaces what `export.json` says."""
+    """Writes `export.json`."""
     write_record(folder / MANIFEST, manifest)
 
 
 def graph_files(folder: Path, name: str) -> list[Path]:
-    """A graph of an export, and what lies beside it under the same name, such as OpenVINO's weights."""
+    """Returns the files of a graph, including weights in a separate file (OpenVINO)."""
     return sorted((folder / name).parent.glob(f"{Path(name).stem}.*"))
 
 
 def graph_size(folder: Path, name: str) -> int:
-    """Of a graph of an export, with what lies beside it, in bytes."""
+    """Returns the size of all files of a graph, in bytes."""
     return sum(path.stat().st_size for path in graph_files(folder, name))

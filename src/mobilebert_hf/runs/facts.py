@@ -1,7 +1,6 @@
-"""What a model is, as the run that made it says in `facts.json`: cards and publishing read this and nothing else.
+"""`facts.json`: what a model is, written by the run that produced it and read by cards, reports and publishing.
 
-Whatever makes a model writes a `ModelFacts` into its folder, beside the recipe. A new kind of run needs no change in
-what reads.
+Every producer of a model writes a `ModelFacts` to the run folder. Readers do not depend on the producer.
 """
 
 import json
@@ -15,24 +14,24 @@ from .run_folder import RECIPE, Recipe
 from .schema import read_record, write_record
 
 FACTS, PICTURE = "facts.json", "report.png"
-# Metrics of held-out text, by the names that trainers log: what they are called, and their form.
+# Logged metrics of held-out text -> displayed name and format.
 HELD_OUT = {
     "eval_masked_lm_loss": ("masked-LM loss", "{:.3f}"),
     "eval_masked_lm_accuracy": ("masked-LM accuracy", "{:.1%}"),
     "eval_next_sentence_loss": ("next-sentence loss", "{:.3f}"),
     "eval_next_sentence_accuracy": ("next-sentence accuracy", "{:.1%}"),
 }
-HELD_OUT_NOTE = "The corpus' own held-out documents."
+HELD_OUT_NOTE = "Measured on held-out documents of the corpus."
 
 
 @dataclass(frozen=True)
 class Source:
-    """The model that a model was made from.
+    """The teacher or base model of a model.
 
     Args:
         role: `"teacher"` or `"base"`.
-        name: For people; of a local path the last part alone.
-        hub_id: If it is on the Hub.
+        name: Displayed name: Hub id, or last part of a local path.
+        hub_id: Hub id, if the model is on the Hub.
     """
 
     role: str
@@ -40,30 +39,28 @@ class Source:
     hub_id: str | None = None
 
     @classmethod
-    def of(cls, role: str, place: str | None) -> "Source | None":
-        """What is at a Hub id or in a folder; None where nothing is named."""
-        if not place:
-            return None
-        return cls(role, public_name(place), hub_id(place))
+    def of(cls, role: str, model: str | None) -> "Source | None":
+        """Creates the source for a Hub id or folder; None if `model` is empty."""
+        return cls(role, public_name(model), hub_id(model)) if model else None
 
     @property
     def markdown(self) -> str:
-        """The name, with a link to the Hub if it is there."""
+        """The name, with a link if the model is on the Hub."""
         return f"[{self.name}](https://huggingface.co/{self.hub_id})" if self.hub_id else f"`{self.name}`"
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number that a run measured on a data set.
+    """A score on a data set.
 
     Args:
-        task: The Hub's name for the kind of task, as `"text-classification"`.
-        name: The data set's, for people.
-        dataset: The data set's id on the Hub.
-        config: Which part of it, or None.
-        split: Which split.
-        metric: The Hub's name of the metric.
-        value: In the metric's unit; shares in percent.
+        task: Task type on the Hub, such as `"text-classification"`.
+        name: Displayed name of the data set.
+        dataset: Hub id of the data set.
+        config: Configuration of the data set, or None.
+        split: Split of the data set.
+        metric: Name of the metric on the Hub.
+        value: Value in the unit of the metric; fractions in percent.
     """
 
     task: str
@@ -77,18 +74,18 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model when it is made. No local path is in it.
+    """Facts of a model. They contain no local paths.
 
     Args:
-        summary: What the model is, in a few sentences of Markdown; `{source}` stands for `source`.
-        source: What it was made from.
-        datasets: Hub ids of what it was trained on.
-        scores: What was measured on data sets that others have, too.
-        results: A table of everything that was measured, its first row the heading.
-        results_note: Where its numbers come from.
-        picture: The file that the run's losses are drawn to, if they are.
-        command: What makes the model again from its recipe.
-        version: Of this package.
+        summary: Description in a few sentences of Markdown; `{source}` is replaced by `source`.
+        source: Teacher or base model.
+        datasets: Hub ids of the training data.
+        scores: Scores on public data sets.
+        results: Table of all results, heading first.
+        results_note: How the results were measured.
+        picture: File name of the plot of losses, if there is one.
+        command: Command that reproduces the model from its recipe.
+        version: Version of this package.
     """
 
     summary: str = ""
@@ -102,7 +99,7 @@ class ModelFacts:
     version: str = field(default_factory=describe_version)
 
     def with_held_out(self, measured: Mapping[str, float]) -> "ModelFacts":
-        """The same with a table of the metrics of held-out text, unless there is a table already."""
+        """Returns a copy with a table of the metrics of held-out text, unless `results` is set."""
         rows = [(name, form.format(measured[key])) for key, (name, form) in HELD_OUT.items() if key in measured]
         if self.results or not rows:
             return self
@@ -115,13 +112,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """A model's folder as cards and publishing see it.
+    """The contents of a model folder, for cards and publishing.
 
     Args:
-        folder: The model's.
-        config: The model's configuration, as its `config.json` says.
-        facts: What the run says.
-        arguments: The recipe's, as far as they are not at their defaults.
+        folder: Folder of the model.
+        config: Contents of `config.json`.
+        facts: Contents of `facts.json`.
+        arguments: Arguments of the recipe that differ from their defaults.
     """
 
     folder: Path
@@ -131,15 +128,15 @@ class ModelRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "ModelRecord":
-        """What a folder tells.
+        """Reads a model folder.
 
         Raises:
-            FileNotFoundError: There is no `config.json`.
-            ValueError: `facts.json` is damaged, or `recipe.yaml` does not say what made it.
+            FileNotFoundError: The folder has no `config.json`.
+            ValueError: `facts.json` or `recipe.yaml` is damaged.
         """
         path = folder / "config.json"
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no model: there is no config.json in it.")
+            raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json.")
         recipe = Recipe.read(folder / RECIPE) if (folder / RECIPE).is_file() else None
         if (folder / FACTS).is_file():
             facts = read_record(folder / FACTS, ModelFacts)
@@ -150,20 +147,20 @@ class ModelRecord:
 
 
 def hub_id(name: str) -> str | None:
-    """A name of a model or data set if it is one on the Hub, and no path."""
+    """Returns `name` if it is the Hub id of a model or data set; None if it is a path."""
     return None if Path(name).exists() or name.count("/") != 1 else name
 
 
 def public_name(name: str) -> str:
-    """A Hub id as it is, and of a path the last part: the others are nobody else's business."""
+    """Returns a Hub id unchanged, and the last part of a path, so that local paths are not published."""
     return hub_id(name) or Path(name).name
 
 
 def hub_ids(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """Those names that are on the Hub."""
+    """Returns the names that are Hub ids."""
     return tuple(name for name in map(hub_id, names) if name)
 
 
 def recipe_command(name: str) -> str:
-    """What starts a recipe of this project in a run's folder."""
+    """Returns the command that runs `recipe.yaml` of a run folder."""
     return f"accelerate launch recipes/{name}.py --config {RECIPE}"

@@ -1,4 +1,4 @@
-"""Where trainers hand over what they have made. Cards and publishing are above them, and register here."""
+"""The interface by which trainers write cards and publish. `hub` implements it and registers here."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -7,26 +7,26 @@ from .facts import ModelRecord
 
 
 class Publisher(Protocol):
-    """What makes cards, and publishes."""
+    """Writes model cards and publishes models."""
 
     def write_card(self, record: ModelRecord, **fields: Any) -> None:
-        """Writes a model's card into its folder; `fields` are the card's, such as `license`."""
+        """Writes the card of a model to its folder; `fields` are card fields such as `license`."""
 
     def publish(
         self, folder: str, repo: str, record: ModelRecord, options: Mapping[str, Any], fields: Mapping[str, Any]
     ) -> Any:
-        """Publishes the model in `folder`, of which `record` tells; `options` are `hub.publish`'s."""
+        """Publishes the model in `folder`; `options` are arguments of `hub.publish`, `fields` are card fields."""
 
 
 _registered: list[Publisher] = []
 
 
 def register_publisher(publisher: Publisher) -> None:
-    """Names who makes cards; see `registration.py`."""
+    """Registers the publisher; called by `registration.py`."""
     _registered[:] = [publisher]
 
 
 def get_publisher() -> Publisher:
-    """Who makes cards."""
+    """Returns the registered publisher."""
     [publisher] = _registered
     return publisher

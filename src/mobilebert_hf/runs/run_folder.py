@@ -1,4 +1,4 @@
-"""The folder of a run: one process tree at a time writes to it, and it says what the run was made with."""
+"""The folder of a run: its lock, and `recipe.yaml` with the arguments of the run."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
-# What `TrainingArguments` makes of fields that nobody set. (A token is never written down.)
+# Values that `TrainingArguments` gives to fields that were not set. (Tokens are never written.)
 LIBRARY_DEFAULTS = {
     "activation_checkpointing": False,
     "gradient_checkpointing": False,
@@ -34,12 +34,12 @@ LIBRARY_DEFAULTS = {
 
 
 class Recipe(NamedTuple):
-    """What `recipe.yaml` says.
+    """The contents of `recipe.yaml`.
 
     Args:
-        classes: The names of the dataclasses of the recipe, in order.
-        values: Every argument that is not at its default.
-        version: Of this package, that the run was made with.
+        classes: Names of the argument dataclasses, in order.
+        values: Arguments that differ from their defaults.
+        version: Version of this package.
     """
 
     classes: tuple[str, ...]
@@ -48,39 +48,38 @@ class Recipe(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
-        """A file that `write` has written.
+        """Reads a file written by `write`.
 
         Raises:
-            ValueError: It does not begin with comments that name the classes and the version.
+            ValueError: The file does not start with the comments that name classes and version.
         """
         text = path.read_text(encoding="utf-8")
         comments = [line.removeprefix("# ") for line in text.splitlines()[:2] if line.startswith("# ")]
         if len(comments) < 2:
             raise ValueError(
-                f"{path} does not say what made it: its first two lines must be comments with the classes of its "
-                "arguments and with the version of mobilebert-hf, as a run writes them."
+                f"{path}: expected two comment lines at the start, the argument classes and the version of "
+                "mobilebert-hf, as written by a run."
             )
         return cls(tuple(comments[0].split(", ")), yaml.safe_load(text) or {}, comments[1])
 
     def write(self, path: Path) -> None:
-        """Writes a recipe that can be run as it is."""
+        """Writes a recipe that can be run again."""
         values = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
         atomic_write_text(path, f"# {', '.join(self.classes)}\n# {self.version}\n{values}")
 
 
 @contextmanager
 def open_run_folder(training: TrainingArguments, arguments: Sequence[Any]) -> Iterator[Path]:
-    """Keeps other runs out of `training.output_dir`, and writes the recipe there.
+    """Locks `training.output_dir` for this run and writes `recipe.yaml`.
 
-    `recipe.yaml` has every argument that is not at its default and this package's version, and is a recipe itself.
-    Where a run goes on with other arguments than it began with, a warning names them.
+    If a resumed run has other arguments than before, a warning lists them.
 
     Args:
-        training: Of this run.
-        arguments: All dataclasses of the recipe, `training` among them.
+        training: Training arguments of the run.
+        arguments: All argument dataclasses of the recipe, `training` included.
 
     Raises:
-        ValueError: Another run writes to this folder now.
+        ValueError: Another run uses the folder.
     """
     folder = Path(training.output_dir or ".")
     if training.process_index > 0:
@@ -92,8 +91,8 @@ def open_run_folder(training: TrainingArguments, arguments: Sequence[Any]) -> It
         lock.acquire()
     except Timeout as error:
         raise ValueError(
-            f"{folder} is in use by another run: wait for it or end it (a launcher that was killed can leave its "
-            "processes behind), or choose another output_dir."
+            f"{folder} is in use by another run. Wait for it, stop it (a killed launcher can leave processes), "
+            "or choose another output_dir."
         ) from error
     try:
         classes = tuple(type(argument).__name__ for argument in arguments)
@@ -104,9 +103,9 @@ def open_run_folder(training: TrainingArguments, arguments: Sequence[Any]) -> It
 
 
 def find_checkpoint(training: TrainingArguments) -> str | None:
-    """Where the run goes on: its newest whole checkpoint, else `resume_from_checkpoint`, else nowhere.
+    """Returns the checkpoint to resume from: the newest valid one, else `resume_from_checkpoint`, else None.
 
-    One process looks (see `last_good_checkpoint`), and tells the others.
+    The first process searches (see `last_good_checkpoint`) and broadcasts the result.
     """
     found: list[str | None] = [None]
     if training.process_index == 0:
@@ -124,12 +123,12 @@ def _write_recipe(path: Path, recipe: Recipe) -> None:
         if before.get(name) != values.get(name)
     ]
     if changed:
-        logger.warning("%s was begun with other arguments: %s.", path.parent, "; ".join(changed))
+        logger.warning("%s was started with other arguments: %s.", path.parent, "; ".join(changed))
     recipe.write(path)
 
 
 def resolve(arguments: Sequence[Any]) -> dict[str, Any]:
-    """The fields of dataclasses that are not at their defaults, in values that YAML knows."""
+    """Returns the fields of dataclasses that differ from their defaults, as YAML values."""
     values: dict[str, Any] = {}
     for argument in arguments:
         given = argument.to_dict() if isinstance(argument, TrainingArguments) else vars(argument)

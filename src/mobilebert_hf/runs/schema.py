@@ -1,4 +1,4 @@
-"""JSON files as dataclasses: what is read is checked against their types, and an error names file and field."""
+"""Reads and writes dataclasses as JSON, with type checks. Errors name the file and the field."""
 
 import json
 from dataclasses import MISSING, asdict, fields, is_dataclass
@@ -12,21 +12,21 @@ Record = TypeVar("Record")
 
 
 def write_record(path: Path, record: Any) -> None:
-    """Writes a dataclass as JSON, whole or not at all."""
+    """Writes a dataclass as JSON, atomically."""
     atomic_write_text(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_record(path: Path, kind: type[Record]) -> Record:
-    """Reads what `write_record` wrote.
+    """Reads a file written by `write_record`.
 
     Args:
-        path: The file.
-        kind: A dataclass whose fields are str, int, float, bool, other such dataclasses, tuples of them of any
-            length, dictionaries with keys of type str, or any of these or None.
+        path: The JSON file.
+        kind: A dataclass. Field types can be str, int, float, bool, dataclasses, `tuple[T, ...]`, `dict[str, T]`, and
+            `T | None`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not JSON, lacks a field, has one that is unknown, or one of another type.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not JSON, or a field is missing, unknown or of the wrong type.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -39,15 +39,15 @@ def read_record(path: Path, kind: type[Record]) -> Record:
 
 
 def decode(kind: Any, value: Any, name: str) -> Any:
-    """A value of JSON as what a type annotation says.
+    """Converts a JSON value to the type of an annotation.
 
     Args:
-        kind: The annotation.
-        value: Of JSON.
-        name: Of the field, for errors, as `scores[0].value`; empty at the root.
+        kind: The type annotation.
+        value: The JSON value.
+        name: Path of the field for errors, such as `scores[0].value`; empty for the root.
 
     Raises:
-        ValueError: They do not fit; names the field.
+        ValueError: The value does not have this type.
     """
     origin = get_origin(kind)
     if origin in (Union, UnionType):

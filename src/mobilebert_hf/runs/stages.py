@@ -1,4 +1,4 @@
-"""The stages of a run, as `stages.json` says: reports read them, and do not know how a strategy made them."""
+"""`stages.json`: the stages of a run, for reports."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +10,15 @@ STAGES = "stages.json"
 
 @dataclass(frozen=True)
 class RunStage:
-    """A stretch of a run in which the same losses count.
+    """A range of steps with the same losses.
 
     Args:
-        name: What tables and pictures call it.
-        start: Steps that were done before it.
-        end: Steps that are done after it.
-        layers: Whose transfer losses count.
-        pretraining: Whether masked-LM and next-sentence losses count.
-        depth: How many layers run, where it is known.
+        name: Name in tables and plots.
+        start: Global step at which the stage starts.
+        end: Global step at which the stage ends.
+        layers: Layers whose transfer losses are used.
+        pretraining: Whether masked-LM and next-sentence losses are used.
+        depth: Number of layers that run, if known.
     """
 
     name: str
@@ -31,12 +31,12 @@ class RunStage:
 
 @dataclass(frozen=True)
 class RunStages:
-    """All stages of a run, from its first step to its last.
+    """All stages of a run.
 
     Args:
-        strategy: The name of the strategy of transfer.
-        stages: One after the other.
-        loss_weights: Of a layer's transfer terms, by the names that are logged.
+        strategy: Name of the strategy.
+        stages: Stages in order.
+        loss_weights: Weights of the transfer terms of a layer, by their names in the log.
     """
 
     strategy: str
@@ -45,10 +45,10 @@ class RunStages:
 
     @classmethod
     def read(cls, folder: Path) -> "RunStages | None":
-        """The stages of a run's folder; None where it has none.
+        """Reads the stages of a run folder; None if it has no `stages.json`.
 
         Raises:
-            ValueError: The file is damaged; names the field.
+            ValueError: The file is damaged.
         """
         path = folder / STAGES
         return read_record(path, cls) if path.is_file() else None

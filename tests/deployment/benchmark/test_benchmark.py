@@ -21,7 +21,7 @@ from mobilebert_hf.deployment.benchmark.networks import (
     precisions_of,
 )
 from mobilebert_hf.deployment.benchmark.report import HEADINGS, cells, detail_cells, limit_cells, mixed_cells
-from mobilebert_hf.deployment.benchmark.run import keep_others, parse_shape, write_graphs
+from mobilebert_hf.deployment.benchmark.run import parse_shape, reuse_results, write_graphs
 from mobilebert_hf.deployment.formats import FORMATS
 
 from ...finetuning.test_squad import write as write_squad
@@ -90,7 +90,7 @@ def check_details(results, runtime, precision, ours):
     heading, *lines = detail_cells(results, runtime, precision)
     assert len(heading) == len(lines[-1])
     if runtime != "LiteRT":
-        counted = sum(row["flops"] for row in measured["products"])
+        counted = sum(row["flops"] for row in measured["operators"])
         assert counted == pytest.approx(count_flops(ours, 16), rel=0.1)
         assert measured["peak_gflops"] > 1
         assert sum(int(line[3].removesuffix(" %")) for line in lines) == pytest.approx(100, abs=len(lines))
@@ -133,18 +133,18 @@ def results_of(*runtimes, threads=1):
 def test_other_runtimes_keep_their_results(tmp_path):
     path = tmp_path / "results.json"
     empty = results_of()
-    keep_others(path, empty, ["ONNX Runtime"], [(1, 8)])
+    reuse_results(path, empty, ["ONNX Runtime"], [(1, 8)])
     assert empty == results_of(), "there is nothing yet"
     path.write_text(json.dumps(results_of("PyTorch", "ONNX Runtime")))
     found = results_of()
     found["machine"]["version"] = "3"
-    keep_others(path, found, ["ONNX Runtime"], [(1, 8)])
+    reuse_results(path, found, ["ONNX Runtime"], [(1, 8)])
     assert found == {**results_of("PyTorch"), "machine": found["machine"]}
     other = results_of(threads=2)
-    keep_others(path, other, ["ONNX Runtime"], [(1, 8)])
+    reuse_results(path, other, ["ONNX Runtime"], [(1, 8)])
     assert other == results_of(threads=2), "the threads are others"
     found = results_of()
-    keep_others(path, found, ["ONNX Runtime"], [(1, 8), (2, 8)])
+    reuse_results(path, found, ["ONNX Runtime"], [(1, 8), (2, 8)])
     assert found == results_of(), "the shapes are others"
 
 
@@ -202,7 +202,7 @@ def test_students_of_every_kind_are_timed(kind, runtime, tmp_path):
 
 def test_a_runtime_that_fails_is_told_of_in_a_line(tmp_path):
     script = "from mobilebert_hf.deployment.benchmark import run; import mobilebert_hf_cli as cli\n"
-    script += "from functools import partial; run._work = partial(run._work, module='nowhere'); cli.run()"
+    script += "from functools import partial; run._run_job = partial(run._run_job, module='nowhere'); cli.run()"
     command = [sys.executable, "-c", script, "benchmark", str(tmp_path), "--runtime", "pytorch", "--shape", "1x8"]
     failed = subprocess.run(command, capture_output=True, text=True)
     assert failed.returncode == 1
@@ -219,7 +219,7 @@ def test_a_product_may_take_less_than_the_clock_tells():
     ]
     results = {
         "rows": [{**row, "network": name, "median_ms": ms} for name, ms in ((OURS, 1.0), (STOCK, 1.2), (BERT, 3.0))],
-        "details": {"OpenVINO": {"int8": {"products": products, "peak_gflops": 10.0}}},
+        "details": {"OpenVINO": {"int8": {"operators": products, "peak_gflops": 10.0}}},
         "networks": {OURS: {"flops": {"16": 10}}, STOCK: {"flops": {"16": 11}}, BERT: {"flops": {"16": 42}}},
     }
     _, *lines, _ = detail_cells(results, "OpenVINO", "int8")
@@ -227,12 +227,12 @@ def test_a_product_may_take_less_than_the_clock_tells():
     # The products are half of the time; at the peak they would take .2 of its .5.
     assert limit_cells(results)[1:] == [
         ["OpenVINO, int8", "1.20x", "2.40x", "3.00x", "6.00x", "4.29x"],
-        ["operations", "1.10x", "", "4.20x", "", ""],
+        ["FLOPs", "1.10x", "", "4.20x", "", ""],
     ]
 
 
 def test_questions_need_a_tokenizer(tmp_path):
-    with pytest.raises(ValueError, match="name a model, too"):
+    with pytest.raises(ValueError, match="Pass model, too"):
         run_benchmark(tmp_path, questions="dev.json")
 
 
@@ -276,12 +276,12 @@ def test_speed_is_told_against_bert_of_the_same_runtime_and_precision():
 @pytest.mark.parametrize("text", ["128", "0x128", "1x", "1 x 128"])
 def test_a_shape_that_is_none_is_refused(text):
     assert parse_shape("16x384") == (16, 384)
-    with pytest.raises(ValueError, match="expected rows and tokens, as 1x128"):
+    with pytest.raises(ValueError, match="expected batch size and sequence length, such as 1x128"):
         parse_shape(text)
 
 
 def test_a_text_that_is_too_long_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="shapes of 513 tokens: the networks take 512 at most"):
+    with pytest.raises(ValueError, match="shapes of 513 tokens: expected at most 512"):
         run_benchmark(tmp_path / "out", shapes=[(1, 128), (1, 513)])
     assert not (tmp_path / "out").exists()
 

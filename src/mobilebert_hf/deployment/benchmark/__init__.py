@@ -1,4 +1,4 @@
-"""How fast a student is on this machine, beside BERT and others."""
+"""Speed benchmark of a student, compared with stock MobileBERT, DistilBERT and BERT_BASE."""
 
 from .run import run_benchmark
 

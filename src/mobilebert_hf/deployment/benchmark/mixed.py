@@ -1,8 +1,9 @@
-"""Texts of mixed lengths: how fast a set of them goes with padding and without.
+"""Benchmark of texts of mixed lengths, with and without padding.
 
-Padded, texts are in batches as they come, each as long as its longest text, as in pipelines. Sorted by length, a few
-are together that are about as long. Unpadded, the folded student in PyTorch packs the tokens of a batch
-(`models/packing.py`), and all others take a text at a time.
+- padded: batches in the original order, padded to their longest text, as in pipelines.
+- sorted: small length-bucketed batches.
+- unpadded: the folded student in PyTorch packs the tokens of a batch (`models/packing.py`); all others run with batch
+  size 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,17 +18,15 @@ from ..check import Run
 from ..student import INPUTS
 from .networks import OURS, STOCK
 
-TEXTS, BATCH = 32, 16
-# Few, so that they are hardly apart in length.
-SORTED_BATCH = 4
+TEXTS, BATCH_SIZE, SORTED_BATCH_SIZE = 32, 16, 4
 
 
 def sample_lengths(model: str, questions: str) -> list[int]:
-    """Lengths, in tokens, of windows of SQuAD questions with their contexts, from all over a file.
+    """Returns the lengths in tokens of a random sample of SQuAD windows (question and context).
 
     Args:
-        model: Hub id or folder of a model, whose tokenizer is used.
-        questions: An official file, or a Hub data set.
+        model: Hub id or folder of a model with a tokenizer.
+        questions: An official SQuAD file or a Hub data set.
     """
     rows = load_squad(questions, "validation")
     rows = rows.select(np.random.default_rng(0).permutation(len(rows))[:TEXTS])
@@ -35,29 +34,31 @@ def sample_lengths(model: str, questions: str) -> list[int]:
     return example_lengths(windows).tolist()[:TEXTS]
 
 
-def ways(runs: Mapping[str, Run], packed: Run | None, lengths: Sequence[int]) -> dict[str, Callable[[], object]]:
-    """What is timed, by network and way: the student's and its stock twin's passes over all texts.
+def mixed_passes(
+    runs: Mapping[str, Run], packed: Run | None, lengths: Sequence[int]
+) -> dict[str, Callable[[], object]]:
+    """Returns a function for each pass over all texts: the student and stock MobileBERT, in each batching.
 
     Args:
         runs: The networks, by name.
-        packed: The student that packs, if the runtime is PyTorch and the student can be folded.
-        lengths: Tokens of each text.
+        packed: The student with packing, if the runtime is PyTorch and the student can be folded.
+        lengths: Number of tokens of each text.
     """
-    batches = _batches(lengths, BATCH)
-    alike = _batches(sorted(lengths), SORTED_BATCH)
+    batches = _batches(lengths, BATCH_SIZE)
+    buckets = _batches(sorted(lengths), SORTED_BATCH_SIZE)
     singles = _batches(lengths, 1)
     calls = {}
     for name in (OURS, STOCK):
         calls[f"{name}, padded"] = _pass(runs[name], batches)
-        calls[f"{name}, sorted"] = _pass(runs[name], alike)
-        packs = name == OURS and packed is not None
-        calls[f"{name}, unpadded"] = _pass(packed, batches) if packs else _pass(runs[name], singles)
+        calls[f"{name}, sorted"] = _pass(runs[name], buckets)
+        use_packed = name == OURS and packed is not None
+        calls[f"{name}, unpadded"] = _pass(packed, batches) if use_packed else _pass(runs[name], singles)
     return calls
 
 
 def padded_tokens(lengths: Sequence[int]) -> int:
-    """Tokens that are computed of these texts in padded batches as they come."""
-    return sum(batch[INPUTS[0]].size for batch in _batches(lengths, BATCH))
+    """Returns the number of tokens in padded batches, padding included."""
+    return sum(batch[INPUTS[0]].size for batch in _batches(lengths, BATCH_SIZE))
 
 
 def _batches(lengths: Sequence[int], size: int) -> list[dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""What is compared: a student as this package exports it, and others the best way that their own tools have."""
+"""The networks of the benchmark: a student exported by this package, others exported by their own tools."""
 
 import io
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from ...models.fake_quantization import disable_fake_quantization
 from ...tasks.heads import QUESTION_ANSWERING, Task
 from ..check import network_inputs
 from ..formats import FORMATS, openvino, tflite
-from ..network import Batches, foldable, prepare
+from ..network import Batches, foldable, prepare_for_export
 from ..ort_int8 import RELUS
 from ..student import INPUTS, dynamic_shapes, load_student, sample_inputs, unfolded_config
 
@@ -31,11 +31,11 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 def build_network(name: str, model: str | None) -> PreTrainedModel:
-    """A network with a question-answering head or the student's own; random weights but for a `model` given.
+    """Builds a network for question answering with random weights, or loads the student with its own head.
 
     Args:
-        name: Of `NETWORKS`.
-        model: Hub id or folder of a student; by default a MobileBERT of the paper's size.
+        name: One of `NETWORKS`.
+        model: Hub id or folder of a student. By default a MobileBERT of the paper's size.
     """
     torch.manual_seed(0)
     if name == BERT:
@@ -51,15 +51,15 @@ def build_network(name: str, model: str | None) -> PreTrainedModel:
 
 
 def build_networks(model: str | None) -> dict[str, PreTrainedModel]:
-    """All of them."""
+    """Builds all `NETWORKS`."""
     return {name: build_network(name, model) for name in NETWORKS}
 
 
 def count_flops(network: PreTrainedModel, length: int) -> int:
-    """Of one text of `length` tokens: two for each multiplication of a matrix product."""
+    """Counts the FLOPs of all matmuls for one sequence of `length` tokens; a multiply-add is 2 FLOPs."""
     counter = FlopCounterMode(display=False)
     attention = network.config._attn_implementation
-    network.set_attn_implementation("eager")  # whose products are seen
+    network.set_attn_implementation("eager")  # the counter sees its matmuls
     with counter, torch.inference_mode():
         network(**network_inputs(network, sample_inputs(network, 1, length)))
     network.set_attn_implementation(attention)
@@ -67,12 +67,12 @@ def count_flops(network: PreTrainedModel, length: int) -> int:
 
 
 def prepare_pytorch(name: str, network: PreTrainedModel) -> PreTrainedModel:
-    """A network as it is fast in PyTorch: the student folded."""
+    """Folds the student; returns other networks unchanged."""
     return fold(network) if name == OURS and foldable(network) else network
 
 
 def precisions_of(runtime: str) -> list[str]:
-    """What a runtime is timed in; OpenVINO in bfloat16, too, where the processor has it."""
+    """Returns the precisions of a runtime. bfloat16 is for OpenVINO on processors that support it."""
     if runtime == "pytorch":
         return ["float32"]
     return [name for name in PRECISIONS if name != "bfloat16" or (runtime == "openvino" and openvino.has_bfloat16())]
@@ -80,7 +80,7 @@ def precisions_of(runtime: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Setting:
-    """A runtime (a format, or `"pytorch"`), a precision of `PRECISIONS`, and the lengths of text that are timed."""
+    """A runtime (a format, or `"pytorch"`), one of `PRECISIONS`, and the sequence lengths that graphs must support."""
 
     runtime: str
     precision: str
@@ -88,26 +88,27 @@ class Setting:
 
     @property
     def int8(self) -> bool:
-        """Whether the graph is of 8 bits; in bfloat16 runs that of float32."""
+        """Whether the graph is quantized. bfloat16 uses the float32 graph."""
         return self.precision == "int8"
 
-    def batches(self, network: PreTrainedModel) -> Batches:
-        """What ranges are measured on: random text is all that random weights need."""
+    def calibration(self, network: PreTrainedModel) -> Batches:
+        """Returns random batches for calibration, which are enough to measure speed."""
         return [sample_inputs(network, 2, min(128, max(self.lengths)), seed) for seed in range(2)]
 
 
 def write_ours(network: PreTrainedModel, path: Path, setting: Setting) -> None:
-    """The student by this package; in 8 bits statically quantized if it can be, but for LiteRT, which is slower so."""
+    """Exports the student with this package. int8 is static if the student supports it, except in LiteRT: slower."""
     task = Task("any", "AutoModel", tuple(network(**sample_inputs(network, 1, 8)).keys()))
     static = network.config.normalization_type == "no_norm" and network.config.hidden_act in RELUS
     int8 = "int8-static" if static and setting.runtime != "tflite" else "int8"
     quantize, backend = int8 if setting.int8 else None, FORMATS[setting.runtime]
-    calibration = setting.batches(network) if quantize == "int8-static" else ()
-    backend.write(prepare(network, folded=quantize not in backend.FOLDS), task, path, quantize, calibration)
+    calibration = setting.calibration(network) if quantize == "int8-static" else ()
+    prepared = prepare_for_export(network, folded=quantize not in backend.FOLDS)
+    backend.write(prepared, task, path, quantize, calibration)
 
 
 def write_stock(network: PreTrainedModel, path: Path, setting: Setting) -> None:
-    """Another network by the library's exporters and the runtimes' quantizers, with the options that are fastest."""
+    """Exports another network with transformers' exporters and the runtimes' quantizers, with the fastest options."""
     EXPORTERS[setting.runtime](network, path, setting)
 
 
@@ -131,17 +132,17 @@ def _openvino(network: PreTrainedModel, path: Path, setting: Setting) -> None:
     from transformers.exporters.configs import OpenVINOConfig
     from transformers.exporters.exporter_openvino import OpenVINOExporter
 
-    rows = [network_inputs(network, dict(batch)) for batch in setting.batches(network)]
-    quantizer = NNCFOpenVINOQuantizer(NNCFQuantizationConfig(subset_size=len(rows)), rows) if setting.int8 else None
+    inputs = [network_inputs(network, dict(batch)) for batch in setting.calibration(network)]
+    nncf_config = NNCFQuantizationConfig(subset_size=len(inputs))
+    quantizer = NNCFOpenVINOQuantizer(nncf_config, inputs) if setting.int8 else None
     config = OpenVINOConfig(dynamic=True, dynamic_shapes=_shapes(network), quantizer=quantizer)
     program = OpenVINOExporter().export(network, _example(network), config=config).program
     OpenVINOExporter.save_program(program, path)
 
 
 def _tflite(network: PreTrainedModel, path: Path, setting: Setting) -> None:
-    tflite.convert(
-        _Adapter(network), QUESTION_ANSWERING, path, {f"tokens_{length}": length for length in setting.lengths}
-    )
+    signatures = {f"tokens_{length}": length for length in setting.lengths}
+    tflite.convert(_Adapter(network), QUESTION_ANSWERING, path, signatures)
     if setting.int8:
         tflite.quantize_file(path, "int8", {})
 
@@ -150,7 +151,7 @@ EXPORTERS: dict[str, Callable[..., None]] = {"onnx": _onnx, "openvino": _openvin
 
 
 class _Adapter(nn.Module):
-    """A network that takes the three inputs, whichever it uses."""
+    """Accepts all three inputs and passes on those that the network accepts."""
 
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__()

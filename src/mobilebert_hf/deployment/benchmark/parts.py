@@ -1,4 +1,4 @@
-"""Where the student's time goes in LiteRT, which tells of no operator's: each part of its layers is timed by itself.
+"""Profiles the student in LiteRT, which has no operator profiler: times each part of the layers as its own graph.
 
 python -m mobilebert_hf.deployment.benchmark.parts < job.json > parts.json
 """
@@ -21,23 +21,23 @@ from ...machine import time_interleaved
 from ...models.modeling_folded import FoldedLayer
 from ...tasks.heads import QUESTION_ANSWERING
 from ..formats import tflite
-from ..network import prepare
-from ..one_text import one_text_attention_forward
+from ..network import prepare_for_export
+from ..single_sequence import single_sequence_attention_forward
 from .networks import OURS, build_network
 from .worker import text_inputs
 
-# Rows, columns and depth of the products of which the fastest stands for the machine's peak.
+# Dimensions of square matmuls. The fastest is the machine's peak.
 PEAK_SIZES = (512, 1024, 2048)
 WHOLE = "the network"
 
 
 class Part(NamedTuple):
-    """What every layer has one of.
+    """A part of every layer.
 
     Args:
-        name: What it is called.
-        step: From a layer and states [1, tokens, width or more] to other states.
-        width: What it reads.
+        name: Its name in the results.
+        step: (layer, states [1, seq, >= width]) -> states.
+        width: Width of its input.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Part(NamedTuple):
 
 
 class _Chain(nn.Module):
-    """A part of each layer, one after another."""
+    """The same part of all layers, one after another."""
 
     def __init__(self, layers: nn.ModuleList, part: Part) -> None:
         super().__init__()
@@ -60,20 +60,20 @@ class _Chain(nn.Module):
 
 
 def _fit(states: Tensor, width: int) -> Tensor:
-    """[..., any width] -> [..., width]; nothing is done for the paper's sizes but what is in the network, too."""
+    """Pads or slices [..., any width] to [..., width]. The paper's sizes need no extra work."""
     missing = width - states.shape[-1]
     return nn.functional.pad(states, (0, missing)) if missing > 0 else states[..., :width]
 
 
 def list_parts(config: Any) -> list[Part]:
-    """The parts of a folded student's layer."""
+    """Returns the parts of a layer of a folded student."""
     narrow, wide, inner = config.intra_bottleneck_size, config.hidden_size, config.intermediate_size
     return [
-        Part(f"query, key, value and block's input, {wide} to {4 * narrow}", _project, wide),
+        Part(f"query, key, value and bottleneck input, {wide} to {4 * narrow}", _project, wide),
         Part("attention", _attend, 4 * narrow),
-        Part(f"its output, {narrow} to {narrow}", lambda layer, states: layer.attention(states, states), narrow),
+        Part(f"attention output, {narrow} to {narrow}", lambda layer, states: layer.attention(states, states), narrow),
         Part(f"feed-forward networks, {narrow} to {inner} to {narrow}", _feed_forward, narrow),
-        Part(f"block's output, {narrow} to {wide}", lambda layer, x: layer.output(x[..., :narrow], x), wide),
+        Part(f"bottleneck output, {narrow} to {wide}", lambda layer, x: layer.output(x[..., :narrow], x), wide),
     ]
 
 
@@ -83,7 +83,7 @@ def _project(layer: FoldedLayer, states: Tensor) -> Tensor:
 
 def _attend(layer: FoldedLayer, states: Tensor) -> Tensor:
     query, key, value, _ = (part.unflatten(-1, (-1, layer.head_size)).transpose(1, 2) for part in states.chunk(4, -1))
-    context = one_text_attention_forward(layer, query, key, value, None, 1.0)[0].flatten(2)
+    context = single_sequence_attention_forward(layer, query, key, value, None, 1.0)[0].flatten(2)
     return torch.cat([context] * 4, dim=-1)
 
 
@@ -94,23 +94,23 @@ def _feed_forward(layer: FoldedLayer, states: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Reads a job from standard input and writes its parts to standard output."""
+    """Reads a job from standard input and writes the times of parts to standard output."""
     json.dump(measure(json.load(sys.stdin)), sys.stdout)
 
 
 @torch.inference_mode()
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Times the parts of the student beside its graph.
+    """Times the parts of the student's layers and the whole network, in turns.
 
     Args:
-        job: `graphs` with the student's path, `model`, `precision`, `threads`, `shapes` ([rows, tokens], of which the
-            first one counts) and `seconds` for each part.
+        job: `graphs` with the student's path; `model`; `precision`; `threads`; `shapes`, of which the first is used;
+            `seconds` for each part.
 
     Returns:
-        `parts`: a row each with `part`, `ms` and `flops`, of all layers, the network's own last; `peak_gflops`: of the
-        fastest product of `PEAK_SIZES`.
+        `parts`: rows with `part`, `ms` and `flops`, summed over layers; the last row is the whole network.
+        `peak_gflops`: of the fastest matmul of `PEAK_SIZES`.
     """
-    base: Any = prepare(build_network(OURS, job["model"])).base_model
+    base: Any = prepare_for_export(build_network(OURS, job["model"])).base_model
     tokens = job["shapes"][0][1]
     modules: dict[str, tuple[nn.Module, Tensor]] = {
         part.name: (_Chain(base.encoder.layer, part), torch.randn(1, tokens, part.width))
@@ -125,10 +125,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             path = Path(folder) / f"{index}.tflite"
             _convert(module, states, path, job["precision"] == "int8")
             calls[name] = _load(path, states, job["threads"])
-        whole, inputs = (
-            tflite.load(Path(job["graphs"][OURS]), QUESTION_ANSWERING, job["threads"]),
-            text_inputs(1, tokens),
-        )
+        whole = tflite.load(Path(job["graphs"][OURS]), QUESTION_ANSWERING, job["threads"])
+        inputs = text_inputs(1, tokens)
         times = time_interleaved({**calls, WHOLE: lambda: whole(inputs)}, job["seconds"])
     peaks = [flops[str(size)] / min(times.pop(str(size))) / 1e6 for size in PEAK_SIZES]
     rows = [{"part": name, "ms": median(found), "flops": flops.get(name, 0)} for name, found in times.items()]

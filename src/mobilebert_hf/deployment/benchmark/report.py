@@ -1,4 +1,4 @@
-"""The results of the benchmark as a table and a plot."""
+"""Tables and plot of the benchmark's results. The first row of `*_cells` is the heading."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +12,13 @@ from ...tables import terminal_table
 from .mixed import padded_tokens
 from .networks import BERT, OURS, STOCK
 
-HEADINGS = ("runtime", "precision", "network", "median", "p90", "texts/s", "than BERT_BASE", "file", "memory")
+HEADINGS = ("runtime", "precision", "network", "median", "p90", "texts/s", f"vs. {BERT}", "file size", "peak memory")
 FILLS = {"float32": "full", "bfloat16": "left", "int8": "none"}
 COLORS = ("#0072b2", "#56b4e9", "#e69f00", "#999999")
 
 
 def cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
-    """The rows of one shape as text, the first one the heading; speed is relative to BERT_BASE in the same row."""
+    """Returns the results of one shape. Speedups are over BERT_BASE with the same runtime and precision."""
     chosen = [row for row in results["rows"] if (row["rows"], row["tokens"]) == (rows, tokens)]
     bert = {(row["runtime"], row["precision"]): row["median_ms"] for row in chosen if row["network"] == BERT}
     lines = [
@@ -35,16 +35,16 @@ def cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
 
 
 def detail_cells(results: dict[str, Any], runtime: str, precision: str) -> list[list[str]]:
-    """Where the student's time goes in a runtime, as text, the first row the heading."""
+    """Returns the profile of the student in a runtime."""
     measured = results["details"][runtime][precision]
-    return _product_cells(measured) if "products" in measured else _part_cells(measured)
+    return _operator_cells(measured) if "operators" in measured else _part_cells(measured)
 
 
 def limit_cells(results: dict[str, Any]) -> list[list[str]]:
-    """How far the student could go, as text, a line a runtime and precision, the first one the heading.
+    """Returns measured and possible speedups, a row for each runtime and precision.
 
-    With nothing but its products, as they are, and with all products at the machine's peak and the rest as it is. The
-    last row has what it would be if the networks differed in nothing but the number of their operations.
+    "matmuls only" is the speedup if nothing but the student's matmuls took time; "matmuls at peak" if they ran at the
+    machine's peak and the rest took as long as now. The last row is the ratio of FLOPs.
     """
     first = results["rows"][0]
     medians = _medians(results, first["rows"], first["tokens"])
@@ -52,35 +52,35 @@ def limit_cells(results: dict[str, Any]) -> list[list[str]]:
     for runtime, precisions in results["details"].items():
         for precision, measured in precisions.items():
             ours, stock, bert = (medians[runtime, precision, name] for name in (OURS, STOCK, BERT))
-            alone, at_peak = _limits(measured)
-            speeds = stock / ours, stock / ours / alone, bert / ours, bert / ours / alone, bert / ours / at_peak
+            matmuls, at_peak = _limits(measured)
+            speeds = stock / ours, stock / ours / matmuls, bert / ours, bert / ours / matmuls, bert / ours / at_peak
             lines.append([f"{runtime}, {precision}", *(f"{speed:.2f}x" for speed in speeds)])
     flops = {name: network["flops"][str(first["tokens"])] for name, network in results["networks"].items()}
     fewer = [f"{flops[name] / flops[OURS]:.2f}x" for name in (STOCK, BERT)]
-    limits = [f"than {BERT}, products alone", f"than {BERT}, products at the peak"]
-    heading = ["", "than stock", "than stock, products alone", f"than {BERT}", *limits]
-    return [heading, *lines, ["operations", fewer[0], "", fewer[1], "", ""]]
+    limits = [f"vs. {BERT}, matmuls only", f"vs. {BERT}, matmuls at peak"]
+    heading = ["", "vs. stock", "vs. stock, matmuls only", f"vs. {BERT}", *limits]
+    return [heading, *lines, ["FLOPs", fewer[0], "", fewer[1], "", ""]]
 
 
 def _limits(measured: dict[str, Any]) -> tuple[float, float]:
-    """Of the time: that of the products, and what would be left with all of them at the peak."""
-    rows = measured.get("products") or measured["parts"]
-    total = sum(row["ms"] for row in rows) if "products" in measured else rows[-1]["ms"]
-    products = [row for row in rows if row["flops"]]
-    spent = sum(row["ms"] for row in products)
-    needed = sum(row["flops"] for row in products) / measured["peak_gflops"] / 1e6
+    """Returns two shares of the time: that of the matmuls, and what would remain with all of them at peak."""
+    rows = measured.get("operators") or measured["parts"]
+    total = sum(row["ms"] for row in rows) if "operators" in measured else rows[-1]["ms"]
+    matmuls = [row for row in rows if row["flops"]]
+    spent = sum(row["ms"] for row in matmuls)
+    needed = sum(row["flops"] for row in matmuls) / measured["peak_gflops"] / 1e6
     return spent / total, 1 - (spent - needed) / total
 
 
-def _product_cells(measured: dict[str, Any]) -> list[list[str]]:
-    """What is no product and takes less than a hundredth of the time is left to the last row."""
-    total = sum(row["ms"] for row in measured["products"])
+def _operator_cells(measured: dict[str, Any]) -> list[list[str]]:
+    """Operators without FLOPs that take less than 1 % of the time are summed up in the last row."""
+    total = sum(row["ms"] for row in measured["operators"])
     lines, rest = [], 0.0
-    for row in measured["products"]:
+    for row in measured["operators"]:
         if row["ms"] < total / 100 and not row["flops"]:
             rest += row["ms"]
             continue
-        gflops = row["flops"] / row["ms"] / 1e6 if row["ms"] else 0.0  # some clocks tick in microseconds
+        gflops = row["flops"] / row["ms"] / 1e6 if row["ms"] else 0.0  # profilers round to microseconds
         lines.append(
             [
                 " ".join([row["operator"], " to ".join(map(str, row["widths"]))]).strip(),
@@ -90,7 +90,7 @@ def _product_cells(measured: dict[str, Any]) -> list[list[str]]:
                 f"{100 * gflops / measured['peak_gflops']:.0f} %" if gflops else "",
             ]
         )
-    heading = ["operator, widths", "number", "each", "of the time", "of the peak"]
+    heading = ["operator, widths", "calls", "per call", "share of time", "share of peak"]
     return [heading, *lines, ["all others", "", "", f"{100 * rest / total:.0f} %", ""]]
 
 
@@ -107,11 +107,11 @@ def _part_cells(measured: dict[str, Any]) -> list[list[str]]:
         for part in parts
     ]
     others = ["all others", f"{rest:.1f} ms", f"{100 * rest / whole['ms']:.0f} %", ""]
-    return [["of all layers", "time", "of the network's", "of the peak"], *lines, others]
+    return [["part of all layers", "time", "share of time", "share of peak"], *lines, others]
 
 
 def tables(results: dict[str, Any]) -> Iterator[Table]:
-    """The rows of the first shape and, where there are any, of mixed lengths, and of where the student's time goes."""
+    """Yields the tables of the first shape, of mixed lengths if measured, and of the profiles."""
     first = results["rows"][0]
     title = f"{first['rows']} x {first['tokens']} tokens, {results['threads']} threads, {results['machine']['cpu']}"
     yield terminal_table(cells(results, first["rows"], first["tokens"]), title)
@@ -123,19 +123,18 @@ def tables(results: dict[str, Any]) -> Iterator[Table]:
             title = f"{runtime}, {precision}, {first['tokens']} tokens; peak {measured['peak_gflops']:.0f} GFLOPS"
             yield terminal_table(detail_cells(results, runtime, precision), title)
     if results["details"]:
-        yield terminal_table(limit_cells(results), "How far it could go")
+        yield terminal_table(limit_cells(results), "Measured and possible speedups")
 
 
 def summary_cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
-    """The medians of one shape as text, a line a runtime and precision, the first one the heading."""
+    """Returns the medians of one shape, a row for each runtime and precision."""
     medians = _medians(results, rows, tokens)
     lines = []
     for runtime, precision in dict.fromkeys(key[:2] for key in medians):
         ours, stock, bert = (medians[runtime, precision, name] for name in (OURS, STOCK, BERT))
         times = [f"{value:.1f} ms" for value in (bert, stock, ours)]
         lines.append([f"{runtime}, {precision}", *times, f"{stock / ours:.2f}x", f"{bert / ours:.1f}x"])
-    heading = ["", BERT, STOCK, OURS, "than stock", f"than {BERT}"]
-    return [heading, *lines]
+    return [["", BERT, STOCK, OURS, "vs. stock", f"vs. {BERT}"], *lines]
 
 
 def _medians(results: dict[str, Any], rows: int, tokens: int) -> dict[tuple[str, str, str], float]:
@@ -148,9 +147,9 @@ def _medians(results: dict[str, Any], rows: int, tokens: int) -> dict[tuple[str,
 
 
 def mixed_cells(results: dict[str, Any]) -> list[list[str]]:
-    """The passes over texts of mixed lengths as text, the first row the heading; speed is against padded stock.
+    """Returns the results of mixed lengths. Speedups are over stock MobileBERT with padding.
 
-    The last row has what leaving padding out would gain if all tokens took the same time.
+    The last row is the speedup without padding if all tokens took the same time.
     """
     rows, lengths = results["mixed"]["rows"], results["mixed"]["lengths"]
     stock = {(row["runtime"], row["precision"]): row for row in rows if row["way"] == f"{STOCK}, padded"}
@@ -162,11 +161,11 @@ def mixed_cells(results: dict[str, Any]) -> list[list[str]]:
         for row in rows
     ]
     fewer = ["all", "", "tokens, unpadded", "", f"{padded_tokens(lengths) / sum(lengths):.2f}x"]
-    return [["runtime", "precision", "network", "texts/s", "than stock, padded"], *lines, fewer]
+    return [["runtime", "precision", "network, batching", "texts/s", "vs. stock, padded"], *lines, fewer]
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Latency against the file's size, of the first shape; a point a network, runtime and precision."""
+    """Plots latency over file size for the first shape, a point for each network, runtime and precision."""
     first = results["rows"][0]
     shape = first["rows"], first["tokens"]
     rows = [row for row in results["rows"] if (row["rows"], row["tokens"]) == shape and row["bytes"] is not None]
@@ -194,7 +193,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         style: dict[str, Any] = {"fillstyle": FILLS[precision], "markerfacecoloralt": "none", "linestyle": ""}
         axes.plot([], [], color="0.3", marker="o", label=precision, **style)
     axes.set(xscale="log", yscale="log", xlabel="file, MB", ylabel=f"median latency, ms ({shape[0]} x {shape[1]})")
-    axes.set_title(f"Smaller and faster is down and left ({results['machine']['cpu']})", fontsize=10)
+    axes.set_title(f"Latency and file size; lower left is better ({results['machine']['cpu']})", fontsize=10)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("{x:g}")
@@ -202,5 +201,5 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.grid(which="both", color="0.94")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    with atomic_write(path) as aside:
-        figure.savefig(aside, dpi=130)
+    with atomic_write(path) as staging:
+        figure.savefig(staging, dpi=130)

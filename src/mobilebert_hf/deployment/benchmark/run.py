@@ -1,4 +1,4 @@
-"""The benchmark: writes all graphs once, times each runtime in a process of its own, and shows table and plot."""
+"""Runs the speed benchmark: writes all graphs, times each runtime in its own process, prints tables and a plot."""
 
 import json
 import re
@@ -24,10 +24,11 @@ from .networks import OURS, Setting, build_networks, count_flops, precisions_of,
 from .report import plot, tables
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "tflite": "LiteRT"}
-# Which module of this package says where the student's time goes.
-DETAILS = {"onnx": "products", "openvino": "products", "tflite": "parts"}
-# Beside a graph: of which network it is, and by which version.
-MADE = "made.json"
+# The module of this package that profiles a runtime.
+DETAILS = {"onnx": "operators", "openvino": "operators", "tflite": "parts"}
+# File beside a cached graph with the fingerprint of its network and the version that wrote it.
+SOURCE = "source.json"
+# Batch size and sequence length.
 SHAPES = ((1, 128), (1, 384), (16, 128), (16, 384))
 
 
@@ -40,86 +41,51 @@ def run_benchmark(
     seconds: float = 5.0,
     questions: str | None = None,
 ) -> dict[str, Any]:
-    """Times a student beside stock MobileBERT, DistilBERT and BERT_BASE on every runtime, in each of its precisions.
+    """Times a student, stock MobileBERT, DistilBERT and BERT_BASE on every runtime, in all its precisions.
 
     Args:
-        output: Folder for `results.json`, `results.png` and the graphs; graphs that are there are used again, and so
-            are results on other runtimes, of the same networks, shapes, texts, threads and machine.
-        model: Hub id or folder of a student; by default random weights of MobileBERT's size, which are as fast.
-        runtimes: Of `RUNTIMES`.
-        threads: For each runtime.
-        shapes: Rows and tokens.
-        seconds: For each network, precision and shape.
-        questions: SQuAD questions (a file or Hub data set), to time texts of mixed lengths too, with `model`'s
-            tokenizer. In LiteRT stock's graphs have fixed lengths, of which a text is padded to the next.
+        output: Folder for `results.json`, `results.png` and the graphs. Reuses existing graphs, and results of other
+            runtimes with the same networks, shapes, texts, threads and machine.
+        model: Hub id or folder of a student. By default a MobileBERT of the paper's size with random weights.
+        runtimes: Keys of `RUNTIMES`.
+        threads: Number of threads of each runtime.
+        shapes: Batch sizes and sequence lengths.
+        seconds: Measuring time for each network, precision and shape.
+        questions: SQuAD questions (a file or Hub data set). Adds a benchmark of texts of mixed lengths, with the
+            tokenizer of `model`. Stock MobileBERT in LiteRT has fixed lengths, to which texts are padded.
 
     Returns:
-        The results, as in `results.json`.
+        The contents of `results.json`.
 
     Raises:
         ChildProcessError: A runtime failed.
-        ImportError: A runtime's packages are not installed.
-        ValueError: A runtime is unknown, a text is too long, or there are questions but no model.
+        ImportError: The packages of a runtime are not installed.
+        ValueError: A runtime is unknown, a shape is too long, or `questions` is given without `model`.
     """
     if unknown := [name for name in runtimes if name not in RUNTIMES]:
         raise ValueError(f"runtimes={unknown}: expected some of {', '.join(RUNTIMES)}.")
-    for name in FORMATS.keys() & set(runtimes):  # PyTorch is here
+    for name in FORMATS.keys() & set(runtimes):
         find_format(name)
     if questions is not None and model is None:
-        raise ValueError("questions are cut into tokens by a model's tokenizer: name a model, too.")
+        raise ValueError("questions needs a tokenizer. Pass model, too.")
     texts = [] if model is None or questions is None else sample_lengths(model, questions)
     networks = build_networks(model)
-    longest = min(network.config.max_position_embeddings for network in networks.values())
-    if too_long := [tokens for _, tokens in shapes if tokens > longest]:
-        raise ValueError(f"shapes of {', '.join(map(str, too_long))} tokens: the networks take {longest} at most.")
     lengths = tuple(sorted({tokens for _, tokens in shapes}))
-    sizes = {
-        name: {
-            "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "flops": {str(tokens): count_flops(network, tokens) for tokens in lengths},
-        }
-        for name, network in networks.items()
-    }
-    mixed: dict[str, Any] = {"lengths": texts, "rows": []}
-    results: dict[str, Any] = {"machine": describe_machine(), "threads": threads, "networks": sizes}
-    results |= {"rows": [], "mixed": mixed, "details": {}}
-    keep_others(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes], shapes)
-    longest_text = max(texts, default=0)
-    traced = lengths if longest_text <= lengths[-1] else (*lengths, longest_text)
-    settings = [Setting(runtime, precision, traced) for runtime in runtimes for precision in precisions_of(runtime)]
+    max_length = min(network.config.max_position_embeddings for network in networks.values())
+    if lengths[-1] > max_length:
+        raise ValueError(f"shapes of {lengths[-1]} tokens: expected at most {max_length}.")
+    results = _new_results(networks, threads, lengths, texts)
+    reuse_results(output / "results.json", results, [RUNTIMES[runtime] for runtime in runtimes], shapes)
+    lengths = tuple(sorted({*lengths, max((*lengths, *texts))}))
+    settings = [Setting(runtime, precision, lengths) for runtime in runtimes for precision in precisions_of(runtime)]
     output.mkdir(parents=True, exist_ok=True)
+    job = {"threads": threads, "shapes": shapes, "seconds": seconds, "lengths": texts, "model": model}
     with Progress(console=Console(stderr=True)) as progress:
-        todo = progress.add_task("", total=len(settings))
+        task = progress.add_task("", total=len(settings))
         for setting in settings:
-            name = f"{RUNTIMES[setting.runtime]}, {setting.precision}"
-            progress.update(todo, description=f"{name}: exporting")
-            graphs = write_graphs(networks, output / "graphs", setting)
-            progress.update(todo, description=f"{name}: timing")
-            job: dict[str, Any] = {
-                "format": setting.runtime,
-                "graphs": {key: str(path) for key, path in graphs.items()},
-                "threads": threads,
-                "shapes": shapes,
-                "seconds": seconds,
-                "lengths": texts,
-                "model": model,
-                "precision": setting.precision,
-            }
-            labels = {"runtime": RUNTIMES[setting.runtime], "precision": setting.precision}
-            measured = _work(job)
-            results["rows"] += _rows(job, measured["times"], {**labels, "version": describe_version()})
-            mixed["rows"] += [
-                {**labels, "way": way, "median_ms": median(times)} for way, times in measured["mixed"].items()
-            ]
-            if _has_details(networks[OURS], setting):
-                found = results["details"].setdefault(RUNTIMES[setting.runtime], {})
-                found[setting.precision] = _work(job, DETAILS[setting.runtime])
-            order = list(RUNTIMES.values()).index
-            for rows in (results["rows"], mixed["rows"]):
-                rows.sort(key=lambda row: order(row["runtime"]))
-            results["details"] = {name: results["details"][name] for name in sorted(results["details"], key=order)}
-            atomic_write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
-            progress.advance(todo)
+            progress.update(task, description=f"{RUNTIMES[setting.runtime]}, {setting.precision}")
+            _measure(setting, networks, output, job, results)
+            progress.advance(task)
     if any(row["bytes"] is not None for row in results["rows"]):
         plot(results, output / "results.png")
     for table in tables(results):
@@ -127,10 +93,59 @@ def run_benchmark(
     return results
 
 
-def keep_others(
+def _new_results(
+    networks: dict[str, PreTrainedModel], threads: int, lengths: Sequence[int], texts: list[int]
+) -> dict[str, Any]:
+    """Returns results without times, with the parameters and FLOPs of each network."""
+    sizes = {
+        name: {
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "flops": {str(tokens): count_flops(network, tokens) for tokens in lengths},
+        }
+        for name, network in networks.items()
+    }
+    results = {"machine": describe_machine(), "threads": threads, "networks": sizes}
+    return {**results, "rows": [], "mixed": {"lengths": texts, "rows": []}, "details": {}}
+
+
+def _measure(
+    setting: Setting, networks: dict[str, PreTrainedModel], output: Path, job: dict[str, Any], results: dict[str, Any]
+) -> None:
+    """Times all networks in a runtime and precision. Adds the times to the results and writes `results.json`."""
+    runtime = RUNTIMES[setting.runtime]
+    graphs = write_graphs(networks, output / "graphs", setting)
+    job = {
+        **job,
+        "format": setting.runtime,
+        "precision": setting.precision,
+        "graphs": {name: str(path) for name, path in graphs.items()},
+    }
+    labels = {"runtime": runtime, "precision": setting.precision}
+    measured = _run_job(job)
+    results["rows"] += _rows(job, measured["times"], {**labels, "version": describe_version()})
+    results["mixed"]["rows"] += [
+        {**labels, "way": way, "median_ms": median(times)} for way, times in measured["mixed"].items()
+    ]
+    if _has_details(networks[OURS], setting):
+        results["details"].setdefault(runtime, {})[setting.precision] = _run_job(job, DETAILS[setting.runtime])
+    order = list(RUNTIMES.values()).index
+    for rows in (results["rows"], results["mixed"]["rows"]):
+        rows.sort(key=lambda row: order(row["runtime"]))
+    results["details"] = {name: results["details"][name] for name in sorted(results["details"], key=order)}
+    atomic_write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
+
+
+def reuse_results(
     path: Path, results: dict[str, Any], measured: Sequence[str], shapes: Sequence[tuple[int, int]]
 ) -> None:
-    """Puts into new results what an earlier benchmark found on runtimes that are not measured now, of these shapes."""
+    """Copies earlier results of the runtimes that are not measured now, if they have the same shapes and settings.
+
+    Args:
+        path: `results.json` of the earlier benchmark; it need not exist.
+        results: The new results, changed in place.
+        measured: Runtimes that are measured now, by their names in the results.
+        shapes: Batch sizes and sequence lengths.
+    """
     if not path.exists():
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -149,69 +164,69 @@ def keep_others(
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """`"1x128"` as rows and tokens.
+    """Parses `"1x128"` to batch size and sequence length.
 
     Raises:
-        ValueError: It is not of that form.
+        ValueError: The text has another form.
     """
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if match is None:
-        raise ValueError(f"shape={text!r}: expected rows and tokens, as 1x128.")
+        raise ValueError(f"shape={text!r}: expected batch size and sequence length, such as 1x128.")
     return int(match[1]), int(match[2])
 
 
 def write_graphs(networks: dict[str, PreTrainedModel], folder: Path, setting: Setting) -> dict[str, Path]:
-    """The graph of each network, written if there is none yet of this network by this version."""
+    """Returns the path of each network's graph. Writes it unless the same version has written the same network."""
     if setting.runtime == "pytorch":
         return dict.fromkeys(networks, Path())
     suffix = Path(FORMATS[setting.runtime].FILES[None]).suffix
     paths = {}
     for name, network in networks.items():
         stem = "-".join([*re.findall(r"\w+", name.lower()), "int8" if setting.int8 else "float32"])
-        if setting.runtime == "tflite":  # where graphs of others have their lengths inside
+        if setting.runtime == "tflite":  # other networks have a signature for each length
             stem += "".join(f"-{length}" for length in setting.lengths)
         paths[name] = folder / setting.runtime / stem / f"graph{suffix}"
-        made = {"fingerprint": fingerprint(network), "version": describe_version()}
-        if not _is_made(paths[name].parent, made):
+        source = {"fingerprint": fingerprint(network), "version": describe_version()}
+        if not _is_cached(paths[name].parent, source):
             paths[name].parent.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(paths[name].parent) as aside:
-                aside.mkdir()
+            with atomic_write(paths[name].parent) as staging:
+                staging.mkdir()
                 write = write_ours if name == OURS else write_stock
-                write(network, aside / paths[name].name, setting)
-                (aside / MADE).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+                write(network, staging / paths[name].name, setting)
+                (staging / SOURCE).write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
     return paths
 
 
-def _is_made(folder: Path, made: dict[str, str]) -> bool:
-    """Whether a graph was made like that; a version does not tell which changes there are that are in no commit."""
-    if not (folder / MADE).exists() or made["version"].endswith(DIRTY):
+def _is_cached(folder: Path, source: dict[str, str]) -> bool:
+    """Returns whether a graph has this source. Graphs of a version with uncommitted changes are never reused."""
+    if not (folder / SOURCE).exists() or source["version"].endswith(DIRTY):
         return False
-    return json.loads((folder / MADE).read_text(encoding="utf-8")) == made
+    return json.loads((folder / SOURCE).read_text(encoding="utf-8")) == source
 
 
 def _has_details(network: PreTrainedModel, setting: Setting) -> bool:
-    """Whether it can be told where the student's time goes; parts are those of a folded one."""
+    """Returns whether the student can be profiled. `parts` needs a folded student."""
     module = DETAILS.get(setting.runtime) if setting.precision != "bfloat16" else None
-    return module == "products" or (module == "parts" and network.config.normalization_type == "no_norm")
+    return module == "operators" or (module == "parts" and network.config.normalization_type == "no_norm")
 
 
 def _rows(job: dict[str, Any], times: dict[str, Any], labels: dict[str, str]) -> list[dict[str, Any]]:
-    """The times of each graph, and its memory in a process by itself."""
+    """Returns a row for each graph and shape. Peak memory is measured in a separate process for each graph."""
     rows = []
     for name, path in job["graphs"].items():
-        alone = _work({**job, "graphs": {name: path}, "shapes": job["shapes"][:1], "seconds": 0.0, "lengths": []})
+        alone = _run_job({**job, "graphs": {name: path}, "shapes": job["shapes"][:1], "seconds": 0.0, "lengths": []})
         for shape, by_name in times.items():
             batch, tokens = parse_shape(shape)
-            middle = median(by_name[name])
+            median_ms = median(by_name[name])
             rows.append(
                 {
                     **labels,
                     "network": name,
                     "rows": batch,
                     "tokens": tokens,
-                    "median_ms": middle,
+                    "median_ms": median_ms,
                     "p90_ms": float(np.percentile(by_name[name], 90)),
-                    "texts_per_second": 1e3 * batch / middle,
+                    "texts_per_second": 1e3 * batch / median_ms,
                     "bytes": None if job["format"] == "pytorch" else graph_size(Path(path).parent, Path(path).name),
                     "peak_memory": alone["peak_memory"],
                 }
@@ -219,8 +234,8 @@ def _rows(job: dict[str, Any], times: dict[str, Any], labels: dict[str, str]) ->
     return rows
 
 
-def _work(job: dict[str, Any], module: str = "worker") -> dict[str, Any]:
-    """What a module of this package, run by itself, says to a job; other lines that libraries print are skipped."""
+def _run_job(job: dict[str, Any], module: str = "worker") -> dict[str, Any]:
+    """Runs a module of this package as a process and returns its JSON output, the last line that it prints."""
     command = [sys.executable, "-m", f"{__package__}.{module}"]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
     if done.returncode:

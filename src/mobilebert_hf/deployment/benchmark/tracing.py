@@ -1,4 +1,4 @@
-"""The time of every operator of a graph, from the runtimes that tell of it."""
+"""Profiles the operators of a graph in runtimes that have a profiler."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,23 +14,23 @@ from torch import nn
 from ..formats.openvino import compile_graph
 
 RUNS = 30
-# Rows, columns and depth of the product that stands for the machine's peak.
+# All dimensions of the matmul that measures the machine's peak.
 PEAK_SIZE = 1024
-# What the names of ONNX Runtime's products contain.
-PRODUCTS = ("Conv", "MatMul", "Gemm", "Attention")
+# Names of ONNX Runtime's matmul operators contain one of these.
+MATMULS = ("Conv", "MatMul", "Gemm", "Attention")
 
 Inputs = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
 
 
 class Event(NamedTuple):
-    """An operator's call.
+    """A call of an operator.
 
     Args:
-        operator: The kind, as the runtime calls it.
-        widths: Of a product, what it is from and to; else nothing.
-        flops: Of a product, two for each multiplication.
-        milliseconds: How long it took.
+        operator: The runtime's name of the operator type.
+        widths: Input and output width of a matmul, else empty.
+        flops: FLOPs of a matmul (2 per multiply-add), else 0.
+        milliseconds: Duration.
     """
 
     operator: str
@@ -40,11 +40,11 @@ class Event(NamedTuple):
 
 
 class Tracer(NamedTuple):
-    """How a runtime tells of its operators.
+    """The profiler of a runtime.
 
     Args:
-        trace: From a graph, its inputs and the number of threads to all calls in `RUNS` runs, after some to warm up.
-        write_peak: Writes a graph of one large product of float32 or of 8 bits into a folder; gives it and its inputs.
+        trace: (graph, inputs, threads) -> the operator calls of `RUNS` runs after warm-up.
+        write_peak: (folder, int8) -> path and inputs of a graph with one large matmul in int8 or float32.
     """
 
     trace: Callable[[Path, Inputs, int], list[Event]]
@@ -69,23 +69,23 @@ def _trace_onnx(path: Path, inputs: Inputs, threads: int) -> list[Event]:
 
 
 def _onnx_event(event: dict[str, Any]) -> Event:
-    """ONNX Runtime does not tell of every weight; attention takes query, key and value along, and has two products."""
+    """Computes widths and FLOPs from shapes. Attention includes the query, key and value matmuls and its own two."""
     operator, milliseconds = event["args"]["op_name"], event["dur"] / 1e3
-    if not any(name in operator for name in PRODUCTS):
+    if not any(name in operator for name in MATMULS):
         return Event(operator, (), 0, milliseconds)
     shapes, [output, *_] = (
         [tuple(shape) for kinds in event["args"][f"{side}_type_shape"] for shape in kinds.values()]
         for side in ("input", "output")
     )
     if operator == "Conv":
-        read, written = shapes[0][1], output[1]
+        inputs, outputs = shapes[0][1], output[1]
         flops = 2 * prod(output) * shapes[1][1]
-    else:  # the first factor may be transposed
-        read, written = prod(shapes[0][-2:]) // output[-2], output[-1]
-        flops = 2 * prod(output) * read
+    else:  # the first matrix may be transposed
+        inputs, outputs = prod(shapes[0][-2:]) // output[-2], output[-1]
+        flops = 2 * prod(output) * inputs
     if "Attention" in operator:
         flops = 3 * flops + 4 * output[1] * prod(output)
-    return Event(operator, (read, written), flops, milliseconds)
+    return Event(operator, (inputs, outputs), flops, milliseconds)
 
 
 def _write_onnx_peak(folder: Path, int8: bool) -> tuple[Path, Inputs]:
@@ -102,8 +102,8 @@ def _write_onnx_peak(folder: Path, int8: bool) -> tuple[Path, Inputs]:
         weight, values = (rng.standard_normal((size, size)).astype(np.float32) for _ in range(2))
         nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
         kinds = TensorProto.FLOAT, TensorProto.FLOAT
-    places = [helper.make_tensor_value_info(name, kind, (size, size)) for name, kind in zip("xy", kinds, strict=True)]
-    graph = helper.make_graph(nodes, "peak", places[:1], places[1:], [numpy_helper.from_array(weight, "w")])
+    x, y = (helper.make_tensor_value_info(name, kind, (size, size)) for name, kind in zip("xy", kinds, strict=True))
+    graph = helper.make_graph(nodes, "peak", [x], [y], [numpy_helper.from_array(weight, "w")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.save(model, folder / "peak.onnx")
     return folder / "peak.onnx", {"x": values}
@@ -120,14 +120,14 @@ def _trace_openvino(path: Path, inputs: Inputs, threads: int) -> list[Event]:
     for _ in range(RUNS):
         request.infer(feed)
         for call in request.get_profiling_info():
-            if call.node_name in nodes:  # others are never run
+            if call.node_name in nodes:  # skip nodes that are not executed
                 kind = _openvino_kind(call.node_type, nodes[call.node_name])
                 events.append(Event(*kind, call.real_time.total_seconds() * 1e3))
     return events
 
 
 def _openvino_kind(operator: str, node: Any) -> tuple[str, Shape, int]:
-    """Operator, widths and flops; attention, its softmax inside, is one of the subgraphs that OpenVINO compiles."""
+    """Returns operator, widths and FLOPs. Attention is a compiled subgraph that contains a softmax."""
     shapes = [tuple(port.get_partial_shape().to_shape()) for port in node.inputs()]
     if operator.startswith("FullyConnected"):
         output = tuple(node.output(0).get_partial_shape().to_shape())

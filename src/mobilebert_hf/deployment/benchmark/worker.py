@@ -1,8 +1,8 @@
-"""The process that times one runtime: every graph in turns, so that what disturbs the machine disturbs all of them.
+"""Times the graphs of one runtime. The graphs take turns, so that other load on the machine affects all alike.
 
     python -m mobilebert_hf.deployment.benchmark.worker < job.json > times.json
 
-Runtimes have their own pools of threads, which spin; so each has its own process.
+Each runtime has its own process, because the thread pools of runtimes spin.
 """
 
 import json
@@ -22,12 +22,12 @@ from ...tasks.heads import QUESTION_ANSWERING
 from ..check import Run, run_pytorch
 from ..formats import FORMATS, openvino
 from ..student import INPUTS
-from .mixed import ways
+from .mixed import mixed_passes
 from .networks import OURS, build_network, prepare_pytorch
 
 
 def main() -> None:
-    """Reads a job from standard input and writes its times to standard output."""
+    """Reads a job from standard input and writes the times to standard output."""
     job = json.load(sys.stdin)
     json.dump(measure(job), sys.stdout)
 
@@ -36,13 +36,13 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Times every graph of a job.
 
     Args:
-        job: `format`, `precision`, `threads`, `graphs` (from name to path), `shapes` ([rows, tokens]), `seconds` for
-            each graph and shape; `lengths` of texts that are timed as a set, none if empty; `model` for PyTorch.
+        job: `format`; `precision`; `threads`; `graphs`, paths by name; `shapes`, [batch size, sequence length];
+            `seconds` for each graph and shape; `lengths` of the texts of mixed lengths, can be empty; `model` for
+            PyTorch.
 
     Returns:
-        `times`: from shape, as `"1x128"`, to name to the milliseconds of each call; `mixed`: from name and way to the
-        milliseconds of each pass over all texts; `peak_memory`: bytes that this process took beyond Python and its
-        libraries.
+        `times`: milliseconds of each call, by shape (`"1x128"`) and name; `mixed`: milliseconds of each pass over all
+        texts, by name and batching; `peak_memory`: bytes that this process used beyond Python and its libraries.
     """
     before = peak_memory()
     runs = _load(job)
@@ -54,7 +54,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     mixed = {}
     if job["lengths"]:
         packed = _load_packed(job) if job["format"] == "pytorch" else None
-        mixed = time_interleaved(ways(runs, packed, job["lengths"]), job["seconds"])
+        mixed = time_interleaved(mixed_passes(runs, packed, job["lengths"]), job["seconds"])
     return {"times": times, "mixed": mixed, "peak_memory": peak_memory() - before}
 
 
@@ -70,14 +70,14 @@ def _load(job: dict[str, Any]) -> dict[str, Run]:
 
 def _load_packed(job: dict[str, Any]) -> Run | None:
     network = prepare_pytorch(OURS, build_network(OURS, job["model"]))
-    if not isinstance(network, FoldedMobileBertPreTrainedModel):  # which alone can pack
+    if not isinstance(network, FoldedMobileBertPreTrainedModel):  # only folded models can pack
         return None
     network.set_attn_implementation(PACKED)
     return run_pytorch(network)
 
 
 def text_inputs(rows: int, tokens: int) -> dict[str, np.ndarray]:
-    """Texts without padding, which all networks would compute alike."""
+    """Returns random inputs [rows, tokens] without padding."""
     ids = np.random.default_rng(0).integers(1, 100, (rows, tokens))
     return dict(zip(INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
 

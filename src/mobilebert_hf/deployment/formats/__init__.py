@@ -1,10 +1,9 @@
-"""The formats a student is exported to, a module each.
+"""The export formats, one module each.
 
-Each has `write(network, task, path, quantize, calibration)`, which may change the network, and `load(path, task,
-threads)`. It says which packages it needs (`PACKAGES`), how to get them (`INSTALL`), where the graphs lie in an
-export's folder (`FILES`, by the quantization), and for which quantizations it folds norms better by itself (`FOLDS`),
-as it leaves shared what folding composes, which is 4 % less arithmetic. The packages are imported where they are
-needed.
+Each module has `write(network, task, path, quantize, calibration)`, which may change the network, `load(path, task,
+threads)`, and `unsigned_matmuls(path)` for `check_saturation`. `PACKAGES` are the packages it needs, imported on use;
+`INSTALL` says how to install them. `FILES` are the paths of graphs by quantization. `FOLDS` are the quantizations for
+which the runtime folds norms better than `fold`: it keeps the bottleneck shared by query and key (4 % fewer FLOPs).
 """
 
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""ExecuTorch, PyTorch's own runtime for phones, with XNNPACK's kernels: a text at a time."""
+"""ExecuTorch, PyTorch's runtime for phones, with the XNNPACK backend: batch size 1, any length."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ...models.fake_quantization import replace
 from ...tasks.heads import Task
-from ..check import Run, row_by_row
+from ..check import Run, split_batch
 from ..network import Batches
 from ..quantization import QuantizedEmbedding
 from ..student import INPUTS, dynamic_shapes, example_inputs
@@ -19,8 +19,8 @@ from ..student import INPUTS, dynamic_shapes, example_inputs
 PACKAGES = ("executorch", "torchao")
 INSTALL = 'pip install "mobilebert-hf[executorch]"'
 FOLDS = ()
-# Texts of each batch on which ranges are measured: the quantizer's histograms take seconds a text.
-TEXTS_OF_A_BATCH = 2
+# Sequences of each calibration batch that are used: the quantizer's histograms take seconds per sequence.
+SEQUENCES_PER_BATCH = 2
 FILES = {
     None: "executorch/model.pte",
     "int8": "executorch/model_int8.pte",
@@ -31,17 +31,17 @@ FILES = {
 def write(
     network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
 ) -> None:
-    """Traces the network for one text of any length, gives XNNPACK what it takes, and writes the program.
+    """Traces the network for batch size 1 and any length, lowers it to XNNPACK, and writes the program.
 
-    XNNPACK's own quantizer for `torch.export` quantizes: activations when it runs, or by ranges that it measures.
+    XNNPACK's quantizer quantizes: `"int8"` activations at run time, `"int8-static"` with calibrated ranges.
     """
     from transformers.exporters.configs import ExecutorchConfig
     from transformers.exporters.exporter_executorch import ExecutorchExporter
 
     if quantize is not None:
-        # The quantizer leaves tables as they are.
+        # The quantizer does not quantize embeddings.
         replace(cast(nn.Module, network.base_model.embeddings), nn.Embedding, QuantizedEmbedding)
-    # XNNPACK's reshape has room for one size that is open, so the number of rows is not.
+    # XNNPACK's reshape supports one dynamic size, so the batch size is fixed.
     config = ExecutorchConfig(
         backend="xnnpack",
         dynamic=True,
@@ -63,27 +63,27 @@ def _quantizer(network: PreTrainedModel, quantize: str | None, calibration: Batc
 
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True))
     if quantize == "int8-static":
-        # A head rounds when it runs: what it gives out would have no more than 256 values.
+        # Heads are quantized dynamically: static quantization would limit their outputs to 256 values.
         body = network.base_model.embeddings, network.base_model.encoder
         for name, module in network.named_modules():
             if module in body:
                 quantizer.set_module_name(name, get_symmetric_quantization_config(is_per_channel=True))
-    rows = [
-        {name: value[row : row + 1] for name, value in batch.items()}
+    sequences = [
+        {name: value[index : index + 1] for name, value in batch.items()}
         for batch in calibration
-        for row in range(min(TEXTS_OF_A_BATCH, len(batch[INPUTS[0]])))
+        for index in range(min(SEQUENCES_PER_BATCH, len(batch[INPUTS[0]])))
     ]
-    return PT2EQuantizer(quantizer, rows or None)
+    return PT2EQuantizer(quantizer, sequences or None)
 
 
 def unsigned_matmuls(path: Path) -> tuple[()]:
-    """None: XNNPACK multiplies signed activations and signed weights, in 16 bits."""
+    """Returns nothing: XNNPACK multiplies signed activations and signed weights."""
     return ()
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:
-    """Runs a program, whose outputs are in the task's order; on as many threads as the runtime likes."""
-    import executorch.kernels.quantized  # noqa: F401 (registers what a quantized program calls)
+    """Loads a program. ExecuTorch chooses the number of threads."""
+    import executorch.kernels.quantized  # noqa: F401 (registers the operators of quantized programs)
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(path).load_method("forward")
@@ -92,4 +92,4 @@ def load(path: Path, task: Task, threads: int = 1) -> Run:
         outputs = method.execute([torch.from_numpy(inputs[name]) for name in INPUTS])
         return {name: output.numpy().copy() for name, output in zip(task.outputs, outputs, strict=False)}
 
-    return row_by_row(run)
+    return split_batch(run)

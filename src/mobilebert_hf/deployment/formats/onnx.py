@@ -1,4 +1,4 @@
-"""ONNX, run by ONNX Runtime, transformers.js and Optimum. The files have the names that transformers.js looks for."""
+"""ONNX, for ONNX Runtime, transformers.js and Optimum. The file names are those that transformers.js expects."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from ..student import dynamic_shapes, example_inputs
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = 'pip install "mobilebert-hf[export]"'
 FOLDS = ()
-# What multiplies unsigned activations and signed weights.
+# Operators with uint8 activations and int8 weights.
 INT8_OPERATORS = ("MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QLinearConv")
 FILES = {None: "onnx/model.onnx", "int8": "onnx/model_quantized.onnx", "int8-static": "onnx/model_int8.onnx"}
 
@@ -31,11 +31,11 @@ FILES = {None: "onnx/model.onnx", "int8": "onnx/model_quantized.onnx", "int8-sta
 def write(
     network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
 ) -> None:
-    """Writes the network as one file, weights and all.
+    """Writes the network to one file that includes the weights.
 
-    A folded network is in the form that ONNX Runtime is fastest with: in float32 of standard operators
-    (`ort_encoder.py`), statically quantized of its own (`ort_int8.py`). `"int8"` has the weights rounded, and rounds
-    activations when it runs.
+    A folded network is written in the form that is fastest in ONNX Runtime: in float32 with standard operators
+    (`ort_encoder.py`), statically quantized with ONNX Runtime's operators (`ort_int8.py`). `"int8"` is ONNX Runtime's
+    dynamic quantization.
     """
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -51,9 +51,9 @@ def write(
     elif isinstance(network, FoldedMobileBertPreTrainedModel):
         lower(network)
     config = OnnxConfig(dynamic=True, dynamic_shapes=dynamic_shapes(network), quantizer=quantizer)
-    with redirect_stdout(io.StringIO()):  # torch.onnx tells each of its steps
+    with redirect_stdout(io.StringIO()):  # torch.onnx prints its progress
         program: Any = OnnxExporter().export(network, example_inputs(network), config=config).program
-    # Each node has where in this machine's files it comes from.
+    # The metadata of nodes contains local file paths.
     ClearMetadataAndDocStringPass()(program)
     onnx_ir.save(program, str(path))
 
@@ -63,18 +63,18 @@ def _dynamic_quantizer() -> Any:
     from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
     class Quantizer(OnnxRuntimeQuantizer):
-        """ONNX Runtime's, with scales for the weights of matmuls that no processor saturates with."""
+        """ONNX Runtime's quantizer with the weight scales of `matmul_scales`, which do not saturate."""
 
         def quantize(self, model: Any, *args: Any) -> Any:
             self.config.extra_options = {"TensorQuantOverrides": _weight_scales(model)}
             return super().quantize(model, *args)
 
-    # Signed weights with unsigned activations are what CPUs have instructions for.
+    # CPUs have instructions for int8 weights with uint8 activations.
     return Quantizer(OnnxRuntimeDynamicConfig(weight_type=QuantType.QInt8, per_channel=True))
 
 
 def _weight_scales(model: Any) -> dict[str, list[dict[str, Any]]]:
-    """The scales of a float32 graph's matmul weights as ONNX Runtime's quantizer takes them, by name."""
+    """Returns `TensorQuantOverrides` for the matmul weights of a float32 graph, by name."""
     scales = {}
     for node in model.graph:
         weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
@@ -82,20 +82,20 @@ def _weight_scales(model: Any) -> dict[str, list[dict[str, Any]]]:
             rows = torch.from_numpy(weight.const_value.numpy().copy())
             transposed = "transB" in node.attributes and node.attributes["transB"].as_int()
             found = matmul_scales(rows if transposed else rows.t())
-            # The quantizer makes a Gemm a MatMul first, whose weight is [in, out].
+            # The quantizer first converts Gemm to MatMul, whose weight is [in, out].
             scales[weight.name] = [{"axis": 1, "scale": scale, "zero_point": 0} for scale in found.numpy()]
     return scales
 
 
 def unsigned_matmuls(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The name and the int8 weight [out, in] of each matmul of a file with unsigned activations."""
+    """Yields name and int8 weight [out, in] of each matmul with unsigned activations."""
     import onnx
     from onnx import numpy_helper
 
     graph = onnx.load(path).graph
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
     for node in graph.node:
-        # A convolution's weight, the fourth input, is [out, in, 1].
+        # The weight of a convolution is its fourth input, [out, in, 1].
         index = 3 if node.op_type == "QLinearConv" else 1
         if node.op_type in INT8_OPERATORS and node.input[index] in constants:
             weight = numpy_helper.to_array(constants[node.input[index]])
@@ -103,15 +103,15 @@ def unsigned_matmuls(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:
-    """Runs a file on ONNX Runtime's CPU provider."""
+    """Loads a file with ONNX Runtime's CPU execution provider."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    takes, gives = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
+    names, outputs = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(gives, session.run(None, {name: inputs[name] for name in takes}), strict=True))
+        return dict(zip(outputs, session.run(None, {name: inputs[name] for name in names}), strict=True))
 
     return run

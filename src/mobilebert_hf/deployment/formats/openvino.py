@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation, run by OpenVINO and Optimum Intel."""
+"""OpenVINO IR, for OpenVINO and Optimum Intel."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,8 +18,8 @@ from ..student import dynamic_shapes, example_inputs
 PACKAGES = ("nncf", "openvino")
 INSTALL = 'pip install "mobilebert-hf[openvino]"'
 FOLDS = (None,)
-# Bytes of a constant that is not worth one of its own.
-SMALL = 64
+# Equal constants of up to this many bytes are shared.
+SHARED_BYTES = 64
 FILES = {
     None: "openvino/openvino_model.xml",
     "int8": "openvino/openvino_model_int8.xml",
@@ -30,29 +30,29 @@ FILES = {
 def write(
     network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
 ) -> None:
-    """Traces the network and writes the graph, and its weights into a `.bin` file beside it.
+    """Traces the network and writes the graph, with its weights in a `.bin` file of the same name.
 
-    NNCF quantizes: the weights alone, or weights and activations by ranges that it measures.
+    NNCF quantizes: `"int8"` the weights only, `"int8-static"` weights and activations with calibrated ranges.
     """
     from transformers.exporters.configs import OpenVINOConfig
     from transformers.exporters.exporter_openvino import OpenVINOExporter
 
-    network.set_attn_implementation("sdpa")  # which OpenVINO has an operator for
+    network.set_attn_implementation("sdpa")  # OpenVINO has an operator for it
     config = OpenVINOConfig(
         dynamic=True, dynamic_shapes=dynamic_shapes(network), quantizer=_quantizer(quantize, calibration)
     )
     program = OpenVINOExporter().export(network, example_inputs(network), config=config).program
     _share_constants(program)
     OpenVINOExporter.save_program(program, path)
-    # Every value has a line of its own there, and tabs before it.
+    # Remove the indentation, which is a large part of the file.
     path.write_text(re.sub(r">\s+<", "><", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _share_constants(program: Any) -> None:
-    """Leaves one of each small constant: the trace and NNCF have one for every use."""
+    """Merges equal small constants. Tracing and NNCF create one for every use."""
     constants: dict[tuple, Any] = {}
     for node in program.get_ordered_ops():
-        if node.get_type_name() == "Constant" and node.data.nbytes <= SMALL:
+        if node.get_type_name() == "Constant" and node.data.nbytes <= SHARED_BYTES:
             value = node.output(0)
             key = str(value.get_element_type()), tuple(value.get_shape()), node.data.tobytes()
             value.replace(constants.setdefault(key, value))
@@ -66,7 +66,7 @@ def _quantizer(quantize: str | None, calibration: Batches) -> Any:
 
     if quantize == "int8":
         return NNCFOpenVINOQuantizer(NNCFWeightCompressionConfig(mode=nncf.CompressWeightsMode.INT8_SYM))
-    # Channels were evened when norms were folded; smoothing them again takes products, and loses more.
+    # Folding already equalizes the channels. SmoothQuant would add multiplications and lose accuracy.
     smoothing = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     config = NNCFQuantizationConfig(
         subset_size=len(calibration),
@@ -74,20 +74,20 @@ def _quantizer(quantize: str | None, calibration: Batches) -> Any:
     )
 
     class Quantizer(NNCFOpenVINOQuantizer):
-        """NNCF's, with scales for the weights of matmuls that no processor saturates with."""
+        """NNCF's quantizer with the weight scales of `matmul_scales`, which do not saturate."""
 
         def quantize(self, model: Any, *args: Any) -> Any:
             exact = {name: weight.get_node().data.copy() for name, weight in _matmul_weights(model, "f32")}
             quantized = super().quantize(model, *args)
             for name, weight in _matmul_weights(quantized, "i8"):
-                _round_rows(weight, torch.from_numpy(exact[name]))
+                _requantize(weight, torch.from_numpy(exact[name]))
             return quantized
 
     return Quantizer(config, [dict(batch) for batch in calibration])
 
 
 def _matmul_weights(program: Any, kind: str) -> Iterator[tuple[str, Any]]:
-    """The name of each matmul with a constant weight [out, in] of an element type, and the constant's output."""
+    """Yields name and weight of each matmul with a constant weight [out, in] of element type `kind`."""
     for node in program.get_ordered_ops():
         if node.get_type_name() == "MatMul" and node.get_attributes()["transpose_b"]:
             weight = node.input_value(1)
@@ -97,26 +97,25 @@ def _matmul_weights(program: Any, kind: str) -> Iterator[tuple[str, Any]]:
                 yield node.get_friendly_name(), weight
 
 
-def _round_rows(rounded: Any, weight: torch.Tensor) -> None:
-    """Replaces an int8 constant, and the scales after it, by those of `matmul_scales`."""
+def _requantize(constant: Any, weight: torch.Tensor) -> None:
+    """Replaces an int8 constant and its scales by the quantization of a float32 weight with `matmul_scales`."""
     from openvino import opset13 as operators
 
     scales = matmul_scales(weight)
     rows = (weight / scales[:, None]).round().to(torch.int8).numpy()
-    [convert] = rounded.get_target_inputs()
+    [convert] = constant.get_target_inputs()
     [multiply] = convert.get_node().output(0).get_target_inputs()
     scale = multiply.get_node().input_value(1)
-    shared = np.dtype(scale.get_element_type().to_dtype())
-    rounded.replace(operators.constant(rows).output(0))
-    multiply.get_node().input(1).replace_source_output(
-        operators.constant(scales[:, None].numpy().astype(shared)).output(0)
-    )
+    dtype = np.dtype(scale.get_element_type().to_dtype())
+    constant.replace(operators.constant(rows).output(0))
+    new_scale = operators.constant(scales[:, None].numpy().astype(dtype))
+    multiply.get_node().input(1).replace_source_output(new_scale.output(0))
 
 
 def unsigned_matmuls(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The name and the int8 weight [out, in] of each matmul of a file with unsigned activations.
+    """Yields name and int8 weight [out, in] of each matmul with unsigned activations.
 
-    Activations of matmuls whose weights alone are of int8 are float32, or rounded as the processor allows.
+    Files with int8 weights only yield nothing: OpenVINO chooses the activation type for the processor.
     """
     import openvino
 
@@ -126,31 +125,27 @@ def unsigned_matmuls(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def load(path: Path, task: Task, threads: int = 1, **options: Any) -> Run:
-    """Runs a file on OpenVINO's CPU plugin, what is not of 8 bits in float32 if its `options` say nothing else."""
+    """Loads a file with OpenVINO's CPU plugin (see `compile_graph`)."""
     compiled = compile_graph(path, threads, **options)
-    takes = [port.get_any_name() for port in compiled.inputs]
+    names = [port.get_any_name() for port in compiled.inputs]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = compiled({name: inputs[name] for name in takes})
+        outputs = compiled({name: inputs[name] for name in names})
         return {output.get_any_name(): value.copy() for output, value in outputs.items()}
 
     return run
 
 
 def compile_graph(path: Path, threads: int, **options: Any) -> Any:
-    """A file as OpenVINO's CPU plugin runs it, with more of the plugin's options."""
+    """Compiles a file for OpenVINO's CPU plugin, in float32 where it is not int8; `options` are plugin properties."""
     import openvino
 
-    defaults = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
+    defaults = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     return openvino.Core().compile_model(str(path), "CPU", defaults | options)
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor has instructions for bfloat16."""
+    """Returns whether the processor has bfloat16 instructions."""
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,4 +1,4 @@
-"""TFLite, the format the paper ran, run by LiteRT on phones: a text at a time, of any length, ids in int32."""
+"""TFLite, for LiteRT on phones, the format that the paper measured: batch size 1, any length, int32 inputs."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...tasks.heads import Task
-from ..check import Run, row_by_row
+from ..check import Run, split_batch
+from ..dynamic_length import make_length_dynamic
 from ..network import Batches
-from ..one_text import for_one_text
-from ..open_length import open_length
-from ..quantization import hold_biases
+from ..quantization import fit_biases_to_int32
+from ..single_sequence import use_single_sequence
 from ..student import INPUTS, sample_inputs
 
 PACKAGES = ("ai_edge_litert", "ai_edge_quantizer", "litert_torch")
@@ -26,19 +26,19 @@ FILES = {
     "int8-static": "tflite/model_int8_static.tflite",
 }
 
-# In 8 bits, where each product rounds its input first, fewer and wider products are faster.
+# In int8 every matmul quantizes its input, so the fewer and wider matmuls after folding are faster.
 FOLDS = (None,)
 
-# The converter takes no shapes that are open: it is given a text of about this many tokens.
-TRACED = 97
-# What is not a head's, as the converter names operators by the modules they are of.
+# The converter does not support dynamic shapes: the largest length to trace with.
+TRACED_LENGTH = 97
+# Matches operators of embeddings and encoder, which the converter names by module.
 BODY = ".*(Embeddings_embeddings|Encoder_encoder).*"
-# The name that runtimes look for first.
+# The default signature of TFLite runtimes.
 SIGNATURE = "serving_default"
 
 
-class _Named(nn.Module):
-    """The network with the task's outputs and no others."""
+class _TaskOutputs(nn.Module):
+    """The network, returning only the outputs of the task."""
 
     def __init__(self, network: nn.Module, task: Task) -> None:
         super().__init__()
@@ -52,86 +52,83 @@ class _Named(nn.Module):
 def write(
     network: PreTrainedModel, task: Task, path: Path, quantize: str | None = None, calibration: Batches = ()
 ) -> None:
-    """Converts the network for one text of any length.
+    """Converts the network for batch size 1 and any length.
 
-    AI Edge Quantizer quantizes: activations when it runs, or by ranges that it measures.
+    AI Edge Quantizer quantizes: `"int8"` activations at run time, `"int8-static"` with calibrated ranges.
     """
     if quantize == "int8-static":
-        hold_biases(network, calibration)
-    # A number that stands for nothing else in a shape.
-    others = {size for parameter in network.parameters() for size in parameter.shape}
-    longest = min(TRACED, network.config.max_position_embeddings)
-    length = next(number for number in range(longest, 0, -1) if number not in others)
-    convert(for_one_text(network), task, path, {SIGNATURE: length})
+        fit_biases_to_int32(network, calibration)
+    # A length that differs from every dimension of the weights, so that it can be recognized in shapes.
+    dimensions = {size for parameter in network.parameters() for size in parameter.shape}
+    longest = min(TRACED_LENGTH, network.config.max_position_embeddings)
+    length = next(size for size in range(longest, 0, -1) if size not in dimensions)
+    convert(use_single_sequence(network), task, path, {SIGNATURE: length})
     if quantize is not None:
-        quantize_file(path, quantize, {SIGNATURE: list(_rows(calibration, length))})
-    open_length(path, length)
+        quantize_file(path, quantize, {SIGNATURE: list(_sequences(calibration, length))})
+    make_length_dynamic(path, length)
 
 
 def convert(network: nn.Module, task: Task, path: Path, lengths: Mapping[str, int]) -> None:
-    """Converts a network for one text of each length, by the name of its signature; all have the same weights."""
+    """Converts a network with inputs [1, seq]. `lengths` are sequence lengths by signature; all share the weights."""
     import litert_torch
 
     converter: Any = litert_torch
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it tells each of its steps
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # the converter prints its progress
         for name, length in lengths.items():
             inputs = {key: value.int() for key, value in sample_inputs(network, 1, length).items()}
-            module = _Named(network, task).eval()
+            module = _TaskOutputs(network, task).eval()
             converter = converter.signature(name, module, sample_kwargs=inputs)
         converter.convert().export(str(path))
 
 
-def quantize_file(path: Path, quantize: str, texts: Mapping[str, list[dict[str, np.ndarray]]]) -> None:
-    """Quantizes a file in place; the texts of each signature are what `int8-static` measures ranges on."""
+def quantize_file(path: Path, quantize: str, calibration: Mapping[str, list[dict[str, np.ndarray]]]) -> None:
+    """Quantizes a file in place. `calibration` has inputs for `"int8-static"`, by signature name."""
     from ai_edge_quantizer import quantizer, recipe
 
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         tool = quantizer.Quantizer(str(path))
         tool.load_quantization_recipe(recipe.dynamic_wi8_afp32() if quantize == "int8" else _static_recipe())
-        ranges = tool.calibrate(dict(texts)) if tool.need_calibration else None
+        ranges = tool.calibrate(dict(calibration)) if tool.need_calibration else None
         for found in (ranges or {}).values():
-            if not found["min"].any() and not found["max"].any():  # XNNPACK cannot scale to a range of 0
+            if not found["min"].any() and not found["max"].any():  # XNNPACK does not support an empty range
                 found["max"] = found["max"] + 1
         tool.quantize(ranges).export_model(str(path), overwrite=True)
 
 
 def _static_recipe() -> Any:
-    """The encoder's products in 8 bits; sums, attention and its mask stay in float32, and what a head gives out.
-
-    The word table is rounded, too.
-    """
+    """int8 linear layers in the encoder and int8 embeddings; float32 sums, attention and outputs of heads."""
     from ai_edge_quantizer.qtyping import TFLOperationName
     from ai_edge_quantizer.recipe_manager import RecipeManager
 
     recipe = RecipeManager()
-    product = TFLOperationName.FULLY_CONNECTED
-    recipe.add_dynamic_config(".*", product, num_bits=8)
-    recipe.add_static_config(BODY, product, activation_num_bits=8, weight_num_bits=8)
+    linear = TFLOperationName.FULLY_CONNECTED
+    recipe.add_dynamic_config(".*", linear, num_bits=8)
+    recipe.add_static_config(BODY, linear, activation_num_bits=8, weight_num_bits=8)
     recipe.add_weight_only_config(".*", TFLOperationName.EMBEDDING_LOOKUP, num_bits=8)
     return recipe.get_quantization_recipe()
 
 
-def _rows(batches: Batches, length: int) -> Iterator[dict[str, np.ndarray]]:
-    """Each text by itself, cut or padded to `length`."""
+def _sequences(batches: Batches, length: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields each sequence as inputs [1, length], truncated or padded."""
     for batch in batches:
         arrays = {name: batch[name][:, :length].numpy() for name in INPUTS}
-        for row in range(len(arrays[INPUTS[0]])):
-            yield {name: _padded(value[row : row + 1], length) for name, value in arrays.items()}
+        for index in range(len(arrays[INPUTS[0]])):
+            yield {name: _pad(value[index : index + 1], length) for name, value in arrays.items()}
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
+def _pad(values: np.ndarray, length: int) -> np.ndarray:
     return np.pad(values, ((0, 0), (0, length - values.shape[1]))).astype(np.int32)
 
 
 def unsigned_matmuls(path: Path) -> tuple[()]:
-    """None: XNNPACK multiplies signed activations and signed weights, in 16 bits."""
+    """Returns nothing: XNNPACK multiplies signed activations and signed weights."""
     return ()
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:
-    """Runs a file on LiteRT's CPU kernels, XNNPACK's where it has them.
+    """Loads a file with LiteRT's CPU kernels and XNNPACK.
 
-    Where its lengths are not open, it runs a text in the shortest signature that it fits.
+    If the file has signatures of fixed length, a sequence is padded to the shortest one that fits.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -144,9 +141,9 @@ def load(path: Path, task: Task, threads: int = 1) -> Run:
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         tokens = inputs[INPUTS[0]].shape[1]
         if -1 in runners:
-            return runners[-1](**{name: _padded(inputs[name], tokens) for name in INPUTS})
+            return runners[-1](**{name: _pad(inputs[name], tokens) for name in INPUTS})
         length = min(length for length in runners if length >= tokens)
-        outputs = runners[length](**{name: _padded(inputs[name], length) for name in INPUTS})
+        outputs = runners[length](**{name: _pad(inputs[name], length) for name in INPUTS})
         return {name: value[:, :tokens] if value.shape[1] == length else value for name, value in outputs.items()}
 
-    return row_by_row(run)
+    return split_batch(run)

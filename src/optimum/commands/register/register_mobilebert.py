@@ -1,4 +1,4 @@
-"""`optimum-cli export mobilebert`. (A namespace package, as Optimum wants it: these folders have no `__init__.py`.)"""
+"""`optimum-cli export mobilebert`, in a namespace package as Optimum expects (no `__init__.py`)."""
 
 import sys
 from argparse import ArgumentParser
@@ -9,24 +9,24 @@ from optimum.commands.export.base import ExportCommand
 
 
 class MobileBertExportCommand(BaseOptimumCLICommand):
-    """As `mobilebert-hf export`, with `--model` in Optimum's way."""
+    """The command, equivalent to `mobilebert-hf export`."""
 
     COMMAND = CommandInfo(name="mobilebert", help="Export a MobileBERT to ONNX, OpenVINO, ExecuTorch or TFLite.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        """The options."""
+        """Adds the options to the parser."""
         parser.add_argument("-m", "--model", required=True, help="Hub id or folder of a student.")
         parser.add_argument("--format", default="onnx", help="onnx, openvino, executorch or tflite.")
-        parser.add_argument("--quantize", help="int8 or int8-static; float32 by default.")
+        parser.add_argument("--quantize", help="int8 or int8-static. float32 by default.")
         parser.add_argument(
-            "--calibration", action="append", default=[], help="For int8-static: files or folders of text; repeatable."
+            "--calibration", action="append", default=[], help="Text for int8-static: a file or folder. Repeatable."
         )
-        parser.add_argument("--no-folded", dest="folded", action="store_false", help="Leave the norms in the graph.")
+        parser.add_argument("--no-folded", dest="folded", action="store_false", help="Do not fold the norms.")
         parser.add_argument("output", type=Path, help="Folder for graph, tokenizer and configuration.")
 
     def run(self) -> None:
-        """Exports."""
+        """Exports the model."""
         from mobilebert_hf_cli import run_export
 
         assert self.args is not None

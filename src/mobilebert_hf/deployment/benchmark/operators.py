@@ -1,6 +1,6 @@
-"""Where a graph's time goes: each kind of product, beside the fastest product that the machine does.
+"""Profiles the operators of a graph and measures the machine's peak with one large matmul.
 
-python -m mobilebert_hf.deployment.benchmark.products < job.json > products.json
+python -m mobilebert_hf.deployment.benchmark.operators < job.json > operators.json
 """
 
 import json
@@ -20,23 +20,22 @@ from .worker import text_inputs
 
 
 def main() -> None:
-    """Reads a job from standard input and writes its products to standard output."""
+    """Reads a job from standard input and writes the times of operators to standard output."""
     job = json.load(sys.stdin)
     tracer, threads = TRACERS[job["format"]], job["threads"]
     events = tracer.trace(Path(job["graphs"][OURS]), text_inputs(*job["shapes"][0]), threads)
     with TemporaryDirectory() as folder:
         peak = tracer.trace(*tracer.write_peak(Path(folder), job["precision"] == "int8"), threads)
     fastest = min(event.milliseconds for event in peak if event.widths)
-    json.dump({"products": sum_up(events), "peak_gflops": 2 * PEAK_SIZE**3 / fastest / 1e6}, sys.stdout)
+    json.dump({"operators": summarize(events), "peak_gflops": 2 * PEAK_SIZE**3 / fastest / 1e6}, sys.stdout)
 
 
-def sum_up(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """The calls of `RUNS` runs of a graph, by kind.
+def summarize(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Groups the calls of `RUNS` runs by operator and widths.
 
     Returns:
-        A row for each operator, and for each pair of widths that it is from and to where it is a product, the longest
-        first: `operator`, `widths`, `count` in a run, `ms` of them all in a run, median of the runs, and `flops` of
-        them all.
+        Rows by descending time: `operator`; `widths`, input and output width of matmuls; `count`, calls per run; `ms`,
+        median time per run of all calls; `flops` of all calls.
     """
     kinds: dict[tuple, list[Event]] = defaultdict(list)
     for event in events:
