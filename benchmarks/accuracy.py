@@ -7,6 +7,7 @@ and `squad/`, and `text/`, on which ranges are measured. Results go to benchmark
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +41,8 @@ def main(
     for (task, (examples, length, *_)), model in zip(TASKS.items(), (classifier, runs / "squad"), strict=True):
         export_all(model, output / task, str(data / "text"))
         score_export(output / task, task, str(data / examples), length)
-        for name, graph in read_manifest(output / task)["graphs"].items():
-            graphs.setdefault(name, {})[task] = {"bytes": graph_size(output / task, name), **graph}
+        for name, graph in read_manifest(output / task).graphs.items():
+            graphs.setdefault(name, {})[task] = {"bytes": graph_size(output / task, name), **asdict(graph)}
     RESULTS.parent.mkdir(exist_ok=True)
     questions = len(load_squad(str(data / TASKS["squad"][0]), "validation"))
     results = {"machine": describe_machine(), "questions": questions, "graphs": graphs}
@@ -51,10 +52,10 @@ def main(
 
 def export_all(model: Path, folder: Path, text: str) -> None:
     """Exports a student in every way that this version has not written there yet."""
-    graphs, version = open_manifest(folder)["graphs"], describe_version()
+    graphs, version = open_manifest(folder).graphs, describe_version()
     for name, backend in FORMATS.items():
         for precision, file in backend.FILES.items():
-            there = graphs.get(file, {}).get("version") == version and (folder / file).is_file()
+            there = file in graphs and graphs[file].version == version and (folder / file).is_file()
             if not there or version.endswith(DIRTY):
                 calibration = [text] if precision == "int8-static" else []
                 export(model, folder, name, precision, calibration=calibration)

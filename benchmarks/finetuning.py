@@ -25,9 +25,8 @@ from transformers import AutoTokenizer
 
 from mobilebert_hf.data.squad import build_features, load_squad
 from mobilebert_hf.files import atomic_write_text
-from mobilebert_hf.finetuning.glue_report import percent
 from mobilebert_hf.machine import describe_machine
-from mobilebert_hf.tables import terminal_table
+from mobilebert_hf.tables import percent, terminal_table
 from mobilebert_hf.tasks.glue_tasks import TASKS
 
 ROOT = Path(__file__).parents[1]

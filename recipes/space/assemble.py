@@ -35,7 +35,7 @@ def main(
 ) -> None:
     """Writes the page's folder."""
     graph = FORMATS["onnx"].FILES["int8"]
-    if read_manifest(exported)["task"] != "question-answering" or not (exported / graph).is_file():
+    if read_manifest(exported).task != "question-answering" or not (exported / graph).is_file():
         sys.exit(f"{exported} has no {graph} of a student that answers questions.")
     if not (modules / LIBRARY).is_file():
         sys.exit(f"{modules} has no {LIBRARY}: npm install --ignore-scripts @huggingface/transformers")

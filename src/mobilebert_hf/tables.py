@@ -23,3 +23,8 @@ def markdown_table(rows: Rows) -> str:
     heading, *body = rows
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def percent(score: float | None) -> str:
+    """Formats a fraction as a percentage, such as `"81.2"`; `"undefined"` for None."""
+    return "undefined" if score is None else f"{100 * score:.1f}"

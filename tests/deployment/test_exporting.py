@@ -170,13 +170,13 @@ def test_a_model_is_known_by_its_weights(tiny_tokenizer, tmp_path, monkeypatch):
     export("./model/", tmp_path / "out", "onnx", "int8")
     shutil.copytree(model, tmp_path / "moved")
     export("moved", "out")
-    assert read_manifest(tmp_path / "out")["model"] == str(tmp_path / "moved")
+    assert read_manifest(tmp_path / "out").model == str(tmp_path / "moved")
     message = r"out holds exports of .*moved, with other weights or another configuration than .*model has"
     for fields in ({"seed": 1}, {"mask_padding": False}):
         save(tmp_path / "model", tiny_tokenizer, **fields)
         with pytest.raises(ValueError, match=message):
             export(model, tmp_path / "out")
-    assert list(read_manifest(tmp_path / "out")["graphs"]) == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
+    assert list(read_manifest(tmp_path / "out").graphs) == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
 
 
 def test_the_folder_may_be_the_one_that_one_is_in(tiny_tokenizer, tmp_path, monkeypatch):
@@ -196,7 +196,7 @@ def test_exports_into_one_folder_at_once_are_all_there(tiny_tokenizer, tmp_path)
     for process in processes:
         _, errors = process.communicate()
         assert process.returncode == 0, errors[-2000:]
-    graphs = read_manifest(tmp_path / "out")["graphs"]
+    graphs = read_manifest(tmp_path / "out").graphs
     assert set(graphs) == {"onnx/model.onnx", "onnx/model_quantized.onnx", "openvino/openvino_model.xml"}
     assert all((tmp_path / "out" / name).is_file() for name in graphs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
@@ -206,8 +206,8 @@ def test_a_folded_student_needs_no_folding(tiny_tokenizer, tiny_corpus, tmp_path
     source, _ = load_student(save(tmp_path / "model", tiny_tokenizer))
     fold(source).save_pretrained(tmp_path / "model")
     export(tmp_path / "model", tmp_path / "out", quantize="int8-static", calibration=[str(tiny_corpus)], folded=False)
-    [graph] = read_manifest(tmp_path / "out")["graphs"].values()
-    assert graph["folded"] is True
+    [graph] = read_manifest(tmp_path / "out").graphs.values()
+    assert graph.folded is True
 
 
 def test_nothing_is_written_where_the_graph_differs(tiny_tokenizer, tmp_path):
@@ -266,7 +266,7 @@ def test_an_encoder_needs_no_pooler(folded, tiny_tokenizer, tmp_path):
     (fold(encoder) if folded else encoder).save_pretrained(tmp_path / "model")
     for quantize in (None, "int8"):  # twice the same model
         export(tmp_path / "model", tmp_path / "out", quantize=quantize)
-    assert len(read_manifest(tmp_path / "out")["graphs"]) == 2
+    assert len(read_manifest(tmp_path / "out").graphs) == 2
 
 
 def test_a_missing_package_and_an_unknown_format_are_named(monkeypatch, tmp_path):

@@ -18,6 +18,7 @@ from mobilebert_hf.finetuning.encoder import EncoderArguments
 from mobilebert_hf.finetuning.glue import RECIPE_ARGUMENTS, GlueArguments, finetune_glue
 from mobilebert_hf.finetuning.sweep import GridArguments
 from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf.runs.facts import ModelRecord
 
 from ..workshop import RECIPES, fork_with
 from .conftest import SIZES
@@ -83,6 +84,10 @@ def test_the_best_model_is_kept_and_loads(finished):
     [answer] = classify([{"text": "mountain", "text_pair": "mountain"}])
     assert answer["label"] in ("entailment", "neutral", "contradiction")
     assert not list(finished.glob("*/*/checkpoint-*"))
+    record = ModelRecord.read(folders[0])
+    assert {(score.dataset, score.config) for score in record.facts.scores} == {("nyu-mll/glue", "mnli")}
+    assert record.facts.source.role == "base"
+    assert record.arguments["learning_rate"] == 3e-3
 
 
 def test_the_answers_are_in_the_servers_form(finished):

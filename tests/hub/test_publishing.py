@@ -326,7 +326,8 @@ rows = [{"input_ids": torch.arange(5, 15), "attention_mask": torch.ones(10, dtyp
     "token_type_ids": torch.zeros(10, dtype=torch.long), "labels": torch.arange(5, 15),
     "next_sentence_label": torch.tensor(0)}] * 16
 arguments = DistillationArguments(sys.argv[1], transfer_steps=3, distillation_steps=1, save_strategy="no",
-    use_cpu=True, strategy="progressive", hub_model_id="org/student", report_to="none")
+    use_cpu=True, per_device_train_batch_size=8,
+    strategy="progressive", hub_model_id="org/student", report_to="none")
 trainer = DistillationTrainer(MobileBertForPreTraining(student_config()), IBBertForPreTraining(teacher_config()),
     arguments, train_dataset=rows)
 trainer.train()

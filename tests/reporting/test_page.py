@@ -16,6 +16,8 @@ from mobilebert_hf.data import PretrainingDataArguments
 from mobilebert_hf.distillation import ModelArguments, StudentArguments, distill, pretrain
 from mobilebert_hf.reporting import write_report
 from mobilebert_hf.reporting.page import format_hours
+from mobilebert_hf.runs.facts import ModelRecord, Source
+from mobilebert_hf.runs.stages import RunStages
 from mobilebert_hf.training import PreTrainingArguments
 
 from ..helpers import mobilebert, paper_arguments, training_arguments
@@ -116,6 +118,21 @@ def test_a_real_pre_training_is_drawn_into_its_folder_by_the_command(runs, monke
     assert "teacher: pre-training" in text
     assert "pre-training 1 to 10" in text
     assert "next-sentence accuracy" in text
+
+
+def test_real_runs_say_what_their_models_are(runs):
+    teacher, student = (ModelRecord.read(runs / name).facts for name in ("teacher", "student"))
+    assert "from scratch" in teacher.summary
+    assert student.source == Source("teacher", "teacher")
+    assert [row[0] for row in student.results[1:3]] == ["masked-LM loss", "masked-LM accuracy"]
+    stages = RunStages.read(runs / "student")
+    assert [(stage.name, stage.end) for stage in stages.stages] == [
+        ("layer 0", 5),
+        ("layer 1", 10),
+        ("distillation", 20),
+    ]
+    assert stages.loss_weights["feature_map"] > 0
+    assert RunStages.read(runs / "teacher") is None
 
 
 def test_a_run_that_goes_on_is_drawn_from_its_checkpoint(runs, tmp_path):

@@ -135,3 +135,11 @@ def test_the_final_evaluation_is_the_last_one(tmp_path):
     write_state(tmp_path / "checkpoint-15", [*lines, training_line(15)], total=20)
     assert [line["step"] for line in read_run(tmp_path).evaluations] == [5, 10]
     assert read_run(tmp_path).evaluations[-1]["eval_loss"] == 4.0
+
+
+def test_relations_are_a_transfer_term(tmp_path):
+    line = {"step": 4, "loss": 1.0, "stage": 0, "layer_0/relation": 0.5, "layer_0/feature_map": 2.0}
+    write_progressive(tmp_path, [line], weights={"feature_map": 6.0, "relation": 10.0})
+    run = read_run(tmp_path)
+    assert run.curve("relation", run.stages[0]) == ([4], [0.5])
+    assert run.layer_losses(line)[0] == 17.0

@@ -10,7 +10,7 @@ from transformers import MobileBertForQuestionAnswering
 from mobilebert_hf import fold
 from mobilebert_hf.deployment.student import load_student
 from mobilebert_hf.runs import exports as manifest_module
-from mobilebert_hf.runs.exports import adding, fingerprint, read_manifest
+from mobilebert_hf.runs.exports import Graph, Manifest, adding, fingerprint, read_manifest, write_manifest
 
 from ..deployment.test_exporting import save
 
@@ -53,22 +53,34 @@ def test_another_model_is_another(change, tiny_tokenizer, tmp_path):
     assert fingerprint(model) != before
 
 
+def graph(version):
+    return Graph(False, None, {"logits": 1e-6}, version)
+
+
+def test_what_is_wrong_with_a_manifest_is_named(tmp_path):
+    write_manifest(tmp_path, Manifest("model", "digest", "fill-mask", {"onnx/a": graph("1")}))
+    path = tmp_path / "export.json"
+    path.write_text(path.read_text().replace('"folded": false', '"folded": "no"'))
+    with pytest.raises(ValueError, match=r"export\.json: graphs\.onnx/a\.folded is 'no': expected bool"):
+        read_manifest(tmp_path)
+
+
 def test_whoever_is_cut_off_leaves_no_graph_under_anothers_name(tmp_path, monkeypatch):
     def put(text):
         with adding(tmp_path / "out", "place", "identity") as (manifest, aside):
             (aside / "onnx").mkdir()
             for name in ("onnx/a", "onnx/b") if text == "first" else ("onnx/a",):
                 (aside / name).write_text(text)
-                manifest["graphs"][name] = {"is": text}
+                manifest.graphs[name] = graph(text)
 
     put("first")
     monkeypatch.setattr(manifest_module, "move_files", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         put("second")
-    assert read_manifest(tmp_path / "out")["graphs"] == {"onnx/b": {"is": "first"}}
+    assert read_manifest(tmp_path / "out").graphs == {"onnx/b": graph("first")}
     monkeypatch.undo()
     put("third")
-    assert read_manifest(tmp_path / "out")["graphs"] == {"onnx/a": {"is": "third"}, "onnx/b": {"is": "first"}}
+    assert read_manifest(tmp_path / "out").graphs == {"onnx/a": graph("third"), "onnx/b": graph("first")}
     assert {path.name: path.read_text() for path in (tmp_path / "out" / "onnx").iterdir()} == {
         "a": "third",
         "b": "first",

@@ -10,12 +10,13 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-import mobilebert_hf.finetuning.trainer
 from accelerate import Accelerator
 from mobilebert_hf.distillation import DistillationTrainer
+from mobilebert_hf.finetuning.bi_encoder import PairTrainer
+from mobilebert_hf.finetuning.squad import QuestionAnsweringTrainer
 from mobilebert_hf.training import DurableTrainer, compat
 
-OWN_TRAINERS = (DurableTrainer, DistillationTrainer, mobilebert_hf.finetuning.trainer.FineTuner)
+OWN_TRAINERS = (DurableTrainer, DistillationTrainer, PairTrainer, QuestionAnsweringTrainer)
 
 
 @pytest.fixture
@@ -32,6 +33,11 @@ def test_methods_that_are_overridden_have_the_parameters_they_had(name):
     if parameters is not None:
         found = tuple(inspect.signature(method).parameters)[1:]
         assert found == parameters, f"Trainer.{name} takes {found}: the override that depends on it is: {consequence}."
+
+
+@pytest.mark.parametrize("trainer", OWN_TRAINERS)
+def test_there_are_at_most_two_own_levels_over_the_library(trainer):
+    assert trainer.__mro__.index(Trainer) <= 2
 
 
 def test_no_other_private_method_is_overridden():
@@ -106,6 +112,30 @@ def test_compilation_is_taken_over():
         assert compat.take_over_compilation(accelerator) is None
     finally:
         torch._dynamo.config.recompile_limit = limit
+
+
+def test_a_missing_file_of_a_model_is_none(tmp_path):
+    (tmp_path / "modules.json").write_text("[]")
+    assert compat.find_file(str(tmp_path), "modules.json") == str(tmp_path / "modules.json")
+    assert compat.find_file(str(tmp_path), "absent.json") is None, "teachers would not be told from sentence encoders"
+
+
+def test_objects_are_broadcast_in_place_and_returned():
+    assert compat.broadcast_object_list([{"steps": 3}]) == [{"steps": 3}], "processes would plan different steps"
+
+
+def test_the_strategies_of_uploads_are_the_four_that_are_handled():
+    names = {strategy.name for strategy in compat.HubStrategy}
+    assert names == {"END", "EVERY_SAVE", "CHECKPOINT", "ALL_CHECKPOINTS"}, "a new one would upload only the model"
+
+
+def test_a_bar_passes_its_items_on():
+    assert [*compat.tqdm([1, 2], "fitting", total=2, leave=False)] == [1, 2], "layers would not be fitted"
+
+
+def test_an_evaluation_has_the_metrics_of_its_loop():
+    fields = ("predictions", "label_ids", "metrics", "num_samples")
+    assert compat.EvalLoopOutput._fields == fields, "the loop is only passed on, but its type is named"
 
 
 def test_checkpoints_are_sorted_and_rotated_by_their_step(tmp_path):

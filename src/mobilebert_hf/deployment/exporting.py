@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ..machine import describe_version
 from ..models.fake_quantization import disable_fake_quantization
 from ..models.modeling_folded import FoldedMobileBertPreTrainedModel
-from ..runs.exports import adding, fingerprint, open_manifest
+from ..runs.exports import Graph, adding, fingerprint, open_manifest
 from .calibration import calibration_batches
 from .check import check
 from .formats import FORMATS
@@ -81,9 +81,8 @@ def export(
         backend.write(prepare(source, folded=folded and quantize not in backend.FOLDS), task, graph, quantize, batches)
         check_saturation(backend.unsigned_matmuls(graph))
         errors = check(source, task, backend.load(graph, task), tolerance, batches[:2])
-        manifest["task"] = task.name
-        found = {"folded": folded, "quantize": quantize, "relative_errors": errors, "version": describe_version()}
-        manifest["graphs"][file] = found
+        manifest.task = task.name
+        manifest.graphs[file] = Graph(folded, quantize, errors, describe_version())
         unfolded_config(source.config).save_pretrained(aside)
         # By it runtimes' pipelines know where to cut a text.
         tokenizer.model_max_length = min(tokenizer.model_max_length, source.config.max_position_embeddings)

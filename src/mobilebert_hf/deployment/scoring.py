@@ -18,7 +18,8 @@ from ..files import locked
 from ..finetuning.cross_encoder import best_classes
 from ..finetuning.squad import SquadArguments, make_features, score_logits
 from ..models.fake_quantization import disable_fake_quantization
-from ..runs.exports import fingerprint, read_manifest, write_manifest
+from ..runs.exports import GraphScores, Manifest, fingerprint, read_manifest, write_manifest
+from ..runs.facts import public_name
 from ..tasks.glue_data import load_glue, tokenize_glue
 from ..tasks.glue_tasks import find_task
 from ..tasks.heads import CLASSIFICATION, QUESTION_ANSWERING, Task
@@ -44,12 +45,14 @@ class Examination:
         score: From the outputs of all rows to metrics.
         task: The pipeline's name that a model must be for.
         labels: How many labels it must have.
+        split: Of the data set, that is asked.
     """
 
     inputs: Dataset
     score: Score
     task: str
     labels: int
+    split: str
 
 
 def score_export(
@@ -86,11 +89,11 @@ def score_export(
         examination = make(task, data, tokenizer, length, model.config)
         if (head.name, model.config.num_labels) != (examination.task, examination.labels):
             raise ValueError(
-                f"{manifest['model']} is for {head.name} with {model.config.num_labels} labels; {task} needs "
+                f"{manifest.model} is for {head.name} with {model.config.num_labels} labels; {task} needs "
                 f"{examination.task} with {examination.labels}: fine-tune a student on {task}, and export that."
             )
         runs = {"pytorch": run_pytorch(model)}
-        for file in manifest["graphs"]:
+        for file in manifest.graphs:
             runs[file] = find_format(Path(file).parts[0]).load(folder / file, head, threads)
         scores = {}
         with Progress(console=Console(stderr=True)) as progress:
@@ -98,21 +101,22 @@ def score_export(
                 advance = partial(progress.advance, progress.add_task(name, total=len(examination.inputs)))
                 outputs = run_all(run, examination.inputs, tokenizer, head.outputs, advance)
                 scores[name] = examination.score(outputs)
-        for file, graph in manifest["graphs"].items():
-            graph.setdefault("scores", {})[task] = {"pytorch": scores["pytorch"], "graph": scores[file]}
+        where = public_name(data), examination.split
+        for file, graph in manifest.graphs.items():
+            graph.scores[task] = GraphScores(*where, scores["pytorch"], scores[file])
         write_manifest(folder, manifest)
     return scores
 
 
-def _load_exported(folder: Path, manifest: dict[str, Any]) -> tuple[PreTrainedModel, Task]:
+def _load_exported(folder: Path, manifest: Manifest) -> tuple[PreTrainedModel, Task]:
     """The student that an export was made of, in float32."""
-    place = manifest["model"]
+    place = manifest.model
     if Path(place).is_absolute() and not Path(place).is_dir():
         raise FileNotFoundError(
             f"{folder} was exported from {place}, which is not there: export anything from where it is now."
         )
     model, head = load_student(place)
-    if fingerprint(model) != manifest.get("fingerprint"):
+    if fingerprint(model) != manifest.fingerprint:
         raise ValueError(
             f"{place} has other weights, or another configuration, than when {folder} was exported: export it anew, "
             "into another folder."
@@ -136,7 +140,7 @@ def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: 
         found = score_glue(task, best_classes(task, np.stack(outputs["logits"])[:, order]), examples["label"])
         return {metric: 100 * (found[metric] or 0.0) for metric in task.metrics}
 
-    return Examination(examples, score, CLASSIFICATION.name, len(task.labels) or 1)
+    return Examination(examples, score, CLASSIFICATION.name, len(task.labels) or 1, split)
 
 
 def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Examination:
@@ -155,7 +159,7 @@ def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length:
         scores, *_ = score_logits(questions, windows, starts, ends, arguments)
         return {metric: scores[metric] for metric in ("exact_match", "exact", "f1") if metric in scores}
 
-    return Examination(windows, score, QUESTION_ANSWERING.name, 2)
+    return Examination(windows, score, QUESTION_ANSWERING.name, 2, "validation")
 
 
 def run_all(

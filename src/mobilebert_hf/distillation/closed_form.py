@@ -42,9 +42,9 @@ def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, co
     """
     shares = (counts.double() + 1) ** SHARE_EXPONENT
     shares /= shares.sum()
-    words, positions, types = split_embeddings(teacher, counts)
-    mean = shares.float() @ words
-    centred = words - mean
+    tokens, positions, types = split_embeddings(teacher, counts)
+    mean = shares.float() @ tokens
+    centred = tokens - mean
     covariance = (centred.double() * shares[:, None]).T @ centred.double()
     variances, directions = torch.linalg.eigh(covariance)
     rank = student.config.embedding_size
@@ -85,14 +85,14 @@ def split_embeddings(teacher: PreTrainedModel, counts: Tensor) -> tuple[Tensor, 
     read = _embedding_reader(teacher)
     has_positions = getattr(teacher.base_model.embeddings, "position_embeddings", None) is not None
     if not has_positions:
-        words = read(vocabulary, None, None)
-        return words, torch.zeros(length, words.shape[1]), torch.zeros(kinds, words.shape[1])
+        tokens = read(vocabulary, None, None)
+        return tokens, torch.zeros(length, tokens.shape[1]), torch.zeros(kinds, tokens.shape[1])
     sampled = range(0, min(USUAL_LENGTH, length), max(1, min(USUAL_LENGTH, length) // SAMPLED_POSITIONS))
-    words = torch.stack([read(vocabulary, offset + position, 0) for position in sampled]).mean(0)
-    mean = words[usual].mean(0)
+    tokens = torch.stack([read(vocabulary, offset + position, 0) for position in sampled]).mean(0)
+    mean = tokens[usual].mean(0)
     positions = torch.stack([read(usual, offset + position, 0).mean(0) for position in range(length)]) - mean
     types = torch.stack([read(usual, offset + sampled[0], kind).mean(0) for kind in range(kinds)])
-    return words, positions, types - types[0]
+    return tokens, positions, types - types[0]
 
 
 def _embedding_reader(teacher: PreTrainedModel) -> Any:
@@ -107,8 +107,8 @@ def _embedding_reader(teacher: PreTrainedModel) -> Any:
     norm = getattr(embeddings, "LayerNorm", None) or getattr(embeddings, "norm", None) or nn.Identity()
     project = getattr(base, "embeddings_project", None) or nn.Identity()
 
-    def read(words: Tensor, position: int | None, kind: int | None) -> Tensor:
-        total = table(words)
+    def read(tokens: Tensor, position: int | None, kind: int | None) -> Tensor:
+        total = table(tokens)
         if positions is not None and position is not None:
             total = total + positions.weight[position]
         if types is not None and kind is not None:

@@ -35,11 +35,11 @@ def check_match(student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
 def initialize_from_teacher(student: MobileBertForPreTraining, teacher: MobileBertForPreTraining) -> list[str]:
     """Copies the teacher's embeddings, masked-LM head and next-sentence head into the student.
 
-    As the original code does: word, position and type tables, trigram dense, the whole masked-LM head with its extra
-    matrix, the next-sentence head. The embedding norm is copied between norms of one kind only: into a NoNorm
-    student it was tried, as it is and fitted channel by channel to the teacher's embeddings, and made no difference
-    to the distilled student at the demo's scale. Where the student
-    keeps padding out of its embeddings (`mask_padding`), its `[PAD]` row becomes zero.
+    These are the same parameters as in the original code: the tables of tokens, positions and types, the trigram dense
+    layer, the masked-LM head with its extra matrix, the next-sentence head. The embedding norm is copied only between
+    norms of the same kind: copying it into a NoNorm student, as it is or fitted to the teacher's embeddings, made no
+    difference to the distilled student at the scale of the demo. If the student masks padding in its embeddings
+    (`mask_padding`), its `[PAD]` row becomes zero.
 
     Args:
         student: Changed in place.

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils.logging import tqdm
 
 from ..models.configuration import MobileBertConfig
 from ..models.modeling_mobilebert import MobileBertModel
+from ..training.compat import tqdm
 from .losses import mean_pool
 
 # Ridge strength, relative to the mean of the diagonal of the Gram matrix.

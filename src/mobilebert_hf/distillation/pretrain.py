@@ -13,8 +13,8 @@ from ..progress import show_progress
 from ..recipe import parse_mapping
 from ..runs.run_folder import open_run_folder
 from ..training.arguments import PreTrainingArguments
-from ..training.phases import Phase, plan_phases, run_phases
-from .trainer import DistillationTrainer
+from ..training.phases import Phase, plan_phases
+from .trainer import DistillationTrainer, run_phases
 
 
 @dataclass

@@ -5,10 +5,10 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
@@ -18,7 +18,8 @@ from ..files import atomic_write_text
 from ..progress import show_progress
 from ..runs.run_folder import open_run_folder
 from ..tables import terminal_table
-from ..training.phases import Phase, plan_phases, run_phases
+from ..training.compat import broadcast_object_list
+from ..training.phases import Phase, plan_phases
 from .arguments import DistillationArguments, StudentArguments
 from .facts import describe_student
 from .planning import plan_steps
@@ -26,7 +27,7 @@ from .report import ScoredTask, result_rows, write_results
 from .sentence_encoder import write_sentence_encoder
 from .shapes import compare_sizes
 from .students import Initialized, StudentPlan, plan_student
-from .trainer import DistillationTrainer
+from .trainer import DistillationTrainer, run_phases
 
 PLAN = "plan.json"
 
@@ -59,30 +60,19 @@ def distill(
     console = Console(stderr=True, quiet=training.process_index > 0)
     phases = _prepare_phases(plan, data, training, tokenizer, console)
     with open_run_folder(training, (student, data, training)) as folder:
-        initialized = _initialize(plan, training, phases[0], tokenizer)
-        if initialized.report:
-            console.print("initialization: " + "; ".join(f"{k} {_show(v)}" for k, v in initialized.report.items()))
-
-        def make_trainer(phase: Phase) -> DistillationTrainer:
-            assert isinstance(phase.training, DistillationArguments)
-            return DistillationTrainer(
-                copy.deepcopy(initialized.model),
-                plan.teacher,
-                phase.training,
-                phase.training.build_objectives(plan.output),
-                **_limit_evaluation(phase.inputs(tokenizer), phase.training.max_eval_samples),
-            )
-
-        def make_shown_trainer(phase: Phase) -> DistillationTrainer:
-            trainer = make_trainer(phase)
-            show_progress(trainer, f"distilling {Path(student.teacher).name}", trainer.stage_names)
-            return trainer
-
+        initialized = _initialize(plan, training, phases[0], tokenizer, console)
         if training.minutes is not None:
             scored_tokens = task.count_tokens(tokenizer) if task else 0
             left = training.minutes * 60 - (time.monotonic() - began)
-            _plan(folder / PLAN, training, lambda: plan_steps(make_trainer(phases[0]), left, scored_tokens))
-        trainer = run_phases(make_shown_trainer, phases)
+            timed = partial(_make_trainer, plan, initialized, tokenizer, phases[0])
+            _plan(folder / PLAN, training, lambda: plan_steps(timed(), left, scored_tokens))
+
+        def make_trainer(phase: Phase) -> DistillationTrainer:
+            trainer = _make_trainer(plan, initialized, tokenizer, phase)
+            show_progress(trainer, f"distilling {Path(student.teacher).name}", trainer.stage_names)
+            return trainer
+
+        trainer = run_phases(make_trainer, phases)
         if plan.is_fitted and training.process_index == 0:
             if plan.output == "pooled":
                 write_sentence_encoder(folder, student.teacher, plan.config.hidden_size, data.max_seq_length)
@@ -94,6 +84,20 @@ def distill(
             Console().print(terminal_table(table, f"{folder}"))
         trainer.finish()
     return trainer
+
+
+def _make_trainer(
+    plan: StudentPlan, initialized: Initialized, tokenizer: PreTrainedTokenizerBase, phase: Phase
+) -> DistillationTrainer:
+    """The trainer of a phase, with a student as it was initialized."""
+    assert isinstance(phase.training, DistillationArguments)
+    return DistillationTrainer(
+        copy.deepcopy(initialized.model),
+        plan.teacher,
+        phase.training,
+        phase.training.build_objectives(plan.output),
+        **_limit_evaluation(phase.inputs(tokenizer), phase.training.max_eval_samples),
+    )
 
 
 def _prepare_phases(
@@ -122,13 +126,21 @@ def _prepare_phases(
 
 
 def _initialize(
-    plan: StudentPlan, training: DistillationArguments, phase: Phase, tokenizer: PreTrainedTokenizerBase
+    plan: StudentPlan,
+    training: DistillationArguments,
+    phase: Phase,
+    tokenizer: PreTrainedTokenizerBase,
+    console: Console,
 ) -> Initialized:
+    """The student before training; prints how much of the teacher a fit has kept."""
     inputs = phase.inputs(tokenizer)
     initialized = plan.initialize(training.seed, inputs["train_dataset"], inputs["data_collator"])
     if training.bf16 and training.device.type == "cpu":
         # The backward pass of the fused kernel is several times slower there in bfloat16.
         initialized.model.set_attn_implementation("eager")
+    if initialized.report:
+        shown = (f"{name} {_show(value)}" for name, value in initialized.report.items())
+        console.print(f"initialization: {'; '.join(shown)}")
     return initialized
 
 

@@ -8,11 +8,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from ..files import atomic_write_text
 from ..tasks.glue_scores import glue_scores
 from ..tasks.glue_tasks import TASKS
+from ..training.compat import find_file
 from .losses import mean_pool
 
 MODULES = "modules.json"
@@ -32,7 +32,7 @@ def write_sentence_encoder(folder: Path, teacher: str, width: int, max_length: i
         max_length: The maximum number of tokens; longer texts are truncated.
     """
     kinds = {"": "Transformer", "1_Pooling": "Pooling"}
-    found = cached_file(teacher, MODULES, _raise_exceptions_for_missing_entries=False)
+    found = find_file(teacher, MODULES)
     if found and NORMALIZE in Path(found).read_text(encoding="utf-8"):
         kinds["2_Normalize"] = "Normalize"
     modules = [

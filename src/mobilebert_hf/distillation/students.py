@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedModel,
     set_seed,
 )
-from transformers.utils import cached_file
 
 from ..data.masking import IGNORED
 from ..models.configuration import IBBertConfig, MobileBertConfig
 from ..models.modeling_mobilebert import MobileBertForMaskedLM, MobileBertModel
 from ..recipe import parse_mapping
+from ..training.compat import find_file
 from .arguments import OutputName, StudentArguments
 from .closed_form import initialize_embeddings, initialize_masked_lm_head
 from .initialization import MATCHED_FIELDS, initialize_from_teacher
@@ -123,7 +123,7 @@ def choose_output(student: StudentArguments) -> OutputName:
         return cast(OutputName, student.objective)
     if has_heads and isinstance(config, IBBertConfig):
         return "pretraining"
-    if cached_file(student.teacher, MODULES, _raise_exceptions_for_missing_entries=False):
+    if find_file(student.teacher, MODULES):
         return "pooled"
     has_masked_lm_head = has_heads or any(name.endswith("ForMaskedLM") for name in architectures)
     return "masked_lm" if has_masked_lm_head else "features"

@@ -5,8 +5,8 @@ step, so a run resumes with nothing but the state of the Trainer. Without a teac
 next sentence, with the library's schedule.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel
-from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import PretrainingCollator
+from ..runs.checkpoints import step_of
+from ..runs.facts import hub_ids
 from ..runs.run_folder import find_checkpoint
 from ..training.arguments import PreTrainingArguments
 from ..training.batches import TrainingBatches
-from ..training.compat import mark_scheduler_as_created, prepare_inputs, take_over_compilation
+from ..training.compat import EvalLoopOutput, mark_scheduler_as_created, prepare_inputs, take_over_compilation
 from ..training.compilation import compile_layers
 from ..training.durable import DurableTrainer
-from ..training.interruption import hold_signals
+from ..training.interruption import EndAt, hold_signals
 from ..training.meter import Meter
 from ..training.metric_sums import mean_metrics, stack_sums
 from ..training.normalizers import Normalizers, count_batch
 from ..training.optimizer import create_optimizer, per_group_scheduler
+from ..training.phases import Phase
 from .arguments import DistillationArguments
 from .costs import step_flops
 from .facts import describe_distilled, describe_pretrained, describe_stages
@@ -178,14 +180,11 @@ class DistillationTrainer(DurableTrainer):
 
     # ---- training
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `DurableTrainer.train`; with a teacher without dropout."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = find_checkpoint(self.args)
-        self.batches.resumed_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+    def training_context(self, checkpoint: Path | None) -> AbstractContextManager[Any]:
+        """With a teacher there is no dropout; a stream resumes from the checkpoint."""
+        self.batches.resumed_checkpoint = checkpoint
         assert self.model is not None
-        with nullcontext() if self.teacher is None else without_dropout(self.model):
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+        return nullcontext() if self.teacher is None else without_dropout(self.model)
 
     def get_train_dataloader(self) -> DataLoader:
         """See `TrainingBatches.loader`."""
@@ -327,3 +326,25 @@ class DistillationTrainer(DurableTrainer):
         means = mean_metrics(torch.as_tensor(prediction.predictions))
         metrics = dict(zip(self._metric_names, means.tolist(), strict=True))
         return {"loss": sum(metrics[name] for name in self.evaluation_losses), **metrics}
+
+
+def run_phases(make_trainer: Callable[[Phase], DistillationTrainer], phases: Sequence[Phase]) -> DistillationTrainer:
+    """Trains all phases, from the last complete checkpoint on, evaluates, and saves model, metrics and state.
+
+    Args:
+        make_trainer: Makes the trainer of a phase, with a new model each time.
+        phases: At least one.
+    """
+    for phase in phases:
+        checkpoint = find_checkpoint(phase.training)
+        if phase.end is not None and checkpoint is not None and step_of(checkpoint) >= phase.end:
+            continue
+        trainer = make_trainer(phase)
+        trainer.facts = replace(trainer.facts, datasets=hub_ids(phase.data.corpus))
+        if phase.end is not None:
+            trainer.add_callback(EndAt(phase.end))
+        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_final_model()
+    trainer.save_state()
+    trainer.save_metrics("eval", trainer.evaluate(), combined=False)
+    return trainer

@@ -19,8 +19,10 @@ from ..distillation.losses import mean_pool
 from ..distillation.sentence_encoder import write_sentence_encoder
 from ..tasks.glue_tasks import TASKS, GlueTask
 from ..tasks.heads import FEATURES
+from ..training import DurableTrainer
+from ..training.compat import prepare_inputs
 from .encoder import EncoderArguments, add_adapter, load_encoder
-from .trainer import FineTuner
+from .trainer import prepare_for_fine_tuning
 
 # What CoSENT multiplies cosines by.
 SCALE = 20.0
@@ -67,14 +69,14 @@ class BiEncoder:
         """The network, without a head, with an adapter if one is asked for; `steps` is how many training has."""
         return add_adapter(load_encoder(source, AutoModel), source, FEATURES.adapter, steps)
 
-    def trainer(self, model: Any, training: TrainingArguments, splits: DatasetDict) -> FineTuner:
+    def trainer(self, model: Any, training: TrainingArguments, splits: DatasetDict) -> DurableTrainer:
         """Validates by Spearman's correlation of cosines and labels, `score`, which needs no threshold."""
 
         def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
             return {"score": float(np.nan_to_num(spearmanr(prediction.predictions, prediction.label_ids).statistic))}
 
         training.remove_unused_columns = False  # the network knows no `length`
-        return PairTrainer(
+        trainer = PairTrainer(
             model=model,
             args=training,
             train_dataset=splits.get("train"),
@@ -83,6 +85,7 @@ class BiEncoder:
             processing_class=self.tokenizer,
             compute_metrics=compute_metrics,
         )
+        return prepare_for_fine_tuning(trainer)
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` [n, 2, seq]; `labels` [n], float32, the larger the more alike."""
@@ -94,7 +97,7 @@ class BiEncoder:
             batch["labels"] = torch.tensor(labels, dtype=torch.float32)
         return batch
 
-    def decide(self, trainer: FineTuner, train: Dataset) -> dict[str, float]:
+    def decide(self, trainer: DurableTrainer, train: Dataset) -> dict[str, float]:
         """The `threshold` of the cosine that tells the classes of the training examples apart best."""
         if self.alike is None:
             return {}
@@ -109,7 +112,7 @@ class BiEncoder:
             return 5 * cosines.clip(0, 1)
         return np.where(cosines > threshold, self.alike, 1 - self.alike)
 
-    def save(self, trainer: FineTuner, source: str) -> None:
+    def save(self, trainer: DurableTrainer, source: str) -> None:
         """Saves what was trained, from the model `source`, in its folder, as sentence-transformers reads it."""
         trainer.save_final_model()
         if trainer.args.should_save:
@@ -121,7 +124,7 @@ def _is_comparison(task: GlueTask) -> bool:
     return task.pair and len(task.labels) in (0, 2)
 
 
-class PairTrainer(FineTuner):
+class PairTrainer(DurableTrainer):
     """Trains an encoder by the cosines of pairs, in the batches of `BiEncoder.collate`; predicts cosines."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -144,7 +147,7 @@ class PairTrainer(FineTuner):
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """Loss, cosines and labels of a batch; neither loss nor labels where it has none."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = prepare_inputs(self, inputs)
         labels = inputs.pop("labels", None)
         with torch.no_grad(), self.compute_loss_context_manager():
             cosines = self.cosines(model, inputs)

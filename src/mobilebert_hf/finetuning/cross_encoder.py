@@ -17,8 +17,9 @@ from ..tasks.glue_data import tokenize_glue
 from ..tasks.glue_tasks import GlueTask
 from ..tasks.heads import CLASSIFICATION
 from ..tasks.metrics import score_glue
+from ..training import DurableTrainer
 from .encoder import EncoderArguments, add_adapter, label_fields, load_encoder
-from .trainer import FineTuner
+from .trainer import prepare_for_fine_tuning
 
 
 class CrossEncoder:
@@ -42,7 +43,7 @@ class CrossEncoder:
         model = load_encoder(source, AutoModelForSequenceClassification, **label_fields(self.task.labels))
         return add_adapter(model, source, CLASSIFICATION.adapter, steps)
 
-    def trainer(self, model: Any, training: TrainingArguments, splits: DatasetDict) -> FineTuner:
+    def trainer(self, model: Any, training: TrainingArguments, splits: DatasetDict) -> DurableTrainer:
         """Validates by the task's metrics, and by `score`, their mean."""
 
         def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -51,7 +52,7 @@ class CrossEncoder:
             number = {name: scores[name] or 0.0 for name in self.task.metrics}
             return {**number, "score": float(np.mean(list(number.values())))}
 
-        return FineTuner(
+        trainer = DurableTrainer(
             model=model,
             args=training,
             train_dataset=splits.get("train"),
@@ -60,8 +61,9 @@ class CrossEncoder:
             processing_class=self.tokenizer,
             compute_metrics=compute_metrics,
         )
+        return prepare_for_fine_tuning(trainer)
 
-    def decide(self, trainer: FineTuner, train: Dataset) -> dict[str, float]:
+    def decide(self, trainer: DurableTrainer, train: Dataset) -> dict[str, float]:
         """What `answers` needs besides a trained network's outputs: nothing."""
         return {}
 
@@ -69,7 +71,7 @@ class CrossEncoder:
         """See `best_classes`."""
         return best_classes(self.task, logits)
 
-    def save(self, trainer: FineTuner, source: str) -> None:
+    def save(self, trainer: DurableTrainer, source: str) -> None:
         """Saves what was trained, from the model `source`, in its folder."""
         trainer.save_final_model()
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..runs.facts import ModelFacts, Score, Source, hub_ids, recipe_command
+from ..tables import percent
 from ..tasks.glue_data import HUB_DATASET
 from ..tasks.glue_tasks import GlueTask
 from ..tasks.heads import CLASSIFICATION, QUESTION_ANSWERING
-from .glue_report import percent
 
 # SQuAD's official validation files, compressed or not, begin with these names.
 OFFICIAL = ("dev-v1.1", "dev-v2.0")

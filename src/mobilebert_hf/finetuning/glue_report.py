@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from ..files import atomic_write, atomic_write_text
-from ..tables import markdown_table, terminal_table
+from ..tables import markdown_table, percent, terminal_table
 from ..tasks.glue_scores import Score, glue_average, task_score
 from ..tasks.glue_tasks import TASKS, GlueTask
 from .sweep import Finished, best_point, by_point, median_score, read_finished
@@ -110,11 +110,6 @@ def remarks(results: dict[str, Any]) -> list[str]:
         f"{TASKS[key].name}: {reason}." for key, task in results["tasks"].items() for reason in task["undefined"]
     ]
     return [f"Average: {results['average_of']}.", *undefined]
-
-
-def percent(score: Score) -> str:
-    """`"81.2"`, or `"undefined"`."""
-    return "undefined" if score is None else f"{100 * score:.1f}"
 
 
 def plot(runs: dict[str, list[Finished]], path: Path) -> None:

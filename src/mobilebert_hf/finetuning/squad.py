@@ -27,9 +27,10 @@ from ..runs.run_folder import find_checkpoint, open_run_folder
 from ..tasks.heads import QUESTION_ANSWERING
 from ..tasks.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..tasks.squad_scores import squad_scores, squad_v2_scores
+from ..training import DurableTrainer
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder
 from .facts import describe_squad_model
-from .trainer import FineTuner, planned_steps
+from .trainer import planned_steps, prepare_for_fine_tuning
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
         )
+        prepare_for_fine_tuning(trainer)
         sources = encoder.model, squad.train, squad.validation
         trainer.facts = describe_squad_model(*sources, measured={})
         show_progress(trainer, "SQuAD")
@@ -157,13 +159,13 @@ def make_features(
     return windows if training else windows.select(np.argsort(-example_lengths(windows), kind="stable"))
 
 
-class QuestionAnsweringTrainer(FineTuner):
+class QuestionAnsweringTrainer(DurableTrainer):
     """Evaluates by answering questions.
 
     Args:
         questions: What the windows of `eval_dataset` were made of.
         squad: How to look for answers.
-        kwargs: `FineTuner`'s.
+        kwargs: As `DurableTrainer`.
     """
 
     def __init__(self, questions: Dataset, squad: SquadArguments, **kwargs: Any) -> None:

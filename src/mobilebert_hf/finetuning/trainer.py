@@ -1,32 +1,26 @@
-"""What both fine-tuning recipes train with."""
+"""What both fine-tuning recipes ask of a trainer."""
 
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainingArguments
 
 from ..training import DurableTrainer
 from .encoder import merge_adapter
 
+AnyTrainer = TypeVar("AnyTrainer", bound=DurableTrainer)
 
-class FineTuner(DurableTrainer):
-    """Training batches are of similar length, and predictions are in the order of the data."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.args.train_sampling_strategy = "group_by_length"
+def prepare_for_fine_tuning(trainer: AnyTrainer) -> AnyTrainer:
+    """Batches sequences of similar length in training, and merges an adapter into the final model.
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
-        # The library would group these by length, too, in a random order that nobody is told of.
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
-
-    def save_final_model(self) -> None:
-        """As `DurableTrainer`'s; an adapter is merged into the weights, and saved by itself in `adapter/` too."""
-        if self.args.should_save:
-            self.model = merge_adapter(self.accelerator.unwrap_model(self.model), Path(self.args.output_dir or "."))
-        super().save_final_model()
+    Predictions are in the order of the data. The adapter is saved in `adapter/` as well.
+    """
+    trainer.args.train_sampling_strategy = "group_by_length"
+    trainer.finalize_model = partial(merge_adapter, folder=Path(trainer.args.output_dir or "."))
+    return trainer
 
 
 def planned_steps(training: TrainingArguments, examples: int) -> int:

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def _make_public(folder: Path, repo: str) -> None:
         recipe = Recipe.read(path)
         recipe._replace(values=without_places(recipe.values)).write(path)
     if (folder / MANIFEST).is_file():
-        write_manifest(folder, read_manifest(folder) | {"model": repo})
+        write_manifest(folder, replace(read_manifest(folder), model=repo))
     if (path := folder / "tokenizer_config.json").is_file():
         tokenizer = json.loads(path.read_text(encoding="utf-8"))
         # Without it transformers 5.2 leaves token types out.
@@ -139,13 +139,13 @@ def _make_public(folder: Path, repo: str) -> None:
 def _exported(folder: Path, model: Path) -> dict[str, Path]:
     """The graphs of an export of this model, by their paths, with what lies beside them."""
     manifest = read_manifest(folder)
-    if manifest.get("fingerprint") != fingerprint(load_student(model)[0]):
+    if manifest.fingerprint != fingerprint(load_student(model)[0]):
         raise ValueError(
-            f"{folder} holds exports of {manifest['model']}, with other weights or another configuration than {model} "
+            f"{folder} holds exports of {manifest.model}, with other weights or another configuration than {model} "
             "has: export this one, into another folder."
         )
     found = {MANIFEST: folder / MANIFEST}
-    for graph in manifest["graphs"]:
+    for graph in manifest.graphs:
         if not (folder / graph).is_file():
             raise FileNotFoundError(f"{folder} has no {graph} any more: export it again.")
         for path in graph_files(folder, graph):
@@ -155,18 +155,20 @@ def _exported(folder: Path, model: Path) -> dict[str, Path]:
 
 def export_rows(folder: Path) -> list[list[str]]:
     """A table of an export's graphs: sizes, and what each lost on the tasks that it was scored on."""
-    graphs = read_manifest(folder)["graphs"]
-    tasks = list(dict.fromkeys(task for graph in graphs.values() for task in graph.get("scores", {})))
+    graphs = read_manifest(folder).graphs
+    tasks = list(dict.fromkeys(task for graph in graphs.values() for task in graph.scores))
     rows = [["", "size", *(f"{task}, percent (against PyTorch)" for task in tasks)]]
     for name, graph in graphs.items():
         cells = []
         for task in tasks:
-            scores = graph.get("scores", {}).get(task, {"graph": {}})
+            scores = graph.scores.get(task)
             cells.append(
                 ", ".join(
-                    f"{metric} {value:.2f} ({value - scores['pytorch'][metric]:+.2f})"
-                    for metric, value in scores["graph"].items()
+                    f"{metric} {value:.2f} ({value - scores.pytorch[metric]:+.2f})"
+                    for metric, value in scores.graph.items()
                 )
+                if scores
+                else ""
             )
         rows.append([f"`{name}`", f"{graph_size(folder, name) / 1e6:.1f} MB", *cells])
     return rows

@@ -26,6 +26,7 @@ _TRANSFER = {
     "mean": ("means", "#56b4e9"),
     "variance": ("variances", "#009e73"),
     "attention": ("attention", "#cc79a7"),
+    "relation": ("relations", "#a6761d"),
 }
 _PRETRAINING = {
     "masked_lm_loss": ("masked LM", "#d55e00"),

@@ -15,7 +15,7 @@ from ..runs.stages import RunStage, RunStages
 Line = dict[str, float]
 
 STATE = "trainer_state.json"
-TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention", "relations")
+TRANSFER_TERMS = ("feature_map", "mean", "variance", "attention", "relation")
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,12 @@ class RunLog:
         Where the run does not say its weights, all are 1.
         """
         weights = self.planned.loss_weights if self.planned else dict.fromkeys(TRANSFER_TERMS, 1.0)
-        return [
-            sum(
-                weight * line.get(f"{prefix}layer_{layer}/{term}", np.nan)
-                for term, weight in weights.items()
-                if weight > 0
-            )
-            for layer in range(self.layers)
-        ]
+        losses = []
+        for layer in range(self.layers):
+            names = {term: f"{prefix}layer_{layer}/{term}" for term, weight in weights.items() if weight > 0}
+            known = [weights[term] * line[name] for term, name in names.items() if name in line]
+            losses.append(sum(known) if known else np.nan)
+        return losses
 
     def rates(self, line: Line) -> dict[str, float]:
         """The learning rate of each place at a line's last step; empty where the line does not say."""

@@ -44,7 +44,7 @@ class Source:
         """What is at a Hub id or in a folder; None where nothing is named."""
         if not place:
             return None
-        return cls(role, place if hub_id(place) else Path(place).name, hub_id(place))
+        return cls(role, public_name(place), hub_id(place))
 
     @property
     def markdown(self) -> str:
@@ -152,6 +152,11 @@ class ModelRecord:
 def hub_id(name: str) -> str | None:
     """A name of a model or data set if it is one on the Hub, and no path."""
     return None if Path(name).exists() or name.count("/") != 1 else name
+
+
+def public_name(name: str) -> str:
+    """A Hub id as it is, and of a path the last part: the others are nobody else's business."""
+    return hub_id(name) or Path(name).name
 
 
 def hub_ids(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:

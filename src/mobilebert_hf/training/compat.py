@@ -6,19 +6,24 @@ Each item has a contract test in `tests/training/test_compat.py`, which says wha
 from typing import Any
 
 import torch
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, broadcast_object_list
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
-from transformers.utils import PushInProgress
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, rotate_checkpoints, sort_checkpoints
+from transformers.utils import PushInProgress, cached_file
+from transformers.utils.logging import tqdm
 
 from accelerate import Accelerator
 
 __all__ = [
     "OVERRIDDEN_METHODS",
+    "EvalLoopOutput",
+    "HubStrategy",
     "PushInProgress",
     "attention_implementation",
+    "broadcast_object_list",
+    "find_file",
     "mark_scheduler_as_created",
     "per_process_batch_size",
     "prepare_inputs",
@@ -27,6 +32,7 @@ __all__ = [
     "sdpa_mask",
     "sort_checkpoints",
     "take_over_compilation",
+    "tqdm",
     "wait_for_pushes",
 ]
 
@@ -85,3 +91,8 @@ def mark_scheduler_as_created(trainer: Trainer) -> None:
 def wait_for_pushes(trainer: Trainer) -> None:
     """Waits for uploads that run in the background."""
     trainer._finish_current_push()
+
+
+def find_file(model: str, name: str) -> str | None:
+    """The local path of a file of a model's Hub repository or folder; None if it has no such file."""
+    return cached_file(model, name, _raise_exceptions_for_missing_entries=False)

@@ -1,17 +1,20 @@
 """A `transformers.Trainer` whose runs survive kills, full disks, signals and numbers that are not finite."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
 
 from ..files import move_files
 from ..runs.checkpoints import STAGING
 from ..runs.checkpoints import publish as publish_checkpoint
 from ..runs.facts import ModelFacts
+from ..runs.run_folder import find_checkpoint
 from ..runs.stages import RunStages
 from .compat import rotate_checkpoints, sort_checkpoints
 from .finite_check import FiniteCheck
@@ -33,9 +36,11 @@ class DurableTrainer(Trainer):
     Attributes:
         facts: What is known of the model; subclasses say more.
         stages: The stages of the run, if it has several; written to its folder when training begins.
+        finalize_model: Makes the model that is saved at the end of the one that was trained; None: it is the same.
     """
 
     stages: RunStages | None = None
+    finalize_model: Callable[[Any], Any] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,8 +60,8 @@ class DurableTrainer(Trainer):
         """The position of a step in the run, for messages."""
         return f"step {step + 1:,} of {self.state.max_steps:,}"
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's.
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; `resume_from_checkpoint=True` finds the last complete checkpoint.
 
         Raises:
             TrainingInterrupted: SIGINT or SIGTERM was received.
@@ -65,16 +70,23 @@ class DurableTrainer(Trainer):
         """
         if self.stages is not None and self.is_world_process_zero():
             self.stages.write(Path(self.args.output_dir or "."))
-        with self.interruption.catching():
-            result = super().train(*args, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_checkpoint(self.args)
+        checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        with self.interruption.catching(), self.training_context(checkpoint):
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.interruption.agreed:
-            checkpoint = sort_checkpoints(self._get_output_dir(None))[-1]
+            last = sort_checkpoints(self._get_output_dir(None))[-1]
             raise TrainingInterrupted(
-                f"Interrupted after {self.describe_step(self.state.global_step - 1)}. Everything is in {checkpoint}: "
+                f"Interrupted after {self.describe_step(self.state.global_step - 1)}. Everything is in {last}: "
                 "the same command goes on from there."
             )
         self.create_model_card()
         return result
+
+    def training_context(self, checkpoint: Path | None) -> AbstractContextManager[Any]:
+        """A context that training happens in; `checkpoint` is what it resumes from."""
+        return nullcontext()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Resumed from its last checkpoint, the library would take one step too many.
@@ -101,6 +113,12 @@ class DurableTrainer(Trainer):
         if grad_norm is None and self.finite_check.norm_is_global:
             return self.finite_check.global_norm(model)
         return super()._get_grad_norm(model, grad_norm)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
+        # The library would group these by length, too, in a random order that is not returned.
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     # ---- checkpoints
 
@@ -151,6 +169,8 @@ class DurableTrainer(Trainer):
 
     def save_final_model(self) -> None:
         """Saves model and tokenizer to `output_dir`, each file complete or not at all."""
+        if self.finalize_model is not None and self.args.should_save:
+            self.model = self.finalize_model(self.accelerator.unwrap_model(self.model))
         staging = Path(self.args.output_dir or ".") / STAGING
         self.save_model(str(staging), _internal_call=True)
         if self.args.should_save:

@@ -1,22 +1,14 @@
 """Training in phases: examples of one length, then longer ones, in one run that resumes exactly."""
 
-from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ..data import PretrainingCollator, PretrainingData, PretrainingDataArguments, prepare_pretraining_data
 from ..models.configuration import MobileBertConfig
-from ..runs.checkpoints import step_of
-from ..runs.facts import hub_ids
-from ..runs.run_folder import find_checkpoint
 from .arguments import PreTrainingArguments
-from .durable import DurableTrainer
-from .interruption import EndAt
-
-AnyTrainer = TypeVar("AnyTrainer", bound=DurableTrainer)
 
 
 @dataclass
@@ -91,25 +83,3 @@ def prepare_data(
     """The examples, prepared by one process and read from its cache by the others."""
     with training.main_process_first(desc="preparing the corpus"):
         return prepare_pretraining_data(data, tokenizer)
-
-
-def run_phases(make_trainer: Callable[[Phase], AnyTrainer], phases: Sequence[Phase]) -> AnyTrainer:
-    """Trains all phases, from the last complete checkpoint on, evaluates, and saves model, metrics and state.
-
-    Args:
-        make_trainer: Makes the trainer of a phase, with a new model each time.
-        phases: At least one.
-    """
-    for phase in phases:
-        checkpoint = find_checkpoint(phase.training)
-        if phase.end is not None and checkpoint is not None and step_of(checkpoint) >= phase.end:
-            continue
-        trainer = make_trainer(phase)
-        trainer.facts = replace(trainer.facts, datasets=hub_ids(phase.data.corpus))
-        if phase.end is not None:
-            trainer.add_callback(EndAt(phase.end))
-        trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_final_model()
-    trainer.save_state()
-    trainer.save_metrics("eval", trainer.evaluate(), combined=False)
-    return trainer

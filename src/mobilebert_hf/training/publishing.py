@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from transformers.trainer_utils import HubStrategy
 
 from ..runs.facts import ModelRecord
 from ..runs.publishing import get_publisher
 from ..runs.run_folder import RECIPE, Recipe, resolve
-from .compat import PushInProgress, wait_for_pushes
+from .compat import HubStrategy, PushInProgress, wait_for_pushes
 
 logger = logging.getLogger(__name__)
 
