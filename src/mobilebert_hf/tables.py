@@ -26,5 +26,5 @@ def markdown_table(rows: Rows) -> str:
 
 
 def percent(score: float | None) -> str:
-    """`"81.2"`, or `"undefined"`."""
+    """Formats a fraction as a percentage, such as `"81.2"`; `"undefined"` for None."""
     return "undefined" if score is None else f"{100 * score:.1f}"
