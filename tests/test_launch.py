@@ -77,11 +77,23 @@ def test_distill_leaves_a_recipes_settings_as_they_are(launched, config):
     assert launched[0][2] == ["--teacher", "t", *config]
 
 
-def test_several_processes_are_started_by_accelerate(launched, monkeypatch):
+@pytest.mark.parametrize(
+    ("command", "accelerator", "options"),
+    [
+        ("distill", True, []),
+        ("distill", False, ["--use_cpu", "true"]),
+        ("pretrain", False, ["--use_cpu", "true"]),
+        ("finetune", False, ["--use_cpu", "true"]),
+    ],
+)
+def test_several_processes_are_started_by_accelerate(launched, monkeypatch, command, accelerator, options):
+    """On the CPU they only connect to each other with `use_cpu`."""
     commands = []
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: accelerator)
     done = subprocess.CompletedProcess((), 0)
     monkeypatch.setattr(recipes.subprocess, "run", lambda command, check: commands.append(command) or done)
-    invoke("distill", "--processes", "2", "--config", "my.yaml")
+    invoke(command, "--processes", "2", "--config", "my.yaml")
     assert not launched
     assert commands[0][:4] == [sys.executable, "-m", "accelerate.commands.launch", "--num_processes"]
-    assert commands[0][-5:] == ["-m", "mobilebert_hf.launch", "distill", "--config", "my.yaml"]
+    started = commands[0][commands[0].index("mobilebert_hf.launch") :]
+    assert started == ["mobilebert_hf.launch", command, *options, "--config", "my.yaml"]

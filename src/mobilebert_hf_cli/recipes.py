@@ -91,6 +91,8 @@ def _run(context: typer.Context, options: Sequence[str], processes: int | None, 
 
         launch(*RECIPES[name], options)
         return
+    if _on_cpu():
+        options = ["--use_cpu", "true", *options]  # otherwise the processes do not connect, and each trains by itself
     launcher = ["accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
     launcher += ["--multi_gpu"]  # on CPUs, too: with --cpu there would be one process
@@ -102,9 +104,7 @@ def _run(context: typer.Context, options: Sequence[str], processes: int | None, 
 
 def machine_options(processes: int) -> list[str]:
     """The options of a distillation of half an hour on this machine in a number of processes."""
-    import torch
-
-    on_cpu = not torch.accelerator.is_available()
+    on_cpu = _on_cpu()
     batch_size = BATCH_SIZE if on_cpu else ACCELERATED_BATCH_SIZE
     arguments = {
         "minutes": 30,
@@ -121,9 +121,13 @@ def machine_options(processes: int) -> list[str]:
 
 def default_processes() -> int:
     """1 with an accelerator, else one for each core."""
+    return min(os.cpu_count() or 1, MAX_PROCESSES) if _on_cpu() else 1
+
+
+def _on_cpu() -> bool:
     import torch
 
-    return 1 if torch.accelerator.is_available() else min(os.cpu_count() or 1, MAX_PROCESSES)
+    return not torch.accelerator.is_available()
 
 
 def _multiplies_bfloat16(on_cpu: bool) -> bool:
