@@ -55,7 +55,7 @@ console.log(JSON.stringify(answers));
 
 @pytest.fixture(scope="module")
 def exported(tiny_tokenizer, tiny_corpus, tmp_path_factory):
-    """A folder `exported` with ONNX in float32 and both kinds of 8 bits, and OpenVINO."""
+    """A folder `exported` with ONNX in float32 and both int8 quantizations, and OpenVINO."""
     folder = tmp_path_factory.mktemp("elsewhere")
     model = save(folder / "model", tiny_tokenizer)
     for quantize in (None, "int8", "int8-static"):
@@ -100,7 +100,7 @@ def test_a_runtime_needs_nothing_but_the_file(format, exported, tmp_path):
     model = AutoModelForQuestionAnswering.from_pretrained(exported.parent / "model")
     with torch.inference_mode():
         expected = model(**{name: torch.from_numpy(batch[name]) for name in names})
-    # Where the CPU has it, OpenVINO computes in bfloat16 if it is not told otherwise.
+    # By default, OpenVINO computes in bfloat16 if the CPU supports it.
     tolerance = 1e-5 if format == "onnx" else 5e-3
     for value, name in zip(np.load(tmp_path / "out.npz").values(), ("start_logits", "end_logits"), strict=True):
         np.testing.assert_allclose(value, expected[name].numpy(), atol=tolerance)

@@ -131,15 +131,15 @@ def test_a_tflite_graph_takes_a_text_of_any_length(fields, tiny_tokenizer, tmp_p
 
 def test_a_folded_graph_has_fewer_products(tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
-    products = {}
+    matmuls = {}
     for folded in (True, False):
         export(model, tmp_path / str(folded), folded=folded)
         nodes = onnx.load(tmp_path / str(folded) / "onnx" / "model.onnx").graph.node
         assert {node.domain for node in nodes} == {""}, "others than ONNX Runtime know the standard alone"
-        products[folded] = sum(node.op_type in ("Conv", "MatMul", "Gemm") for node in nodes)
+        matmuls[folded] = sum(node.op_type in ("Conv", "MatMul", "Gemm") for node in nodes)
     # Of two bottlenecks, query, key and value, one bottleneck is left, query and key in one, and value; and one
     # convolution is there for the layout.
-    assert products[False] - products[True] == 2 * SIZES["num_hidden_layers"] - 1
+    assert matmuls[False] - matmuls[True] == 2 * SIZES["num_hidden_layers"] - 1
 
 
 def test_a_folded_onnx_graph_runs_in_openvino_too(tiny_tokenizer, tmp_path):

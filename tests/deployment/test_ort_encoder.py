@@ -13,7 +13,7 @@ from mobilebert_hf.deployment.ort_encoder import factor, lower
 from ..models.helpers import build, make_batch, run
 from ..models.test_folding import SHAPES, median_error, scaled, worst
 
-# Wide enough that query and key are less work as two products.
+# Wide enough that query and key are less work as two matmuls.
 WIDE = {"hidden_size": 48, "intra_bottleneck_size": 16}
 
 
@@ -28,9 +28,9 @@ def test_it_says_the_same(shape):
     model = build(head="ForQuestionAnswering", pad_row=True, **{**WIDE, **SHAPES[shape]})
     network = lowered(model)
     assert worst(run(network, **make_batch()), run(model, **make_batch())) <= 1e-5
-    products = [len(layer.query_key) for layer in network.base_model.encoder.layer]
+    factors = [len(layer.query_key) for layer in network.base_model.encoder.layer]
     shared = model.config.key_query_shared_bottleneck
-    assert set(products) == {2 if shared else 1}, "only what both read can be apart"
+    assert set(factors) == {2 if shared else 1}, "only what both read can be apart"
 
 
 @settings(max_examples=20, deadline=None)

@@ -63,7 +63,7 @@ def test_lite_rt_hands_all_layers_to_xnnpack_at_once(fields, tiny_tokenizer, tmp
     interpreter.allocate_tensors()
     # A slice of open length, which none of XNNPACK's is, would end what a delegate takes; no public call counts them.
     names = [operator["op_name"] for operator in interpreter._get_ops_details()]
-    assert names.count("DELEGATE") == 2, "one counts places for the word table, one does all that follows"
+    assert names.count("DELEGATE") == 2, "one for the position ids before the embedding lookup, one for the rest"
 
 
 def test_files_of_one_model_lie_together(tiny_tokenizer, calibration, tmp_path):
@@ -81,7 +81,7 @@ def test_files_of_one_model_lie_together(tiny_tokenizer, calibration, tmp_path):
 
 
 def test_the_graph_says_what_the_rounded_network_says(tiny_tokenizer, calibration, tmp_path):
-    """What 8 bits change, they change in PyTorch already; ONNX Runtime adds next to nothing."""
+    """The error of int8 is already in the PyTorch model; ONNX Runtime adds almost nothing."""
     model = save(tmp_path / "model", tiny_tokenizer)
     source, task = load_student(model)
     batches = calibration_batches(calibration, tiny_tokenizer, 32, 2)
@@ -129,7 +129,7 @@ def test_units_that_no_text_wakes_are_quantized(format, tiny_tokenizer, calibrat
     export(model, tmp_path / "out", format, "int8-static", calibration=calibration, tolerance=0.05)
 
 
-def test_weights_are_rounded_row_by_row():
+def test_weights_are_quantized_per_row():
     torch.manual_seed(0)
     linear = torch.nn.Linear(16, 4)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_short_texts_are_cut_in_the_middle(tiny_tokenizer, tmp_path):
     (tmp_path / "short.txt").write_text("the river is long\n\n" * 8)
     [batch] = calibration_batches([str(tmp_path / "short.txt")], tiny_tokenizer, 64, 2)
     of_second = batch["token_type_ids"].sum(dim=1)
-    assert (of_second >= 3).all(), "words beside [SEP]"
+    assert (of_second >= 3).all(), "more tokens than [SEP]"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_what_cannot_be_quantized_is_said(fields, arguments, message, tiny_token
 @pytest.mark.slow
 @pytest.mark.parametrize(("format", "quantize"), product(FORMATS, ("int8", "int8-static")))
 def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(format, quantize, calibration, tmp_path):
-    """Layers are alike, so two depths say the size at any; exports of all 24 take minutes."""
+    """All layers have the same size, so two depths determine all sizes. Exporting 24 takes minutes."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(30_517))]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     tokenizer = BertTokenizer.from_pretrained(tmp_path)

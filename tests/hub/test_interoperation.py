@@ -106,8 +106,8 @@ def test_big_model_loading_spreads_the_layers(family, tmp_path):
     model.save_pretrained(tmp_path / "model", max_shard_size="50KB")
     assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
     layers = {f"encoder.layer.{index}": "disk" if index == 1 else "cpu" for index in range(3)}
-    places = {"embeddings": "cpu", **layers, "pooler": "cpu"}
-    spread = AutoModel.from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload")
+    device_map = {"embeddings": "cpu", **layers, "pooler": "cpu"}
+    spread = AutoModel.from_pretrained(tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload")
     assert next(spread.encoder.layer[1].parameters()).device.type == "meta"
     batch = make_batch()
     expected = run(model, **batch).last_hidden_state

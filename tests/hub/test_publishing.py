@@ -50,7 +50,7 @@ def here(hub, online, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tiny_tokenizer, tmp_path_factory):
-    """A student that answers questions, beside files that are not the model's."""
+    """A student for question answering, with files that are not part of the model."""
     folder = tmp_path_factory.mktemp("published") / "squad"
     save(folder, tiny_tokenizer)
     (folder / "checkpoint-5").mkdir()

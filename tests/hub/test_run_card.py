@@ -36,8 +36,8 @@ STUDENT_RESULTS = {
 ROWS = [["", "teacher", "student"], ["parameters of the encoder", "22.6M", "7.3M"]]
 
 
-def teacher_at(place):
-    return SimpleNamespace(config=SimpleNamespace(name_or_path=place))
+def teacher_at(path):
+    return SimpleNamespace(config=SimpleNamespace(name_or_path=path))
 
 
 def glue(task, details, bi_encoder=False, held_out=False):

@@ -82,10 +82,10 @@ def written_run(folder, layers=2, steps=40, evaluations=True):
     lines = []
     for step in range(2, steps + 1, 2):
         stage = min((step - 1) // each, layers)
-        place = {"tokens_per_second": 100.0 + step, "learning_rate/heads": 0.0}
-        place |= {f"learning_rate/layer_{layer}": 1e-3 * (layer == stage) for layer in range(layers)}
+        rates = {"tokens_per_second": 100.0 + step, "learning_rate/heads": 0.0}
+        rates |= {f"learning_rate/layer_{layer}": 1e-3 * (layer == stage) for layer in range(layers)}
         losses = HEADS if stage == layers else {}
-        lines.append(training_line(step, stage, [stage] if stage < layers else [], **place, **losses))
+        lines.append(training_line(step, stage, [stage] if stage < layers else [], **rates, **losses))
         if evaluations and step % (each * 2) == 0:
             lines.append(evaluation_line(step, range(layers), value=1.0 / step))
     write_state(folder, lines, total=steps)
@@ -95,7 +95,9 @@ def written_run(folder, layers=2, steps=40, evaluations=True):
 def test_a_real_distillation_is_drawn_and_told(runs, tmp_path):
     picture, page = write_report(runs / "student", tmp_path / "new" / "folder")
     assert [picture.name, page.name] == ["report.png", "report.html"]
-    assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.png"], "nothing left aside"
+    assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.png"], (
+        "no staging files"
+    )
     image = Image.open(picture)
     assert min(image.size) > 900
     assert np.asarray(image.convert("RGB")).std() > 10

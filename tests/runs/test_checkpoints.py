@@ -16,7 +16,7 @@ CONTENTS = {"model.safetensors": b"weights" * 9, "optimizer.pt": b"moments" * 5,
 
 
 def write_one(run, step, text=b""):
-    """A whole checkpoint, published from the folder aside."""
+    """A valid checkpoint, published from a staging folder."""
     staging = run / STAGING / f"checkpoint-{step}"
     staging.mkdir(parents=True)
     for name, content in CONTENTS.items():
@@ -33,11 +33,11 @@ def test_a_flipped_bit_or_a_missing_end_of_any_file_is_noticed(data):
         assert find_damage(checkpoint) is None
         path = checkpoint / data.draw(st.sampled_from([*CONTENTS, "manifest.json"]))
         content = bytearray(path.read_bytes())
-        place = data.draw(st.integers(0, len(content) - 1))
+        position = data.draw(st.integers(0, len(content) - 1))
         if data.draw(st.booleans()):
-            content[place] ^= 1 << data.draw(st.integers(0, 7))
+            content[position] ^= 1 << data.draw(st.integers(0, 7))
         else:
-            del content[place:]
+            del content[position:]
         path.write_bytes(content)
         assert find_damage(checkpoint) is not None
 

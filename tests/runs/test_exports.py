@@ -67,10 +67,10 @@ def test_what_is_wrong_with_a_manifest_is_named(tmp_path):
 
 def test_whoever_is_cut_off_leaves_no_graph_under_anothers_name(tmp_path, monkeypatch):
     def put(text):
-        with add_export(tmp_path / "out", "place", "identity") as (manifest, aside):
-            (aside / "onnx").mkdir()
+        with add_export(tmp_path / "out", "source", "identity") as (manifest, staging):
+            (staging / "onnx").mkdir()
             for name in ("onnx/a", "onnx/b") if text == "first" else ("onnx/a",):
-                (aside / name).write_text(text)
+                (staging / name).write_text(text)
                 manifest.graphs[name] = graph(text)
 
     put("first")

@@ -31,7 +31,7 @@ SIZES = {"vocab_size": 200, "num_hidden_layers": 2, "max_position_embeddings": 3
 
 
 def small_networks(model):
-    """All four kinds, as small as they get."""
+    """Tiny models of all four networks."""
     torch.manual_seed(0)
     student = {"hidden_size": 64, "embedding_size": 32, "intra_bottleneck_size": 32, "intermediate_size": 64, **SIZES}
     bert = transformers.BertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=64, **SIZES)
@@ -54,7 +54,7 @@ def small_networks(model):
 def test_every_network_is_timed_on_every_runtime(runtime, tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("mobilebert_hf.deployment.benchmark.run.build_networks", small_networks)
     ours = small_networks(None)[OURS]
-    model = str(tmp_path / "model")  # which processes of their own load
+    model = str(tmp_path / "model")  # loaded by the worker processes
     ours.save_pretrained(model)
     tiny_tokenizer.save_pretrained(model)
     questions = write_squad(tmp_path / "dev.json", 20, seed=0)
@@ -85,7 +85,7 @@ def test_every_network_is_timed_on_every_runtime(runtime, tiny_tokenizer, tmp_pa
 
 
 def check_details(results, runtime, precision, ours):
-    """Where the student's time goes: all of its operations are there."""
+    """The profile of the student has all of its FLOPs."""
     measured = results["details"][runtime][precision]
     heading, *lines = detail_cells(results, runtime, precision)
     assert len(heading) == len(lines[-1])
@@ -97,13 +97,13 @@ def check_details(results, runtime, precision, ours):
         return
     *parts, _ = measured["parts"]
     assert all(part["ms"] > 0 and part["flops"] > 0 for part in parts)
-    # Folded, a layer's products are others, and those of embeddings and head are left out.
+    # A folded layer has other matmuls, and those of embeddings and head are not included.
     assert sum(part["flops"] for part in parts) == pytest.approx(count_flops(ours, 16), rel=0.2)
     assert [line[0] for line in lines] == [*(part["part"] for part in parts), "all others"]
 
 
 def check_mixed(results, precisions, tokenizer, questions):
-    """Texts of mixed lengths: all of them, each way."""
+    """The results of mixed lengths have all texts in each batching."""
     lengths = results["mixed"]["lengths"]
     rows = load_squad(questions, "validation")
     expected = sorted(len(tokenizer(row["question"], row["context"])["input_ids"]) for row in rows)
@@ -130,7 +130,7 @@ def results_of(*runtimes, threads=1):
     }
 
 
-def test_other_runtimes_keep_their_results(tmp_path):
+def test_results_of_other_runtimes_are_reused(tmp_path):
     path = tmp_path / "results.json"
     empty = results_of()
     reuse_results(path, empty, ["ONNX Runtime"], [(1, 8)])
@@ -148,7 +148,7 @@ def test_other_runtimes_keep_their_results(tmp_path):
     assert found == results_of(), "the shapes are others"
 
 
-def test_graphs_are_used_again_if_they_are_of_the_same_network_and_version(tmp_path, monkeypatch):
+def test_graphs_of_the_same_network_and_version_are_reused(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(run, "write_ours", lambda network, path, setting: written.append(path) or path.write_text(""))
     monkeypatch.setattr(run, "write_stock", lambda network, path, setting: written.append(path) or path.write_text(""))
@@ -200,7 +200,7 @@ def test_students_of_every_kind_are_timed(kind, runtime, tmp_path):
                 assert parts.measure(job)["peak_gflops"] > 0
 
 
-def test_a_runtime_that_fails_is_told_of_in_a_line(tmp_path):
+def test_a_failing_runtime_is_reported_in_one_line(tmp_path):
     script = "from mobilebert_hf.deployment.benchmark import run; import mobilebert_hf_cli as cli\n"
     script += "from functools import partial; run._run_job = partial(run._run_job, module='nowhere'); cli.run()"
     command = [sys.executable, "-c", script, "benchmark", str(tmp_path), "--runtime", "pytorch", "--shape", "1x8"]
@@ -210,21 +210,21 @@ def test_a_runtime_that_fails_is_told_of_in_a_line(tmp_path):
     assert "Traceback" not in failed.stderr
 
 
-def test_a_product_may_take_less_than_the_clock_tells():
+def test_a_matmul_can_be_shorter_than_the_clock_resolution():
     row = {"runtime": "OpenVINO", "precision": "int8", "rows": 1, "tokens": 16}
-    products = [
+    operators = [
         {"operator": "Attention", "widths": [8, 8], "count": 2, "ms": 0.5, "flops": 1_000_000},
         {"operator": "FullyConnected", "widths": [8, 8], "count": 2, "ms": 0.0, "flops": 1_000_000},
         {"operator": "Add", "widths": [], "count": 2, "ms": 0.5, "flops": 0},
     ]
     results = {
         "rows": [{**row, "network": name, "median_ms": ms} for name, ms in ((OURS, 1.0), (STOCK, 1.2), (BERT, 3.0))],
-        "details": {"OpenVINO": {"int8": {"operators": products, "peak_gflops": 10.0}}},
+        "details": {"OpenVINO": {"int8": {"operators": operators, "peak_gflops": 10.0}}},
         "networks": {OURS: {"flops": {"16": 10}}, STOCK: {"flops": {"16": 11}}, BERT: {"flops": {"16": 42}}},
     }
     _, *lines, _ = detail_cells(results, "OpenVINO", "int8")
     assert [line[-1] for line in lines] == ["20 %", "", ""]
-    # The products are half of the time; at the peak they would take .2 of its .5.
+    # The matmuls take half of the time; at peak they would take 0.2 of these 0.5.
     assert limit_cells(results)[1:] == [
         ["OpenVINO, int8", "1.20x", "2.40x", "3.00x", "6.00x", "4.29x"],
         ["FLOPs", "1.10x", "", "4.20x", "", ""],
@@ -236,7 +236,7 @@ def test_questions_need_a_tokenizer(tmp_path):
         run_benchmark(tmp_path, questions="dev.json")
 
 
-def test_products_are_counted():
+def test_matmul_flops_are_counted():
     built = small_networks(None)
     length, width, inner, layers = 16, 32, 64, 2
     dense = layers * (4 * width * width + 2 * width * inner) + 2 * width
@@ -244,7 +244,7 @@ def test_products_are_counted():
     assert count_flops(built[BERT], length) == 2 * length * (dense + attention)
 
 
-def test_the_paper_says_the_same_of_the_networks_of_its_size():
+def test_sizes_and_flops_are_those_of_the_paper():
     """Table 1 of the paper: 25.3M parameters and 5.7 GFLOPs at 128 tokens; BERT_BASE has 109M and 22.5."""
     built = networks.build_networks(None)
     assert sum(parameter.numel() for parameter in built[OURS].parameters()) == pytest.approx(25.3e6, rel=0.04)
@@ -252,7 +252,7 @@ def test_the_paper_says_the_same_of_the_networks_of_its_size():
     assert count_flops(built[BERT], 128) == pytest.approx(22.5e9, rel=0.02)
 
 
-def test_speed_is_told_against_bert_of_the_same_runtime_and_precision():
+def test_speedups_are_over_bert_with_the_same_runtime_and_precision():
     def row(network, precision, milliseconds):
         return {
             "runtime": "ONNX Runtime",
@@ -274,7 +274,7 @@ def test_speed_is_told_against_bert_of_the_same_runtime_and_precision():
 
 
 @pytest.mark.parametrize("text", ["128", "0x128", "1x", "1 x 128"])
-def test_a_shape_that_is_none_is_refused(text):
+def test_an_invalid_shape_is_refused(text):
     assert parse_shape("16x384") == (16, 384)
     with pytest.raises(ValueError, match="expected batch size and sequence length, such as 1x128"):
         parse_shape(text)
