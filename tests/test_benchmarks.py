@@ -3,9 +3,15 @@
 import json
 
 import numpy as np
+import pytest
 
 import data
 import distillation
+import processors
+from mobilebert_hf.deployment import FORMATS, export
+from mobilebert_hf.deployment.student import load_student, sample_inputs
+
+from .deployment.test_exporting import save
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 64, "embedding_size": 32, "vocab_size": 1200}
 
@@ -69,3 +75,31 @@ def test_the_recorded_data_rates_are_within_the_limits():
     assert prepared["peak_bytes"] <= 2 * 2**30
     assert prepared["seconds_again"] < prepared["seconds"] / 20
     assert min(results["made_over_consumed"].values()) >= 10
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int8-static"])
+def test_unsigned_weights_say_the_same(quantize, tiny_tokenizer, tiny_corpus, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    export(
+        model, tmp_path / "out", "onnx", quantize, calibration=[str(tiny_corpus)] if quantize == "int8-static" else ()
+    )
+    path = tmp_path / "out" / FORMATS["onnx"].FILES[quantize]
+    source, head = load_student(model)
+    inputs = {name: value.numpy() for name, value in sample_inputs(source, 2, 33).items()}
+    signed = FORMATS["onnx"].load(path, head)(inputs)["start_logits"]
+    processors._make_unsigned(path)
+    unsigned = FORMATS["onnx"].load(path, head)(inputs)["start_logits"]
+    assert not list(FORMATS["onnx"].unsigned_matmuls(path)), "no int8 weights are left"
+    assert np.abs(unsigned - signed).max() <= 1e-5 * np.abs(signed).max()
+
+
+def test_the_table_of_processors_has_both():
+    found = {"here": {"relative_error": 0.01, "accuracy": 81.0}, "Haswell": {"relative_error": 0.2, "accuracy": 70.5}}
+    graph = {"format": "onnx", "quantize": "int8", "weights": "full", "largest_pair": 254, "milliseconds": 7.25}
+    results = {"emulated": {"Haswell": "AVX2"}, "pytorch": 80.0, "graphs": [{**graph, "processors": found}]}
+    heading, reference, row = processors.cells(results)
+    assert heading[3:] == [
+        *("error, here", "error, Haswell (AVX2), emulated", "SST-2, here", "SST-2, Haswell (AVX2), emulated")
+    ]
+    assert reference[-2:] == ["80.00", "80.00"]
+    assert row == ["onnx, int8", "full range", "7.2 ms", "0.010", "0.200", "+1.00", "-9.50"]

@@ -95,9 +95,7 @@ def written_run(folder, layers=2, steps=40, evaluations=True):
 def test_a_real_distillation_is_drawn_and_told(runs, tmp_path):
     picture, page = write_report(runs / "student", tmp_path / "new" / "folder")
     assert [picture.name, page.name] == ["report.png", "report.html"]
-    assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.png"], (
-        "no staging files"
-    )
+    assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.png"], "no staging files"
     image = Image.open(picture)
     assert min(image.size) > 900
     assert np.asarray(image.convert("RGB")).std() > 10
