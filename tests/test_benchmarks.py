@@ -11,7 +11,7 @@ import processors
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.student import load_student, sample_inputs
 
-from .deployment.test_exporting import save
+from .deployment.helpers import save
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 64, "embedding_size": 32, "vocab_size": 1200}
 

@@ -13,7 +13,7 @@ import pytest
 
 from mobilebert_hf.deployment import export
 
-from .deployment.test_exporting import save
+from .deployment.helpers import save
 
 ASSEMBLE = Path(__file__).parents[1] / "recipes" / "space" / "assemble.py"
 PACKAGES = ("@huggingface/transformers@4.3", "@sparticuz/chromium@147", "puppeteer-core@24")

@@ -13,7 +13,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 from mobilebert_hf.deployment import FORMATS, export
 
 from ..older import install_older
-from .test_exporting import save
+from .helpers import save
 
 QUESTION, CONTEXT = "Which river is long?", "The river is long and the mountain is old."
 

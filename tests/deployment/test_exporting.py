@@ -15,8 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertModel
 
-import mobilebert_hf
-from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertConfig, MobileBertModel, fold
+from mobilebert_hf import IBBertConfig, IBBertModel, MobileBertModel, fold
 from mobilebert_hf.deployment import export
 from mobilebert_hf.deployment.check import SHAPES, check
 from mobilebert_hf.deployment.formats import FORMATS
@@ -24,25 +23,7 @@ from mobilebert_hf.deployment.student import INPUTS, load_student, sample_inputs
 from mobilebert_hf.runs.exports import graph_size, read_manifest
 from mobilebert_hf.tasks.heads import EXPORTED, TASKS, find_task
 
-SIZES = {
-    "hidden_size": 32,
-    "embedding_size": 16,
-    "num_hidden_layers": 2,
-    "intra_bottleneck_size": 16,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.1,
-}
-TINY = {"use_bottleneck_attention": True, "key_query_shared_bottleneck": False}
-
-
-def save(folder, tokenizer, head="ForQuestionAnswering", seed=0, **fields):
-    torch.manual_seed(seed)
-    config = MobileBertConfig(vocab_size=len(tokenizer), **{**SIZES, **fields})
-    getattr(mobilebert_hf, f"MobileBert{head}")(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
+from .helpers import SIZES, TINY, save
 
 CASES = [
     *((head, {}, True) for head in EXPORTED),

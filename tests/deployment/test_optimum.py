@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .test_exporting import save
+from .helpers import save
 
 OPTIMUM = str(Path(sys.executable).with_name("optimum-cli"))
 

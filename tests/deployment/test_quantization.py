@@ -17,7 +17,7 @@ from mobilebert_hf.deployment.student import load_student, sample_inputs
 from mobilebert_hf.models.encoder import NoNorm
 from mobilebert_hf.runs.exports import graph_files
 
-from .test_exporting import TINY, save
+from .helpers import TINY, save
 
 CASES = [
     ("onnx", "int8", {}),

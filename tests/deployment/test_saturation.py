@@ -18,7 +18,7 @@ from mobilebert_hf.deployment.saturation import LARGEST_PAIR, check_saturation, 
 from mobilebert_hf.deployment.student import load_student, sample_inputs
 from mobilebert_hf.models.fake_quantization import matmul_scales, row_scales
 
-from .test_exporting import TINY, save
+from .helpers import TINY, save
 
 QEMU = shutil.which("qemu-x86_64")
 GRAPHS = [("onnx", "int8"), ("onnx", "int8-static"), ("openvino", "int8-static")]

@@ -21,7 +21,7 @@ from mobilebert_hf_cli import app
 
 from ..data.conftest import WORDS
 from ..finetuning.test_squad import write as write_squad
-from .test_exporting import save
+from .helpers import save
 
 LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
 

@@ -16,7 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..deployment.test_exporting import save
+from ..deployment.helpers import save
 from ..models.helpers import build, make_batch, relative_error, run
 from ..older import install_older
 

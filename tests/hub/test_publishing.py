@@ -16,7 +16,7 @@ from mobilebert_hf.finetuning.facts import describe_squad_model
 from mobilebert_hf.hub import prepare_publication, publish
 
 from ..data.conftest import write_corpus
-from ..deployment.test_exporting import save
+from ..deployment.helpers import save
 from ..models.helpers import build, run
 from ..workshop import RECIPES, Workshop
 from .hub_server import HubServer

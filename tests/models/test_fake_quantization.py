@@ -16,7 +16,7 @@ from mobilebert_hf.models.fake_quantization import (
     disable_fake_quantization,
 )
 
-from ..deployment.test_exporting import SIZES, TINY
+from ..deployment.helpers import SIZES, TINY
 
 
 def student(**fields):

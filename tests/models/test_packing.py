@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobilebert_hf import MobileBertConfig, MobileBertForQuestionAnswering, MobileBertModel, fold
 from mobilebert_hf.models.packing import PACKED
 
-from ..deployment.test_exporting import SIZES, TINY
+from ..deployment.helpers import SIZES, TINY
 
 
 def both(head=MobileBertForQuestionAnswering, **fields):

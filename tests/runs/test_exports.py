@@ -12,7 +12,7 @@ from mobilebert_hf.deployment.student import load_student
 from mobilebert_hf.runs import exports as manifest_module
 from mobilebert_hf.runs.exports import Graph, Manifest, add_export, fingerprint, read_manifest, write_manifest
 
-from ..deployment.test_exporting import save
+from ..deployment.helpers import save
 
 
 @pytest.mark.parametrize("kind", ["student", "folded", "quantization-aware"])

@@ -25,7 +25,7 @@ from mobilebert_hf.deployment.benchmark.run import parse_shape, reuse_results, w
 from mobilebert_hf.deployment.formats import FORMATS
 
 from ...finetuning.test_squad import write as write_squad
-from ..test_exporting import TINY
+from ..helpers import TINY
 
 SIZES = {"vocab_size": 200, "num_hidden_layers": 2, "max_position_embeddings": 384}
 
