@@ -42,12 +42,12 @@ from mobilebert_hf.tasks.heads import find_task as find_head
 
 RESULTS = Path(__file__).parent / "processors" / "results.json"
 # Processors as qemu names them, and what they are without.
-EMULATED = {"Haswell": "AVX2 without VNNI"}
+EMULATED = {"Haswell": "no VNNI"}
 PAIRS = "pairs"
 RANGES = {PAIRS: matmul_scales, "full": row_scales, "half": lambda weight: 2 * row_scales(weight)}
 UNSIGNED = "unsigned"
 SHOWN = {
-    PAIRS: "pairs of weights within the range, as exported",
+    PAIRS: "pairs fit (exported)",
     "full": "full range",
     "half": "half the range",
     UNSIGNED: "unsigned weights",
@@ -196,15 +196,13 @@ def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def cells(results: dict[str, Any]) -> list[list[str]]:
     """The results as rows of text, the first one the heading."""
-    emulated = [f"{name} ({kind}), emulated" for name, kind in results["emulated"].items()]
-    rows = [
-        [
-            "graph",
-            "weights",
-            "latency",
-            *(f"{what}, {where}" for what in ("error", "SST-2") for where in ("here", *emulated)),
-        ]
-    ]
+    machine = results["machine"]
+    vnni = any("vnni" in name for name in machine["instructions"])
+    names = [f"{machine['cpu']}, {'VNNI' if vnni else 'no VNNI'}"]
+    names += [f"{name}, {kind}, emulated" for name, kind in results["emulated"].items()]
+    scored = f"SST-2, {results['examples']} examples"
+    measures = [f"{measure}: {name}" for measure in ("error", scored) for name in names]
+    rows = [["graph", "weights", "latency", *measures]]
     rows.append(["PyTorch, float32", "", "", *["", ""], *[f"{results['pytorch']:.2f}"] * 2])
     for graph in results["graphs"]:
         found = graph["processors"].values()

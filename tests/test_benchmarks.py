@@ -96,10 +96,18 @@ def test_unsigned_weights_say_the_same(quantize, tiny_tokenizer, tiny_corpus, tm
 def test_the_table_of_processors_has_both():
     found = {"here": {"relative_error": 0.01, "accuracy": 81.0}, "Haswell": {"relative_error": 0.2, "accuracy": 70.5}}
     graph = {"format": "onnx", "quantize": "int8", "weights": "full", "largest_pair": 254, "milliseconds": 7.25}
-    results = {"emulated": {"Haswell": "AVX2"}, "pytorch": 80.0, "graphs": [{**graph, "processors": found}]}
+    machine = {"cpu": "EPYC", "instructions": ["avx512_vnni"]}
+    results = {
+        "machine": machine,
+        "emulated": {"Haswell": "no VNNI"},
+        "pytorch": 80.0,
+        "graphs": [{**graph, "processors": found}],
+    }
     heading, reference, row = processors.cells(results)
     assert heading[3:] == [
-        *("error, here", "error, Haswell (AVX2), emulated", "SST-2, here", "SST-2, Haswell (AVX2), emulated")
+        f"{measure}: {name}"
+        for measure in ("error", "SST-2, 9 examples")
+        for name in ("EPYC, VNNI", "Haswell, no VNNI, emulated")
     ]
     assert reference[-2:] == ["80.00", "80.00"]
     assert row == ["onnx, int8", "full range", "7.2 ms", "0.010", "0.200", "+1.00", "-9.50"]
