@@ -99,6 +99,7 @@ def test_the_table_of_processors_has_both():
     machine = {"cpu": "EPYC", "instructions": ["avx512_vnni"]}
     results = {
         "machine": machine,
+        "examples": 9,
         "emulated": {"Haswell": "no VNNI"},
         "pytorch": 80.0,
         "graphs": [{**graph, "processors": found}],
