@@ -166,7 +166,7 @@ def test_short_texts_are_cut_in_the_middle(tiny_tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "arguments", "message"),
     [
-        ({}, {"quantize": "int4"}, "quantize='int4': expected one of int8, int8-static, or nothing for float32"),
+        ({}, {"quantize": "int4"}, "quantize='int4': expected one of int8, int8-static, or None for float32"),
         ({}, {"quantize": "int8-static"}, "int8-static needs text for calibration"),
         ({}, {"quantize": "int8", "calibration": ["x"]}, "calibration is only used by int8-static"),
         (
