@@ -70,11 +70,11 @@ def test_the_folder_is_what_others_load(tiny_tokenizer, tmp_path):
     ("format", "head", "fields"),
     [
         ("openvino", "ForQuestionAnswering", {}),
-        ("openvino", "ForMaskedLM", {"normalization_type": "layer_norm"}),
-        ("executorch", "ForSequenceClassification", TINY),
         ("executorch", "Model", {}),
-        ("tflite", "ForQuestionAnswering", TINY),
         ("tflite", "ForMaskedLM", {}),
+        pytest.param("openvino", "ForMaskedLM", {"normalization_type": "layer_norm"}, marks=pytest.mark.slow),
+        pytest.param("executorch", "ForSequenceClassification", TINY, marks=pytest.mark.slow),
+        pytest.param("tflite", "ForQuestionAnswering", TINY, marks=pytest.mark.slow),
     ],
 )
 def test_every_format_says_what_the_model_says(format, head, fields, tiny_tokenizer, tmp_path):
@@ -87,7 +87,16 @@ def test_every_format_says_what_the_model_says(format, head, fields, tiny_tokeni
         assert b"modeling_folded.py" not in path.read_bytes(), "it tells of our files"
 
 
-@pytest.mark.parametrize("fields", [{}, TINY, {"normalization_type": "layer_norm"}, {"trigram_input": False}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        *(
+            pytest.param(fields, marks=pytest.mark.slow)
+            for fields in (TINY, {"normalization_type": "layer_norm"}, {"trigram_input": False})
+        ),
+    ],
+)
 def test_a_tflite_graph_takes_a_text_of_any_length(fields, tiny_tokenizer, tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 

@@ -19,17 +19,19 @@ from mobilebert_hf.runs.exports import graph_files
 
 from .helpers import TINY, save
 
+# Every format in one kind, ONNX in both; the others take long to convert.
 CASES = [
     ("onnx", "int8", {}),
     ("onnx", "int8-static", {}),
-    ("onnx", "int8-static", TINY),
-    ("openvino", "int8", {}),
     ("openvino", "int8-static", {}),
     ("executorch", "int8", {}),
-    ("executorch", "int8-static", {}),
-    ("tflite", "int8", {}),
     ("tflite", "int8-static", {}),
+    pytest.param("onnx", "int8-static", TINY, marks=pytest.mark.slow),
+    pytest.param("openvino", "int8", {}, marks=pytest.mark.slow),
+    pytest.param("executorch", "int8-static", {}, marks=pytest.mark.slow),
+    pytest.param("tflite", "int8", {}, marks=pytest.mark.slow),
 ]
+FORMATS_TO_CALIBRATE = ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "tflite"))]
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_every_format_runs_in_eight_bits(format, quantize, fields, tiny_tokenize
     assert len(np.unique(np.concatenate(logits[3:]))) > 256, "what the head gives out is rounded"
 
 
-@pytest.mark.parametrize("fields", [{}, TINY])
+@pytest.mark.parametrize("fields", [{}, pytest.param(TINY, marks=pytest.mark.slow)])
 def test_lite_rt_hands_all_layers_to_xnnpack_at_once(fields, tiny_tokenizer, tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 
@@ -107,7 +109,7 @@ def test_a_student_with_one_token_type_is_quantized(tiny_tokenizer, calibration,
     assert max(export(model, tmp_path / "out", "onnx", "int8-static", calibration=calibration).values()) <= 0.3
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino", "tflite"])
+@pytest.mark.parametrize("format", FORMATS_TO_CALIBRATE)
 def test_rows_without_weights_keep_their_biases(format, tiny_tokenizer, calibration, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     source, _ = load_student(model)
@@ -119,7 +121,7 @@ def test_rows_without_weights_keep_their_biases(format, tiny_tokenizer, calibrat
     export(model, tmp_path / "out", format, "int8-static", calibration=calibration, tolerance=0.05)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino", "tflite"])
+@pytest.mark.parametrize("format", FORMATS_TO_CALIBRATE)
 def test_units_that_no_text_wakes_are_quantized(format, tiny_tokenizer, calibration, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     source, _ = load_student(model)

@@ -78,7 +78,7 @@ def test_neighbours_of_one_sign_share_the_range(width):
 
 
 @pytest.mark.parametrize(("format", "quantize"), GRAPHS)
-@pytest.mark.parametrize("fields", [{}, TINY])
+@pytest.mark.parametrize("fields", [{}, pytest.param(TINY, marks=pytest.mark.slow)])
 def test_every_matmul_of_a_graph_is_looked_at(format, quantize, fields, tiny_tokenizer, tiny_corpus, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer, **fields)
     text = [str(tiny_corpus)] if quantize == "int8-static" else ()
