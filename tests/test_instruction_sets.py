@@ -1,4 +1,4 @@
-"""Tests whose outcome could depend on rounding, on processors with fewer instructions, which round sums differently."""
+"""Tests whose outcome could depend on rounding, on processors with fewer instructions, which round differently."""
 
 import os
 
