@@ -110,5 +110,5 @@ def test_the_commands_of_the_recipes_lead_to_a_published_student(tmp_path):
     assert {"README.md", "model.safetensors", "onnx/model.onnx", "onnx/model_int8.onnx"} <= set(files)
     card = files["README.md"].decode()
     assert "SQuAD v1.1 dev, f1" in card
-    assert "against PyTorch" in card
+    assert "(vs. PyTorch)" in card
     assert str(tmp_path) not in card
