@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
@@ -131,13 +132,11 @@ def _variants() -> Iterator[tuple[str, str, str]]:
 
 def _write(format: str, quantize: str, weights: str, source: Any, head: Any, path: Path, batches: Any) -> None:
     scales = RANGES["full" if weights == UNSIGNED else weights]
-    places = ("deployment.quantization", "deployment.formats.onnx", "deployment.formats.openvino")
-    patches = [patch(f"mobilebert_hf.{place}.matmul_scales", scales) for place in places]
-    for one in patches:
-        one.start()
-    FORMATS[format].write(prepare_for_export(source), head, path, quantize, batches)
-    for one in patches:
-        one.stop()
+    modules = ("deployment.quantization", "deployment.formats.onnx", "deployment.formats.openvino")
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(patch(f"mobilebert_hf.{module}.matmul_scales", scales))
+        FORMATS[format].write(prepare_for_export(source), head, path, quantize, batches)
     if weights == UNSIGNED:
         _make_unsigned(path)
 
