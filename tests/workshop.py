@@ -1,5 +1,6 @@
 """Recipes in processes of their own: launched as a user does it, or forked from one that has everything imported."""
 
+import contextlib
 import multiprocessing
 import os
 import platform
@@ -142,8 +143,10 @@ class Fork:
     def signal(self, number):
         """Sends a signal to every process that still runs."""
         for process in self.processes:
-            if process.is_alive():
-                os.kill(process.pid, number)
+            # The fork server may have reaped it, and its pipe not told so yet.
+            with contextlib.suppress(ProcessLookupError):
+                if process.is_alive():
+                    os.kill(process.pid, number)
 
     @property
     def exit_code(self):
