@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from torch.nn.functional import cosine_similarity, normalize
 
 from mobilebert_hf.data import PretrainingDataArguments, load_tokenizer
+from mobilebert_hf.data.pairs import split_sentences
 from mobilebert_hf.data.tokenization import tokenize_documents
 from mobilebert_hf.data.vocabulary import encode as encode_ids
 from mobilebert_hf.distillation import StudentArguments
@@ -55,15 +56,18 @@ def run(tmp_path_factory, tiny_corpus, tiny_tokenizer):
     return folder, trainer
 
 
-def test_the_student_encodes_as_the_teacher_does(run):
+def test_the_student_encodes_as_the_teacher_does(run, tiny_corpus):
     folder, _ = run
-    for options in ({}, {"prompt_name": "passage"}, {"prompt": ""}):
-        expected, found = (encode(folder / name, **options) for name in ("teacher", "student"))
-        assert found.shape == expected.shape == (3, 16)
-        assert cosine_similarity(found, expected).mean() > 0.8
+    sentences = split_sentences(" ".join(tiny_corpus.read_text().split()))[:60]
+    similarities = []
+    for options in ({}, {"prompt_name": "passage"}):
+        expected, found = (encode(folder / name, sentences, **options) for name in ("teacher", "student"))
+        assert found.shape == expected.shape == (60, 16)
+        similarities.append(cosine_similarity(found, expected).mean())
     assert not torch.allclose(encode(folder / "student"), encode(folder / "student", prompt="")), "prompts are read"
     reported = json.loads((folder / "student" / "results.json").read_text())["evaluation"]
-    assert reported["eval_pooled_similarity"] > 0.8
+    assert reported["eval_pooled_similarity"] == pytest.approx(float(sum(similarities)) / 2, abs=0.1)
+    assert reported["eval_pooled_similarity"] > 0.6
 
 
 def test_all_that_surrounds_the_network_is_kept(run):

@@ -202,7 +202,7 @@ def _tokenize(
     documents: Dataset,
     arguments: PretrainingDataArguments,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str] = (),
 ) -> Dataset:
     # A cache without prompts stays valid.
     state = [CACHE_VERSION, "tokens", documents._fingerprint, _tokenizer_state(tokenizer), *prompts]
