@@ -132,9 +132,12 @@ def _initialize(
     tokenizer: PreTrainedTokenizerBase,
     console: Console,
 ) -> Initialized:
-    """The student before training; prints how much of the teacher a fit has kept."""
-    inputs = phase.inputs(tokenizer)
-    initialized = plan.initialize(training.seed, inputs["train_dataset"], inputs["data_collator"])
+    """The student before training, made by one process; prints how much of the teacher a fit has kept."""
+    found = None
+    if training.process_index == 0:
+        inputs = phase.inputs(tokenizer)
+        found = plan.initialize(training.seed, inputs["train_dataset"], inputs["data_collator"])
+    [initialized] = broadcast_object_list([found])
     if training.bf16 and training.device.type == "cpu":
         # The backward pass of the fused kernel is several times slower there in bfloat16.
         initialized.model.set_attn_implementation("eager")
