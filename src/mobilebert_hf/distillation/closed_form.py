@@ -30,6 +30,9 @@ EXPLAINED_FEATURES = 1000
 # Most sequences are shorter.
 USUAL_LENGTH = 48
 
+# From features [n, width] to logits [n, vocab_size].
+Head = Callable[[Tensor], Tensor]
+
 
 @torch.no_grad()
 def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, counts: Tensor) -> float:
@@ -174,7 +177,7 @@ def initialize_masked_lm_head(student: MobileBertForMaskedLM, teacher: PreTraine
 
 
 def _read_logits(
-    predictions: Any, head: Callable[[Tensor], Tensor], features: Tensor, tied: Tensor, free: Tensor, table: Tensor
+    predictions: Any, head: Head, features: Tensor, tied: Tensor, free: Tensor, table: Tensor
 ) -> list[Tensor]:
     """The products tied^T logits table and free^T logits table, float64, and in place of D and b free^T logits.
 
@@ -193,7 +196,7 @@ def _read_logits(
     return products
 
 
-def masked_lm_head(teacher: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+def masked_lm_head(teacher: PreTrainedModel) -> Head:
     """The head of a masked-LM model alone, from features [n, width] to logits [n, vocab_size].
 
     The model runs on one short sequence, and the output of its encoder is replaced.
@@ -225,7 +228,7 @@ def _chunks(count: int, width: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _explained(student_head: Callable[[Tensor], Tensor], teacher_head: Callable[[Tensor], Tensor], features: Tensor) -> float:
+def _explained(student_head: Head, teacher_head: Head, features: Tensor) -> float:
     """The explained share of the variance of the logits on `features`, centered in each row."""
     error = squares = 0.0
     sums = 0.0
