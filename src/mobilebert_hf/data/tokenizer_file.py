@@ -40,7 +40,9 @@ class TokenizerFile:
             self.pieces = {index: piece for piece, index in vocabulary.items()}
         self._ids = {piece: index for index, piece in self.pieces.items()}
         added = sorted(self._content["added_tokens"], key=lambda token: token["id"])
-        self._special = {token["id"] for token in added} | ({self.unknown} - {None})
+        self._special: set[int] = {token["id"] for token in added}
+        if self.unknown is not None:
+            self._special.add(self.unknown)
         self._outside = [token["id"] for token in added if token["id"] not in self.pieces]
         self._has_bytes = bool(self._model.get("byte_fallback")) and all(name in self._ids for name in BYTES)
         self._ranks = {tuple(merge): rank for rank, merge in enumerate(self._model.get("merges", ()))}

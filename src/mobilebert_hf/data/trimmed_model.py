@@ -142,7 +142,7 @@ def trim_model(
         tokenizer.save_pretrained(target)
         trimmed.tokenizer.save(str(target / "tokenizer.json"))
         if (source / "vocab.txt").exists():
-            pieces = [trimmed.tokenizer.id_to_token(index) for index in range(len(trimmed.ids))]
+            pieces = map(trimmed.tokenizer.id_to_token, range(len(trimmed.ids)))
             (target / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
         _check_tokenizer(target, trimmed.tokenizer.get_vocab())
         atomic_write_text(staging / TRIMMING, json.dumps(asdict(trimming), indent=2) + "\n")

@@ -196,7 +196,7 @@ def _compare(
         counts.longer_texts += len(after) > len(before)
         for side, read in enumerate((before, after)):
             counts.tokens[side] += len(read)
-            counts.unknown[side] += read.count(unknown)
+            counts.unknown[side] += 0 if unknown is None else read.count(unknown)
     return counts, lost
 
 

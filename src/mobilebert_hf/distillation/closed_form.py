@@ -231,13 +231,13 @@ def _chunks(count: int, width: int) -> list[slice]:
 def _explained(student_head: Head, teacher_head: Head, features: Tensor) -> float:
     """The explained share of the variance of the logits on `features`, centered in each row."""
     error = squares = 0.0
-    sums = 0.0
+    sums = torch.zeros(1)
     for rows in _chunks(len(features), teacher_head(features[:1]).shape[1]):
         fitted, target = (head(features[rows]).float() for head in (student_head, teacher_head))
         fitted, target = fitted - fitted.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
         error += float((fitted - target).square().sum())
         squares += float(target.square().sum())
-        sums += target.double().sum(0)
+        sums = sums + target.double().sum(0)
     return 1 - error / (squares - float(sums.square().sum()) / len(features))
 
 
