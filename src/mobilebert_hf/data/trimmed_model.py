@@ -141,10 +141,11 @@ def trim_model(
         smaller.save_pretrained(target, state_dict=state)
         tokenizer.save_pretrained(target)
         trimmed.tokenizer.save(str(target / "tokenizer.json"))
+        vocabulary = trimmed.tokenizer.get_vocab()
         if (source / "vocab.txt").exists():
-            pieces = map(trimmed.tokenizer.id_to_token, range(len(trimmed.ids)))
+            pieces = sorted(vocabulary, key=vocabulary.__getitem__)
             (target / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-        _check_tokenizer(target, trimmed.tokenizer.get_vocab())
+        _check_tokenizer(target, vocabulary)
         atomic_write_text(staging / TRIMMING, json.dumps(asdict(trimming), indent=2) + "\n")
     return trimming
 
