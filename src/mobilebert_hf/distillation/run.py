@@ -28,6 +28,7 @@ from .report import ScoredTask, result_rows, write_results
 from .shapes import compare_sizes
 from .students import Initialized, StudentPlan, plan_student
 from .trainer import DistillationTrainer, run_phases
+from .trimmed_teacher import trim_teacher
 
 PLAN = "plan.json"
 
@@ -55,7 +56,11 @@ def distill(
     given, data = (student, data, training), copy.copy(data)
     console = Console(stderr=True, quiet=training.process_index > 0)
     check_schedule(training)
-    plan = plan_student(student, data)
+    loaded, trimming = trim_teacher(student, data, training)
+    if trimming is not None:
+        console.print(terminal_table(trimming.rows(), "teacher"))
+    plan = plan_student(loaded, data)
+    plan.teacher.config.name_or_path = student.teacher  # also if a trimmed copy was loaded
     tokenizer = plan.tokenizer
     check_objective(plan.output, student, data, training)
     if plan.sentence is not None:
@@ -83,7 +88,9 @@ def distill(
             if plan.sentence is not None:
                 plan.sentence.save(folder)
             minutes = (time.monotonic() - began) / 60
-            results = write_results(folder, student.teacher, trainer, initialized.report, task, plan.sentence, minutes)
+            results = write_results(
+                folder, student.teacher, trainer, initialized.report, task, plan.sentence, minutes, trimming
+            )
             table = result_rows(results)
             facts = describe_student(student.teacher, results, table)
             trainer.facts = replace(facts, datasets=trainer.facts.datasets)
@@ -142,9 +149,12 @@ def _initialize(
     tokenizer: PreTrainedTokenizerBase,
     console: Console,
 ) -> Initialized:
-    """The student before training; prints how much of the teacher a fit has kept."""
-    inputs = phase.inputs(tokenizer)
-    initialized = plan.initialize(training.seed, inputs["train_dataset"], inputs["data_collator"])
+    """The student before training, made by one process; prints how much of the teacher a fit has kept."""
+    found = None
+    if training.process_index == 0:
+        inputs = phase.inputs(tokenizer)
+        found = plan.initialize(training.seed, inputs["train_dataset"], inputs["data_collator"])
+    [initialized] = broadcast_object_list([found])
     if training.bf16 and training.device.type == "cpu":
         # The backward pass of the fused kernel is several times slower there in bfloat16.
         initialized.model.set_attn_implementation("eager")
