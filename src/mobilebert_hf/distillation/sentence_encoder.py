@@ -169,7 +169,7 @@ class SentenceModules(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes the files of sentence-transformers beside a saved network and its tokenizer."""
-        from sentence_transformers import SentenceTransformer
+        from sentence_transformers import SentenceTransformer, SimilarityFunction
         from sentence_transformers.sentence_transformer.modules import Transformer
 
         encoder = SentenceTransformer(
@@ -177,7 +177,7 @@ class SentenceModules(nn.Module):
             device="cpu",
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
-            similarity_fn_name=self.similarity,
+            similarity_fn_name=SimilarityFunction(self.similarity),
         )
         with TemporaryDirectory(dir=folder) as staging:
             encoder.save(staging, create_model_card=False)
@@ -231,7 +231,7 @@ def load_sentence_modules(name: str, consent: Consent) -> SentenceModules:
     return SentenceModules(
         tokenizer,
         list(encoder)[1:],
-        encoder.prompts,
+        {name: prompt or "" for name, prompt in encoder.prompts.items()},
         encoder.default_prompt_name,
         encoder.similarity_fn_name,
         lower_case,

@@ -1,6 +1,6 @@
 """Reads a teacher's files: its network, with the head that its weights really have, its tokenizer, its modules."""
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from transformers import (
     AutoModel,
@@ -64,9 +64,9 @@ def load_teacher(student: StudentArguments) -> LoadedTeacher:
     classes = config.architectures or []
     if student.objective == "auto" and classes and not any(each.endswith(MASKED_LM_CLASSES) for each in classes):
         return LoadedTeacher(_load_encoder(name, consent), "features", tokenizer)
-    network, reason = _load_masked_lm(name, consent, config)
-    if network is not None:
-        return LoadedTeacher(network, "masked_lm", tokenizer)
+    with_head, reason = _load_masked_lm(name, consent, config)
+    if with_head is not None:
+        return LoadedTeacher(with_head, "masked_lm", tokenizer)
     if student.objective == "masked_lm":
         raise ValueError(f"objective='masked_lm': {name} {reason}. Choose features, or leave it out.")
     note = f"{name} {reason}: the student learns the features of the layers alone."
@@ -104,7 +104,7 @@ def _load_masked_lm(name: str, consent: Consent, config: PreTrainedConfig) -> tu
         raise ValueError(_incomplete(name, encoder))
     if missing:
         return None, f"has no weights of a masked-LM head (missing: {', '.join(missing[:3])})"
-    return cast(PreTrainedModel, network), ""
+    return network, ""
 
 
 def _incomplete(name: str, missing: "list[str] | tuple[str, ...]") -> str:
