@@ -7,7 +7,7 @@ import torch
 
 from ..training.arguments import PreTrainingArguments
 from .objectives import AttentionScores, FeatureMaps, MaskedLM, MeanPooling, NextSentence, Objective, Relations
-from .shapes import SIZES
+from .shapes import BOTTLENECKS
 from .strategies import Freezing, Strategy, StrategyName, build_strategy
 
 # What a student learns besides the features of the layers: the outputs of the pre-training heads (masked LM and next
@@ -44,14 +44,19 @@ class StudentArguments:
         },
     )
     size: str = field(
-        default="small",
-        metadata={"help": f"For other teachers: the widths inside the student's blocks, one of {', '.join(SIZES)}."},
+        default="auto",
+        metadata={
+            "help": "For other teachers: the student's layers. pruned: layers of the teacher with a third of the "
+            "feed-forward neurons, and a narrow embedding table; kept: layers and table of the teacher; "
+            f"{', '.join(BOTTLENECKS)}: the paper's bottlenecks in three widths. auto is pruned for a teacher with the "
+            "layers of BERT, else small."
+        },
     )
     layers: str = field(
-        default="all",
+        default="auto",
         metadata={
             "help": "For other teachers: the teacher's layer for each layer of the student: all (one to one), half "
-            "(every second), or indices such as 1,3,5."
+            "(every second), or indices such as 1,3,5. auto is half of the layers for pruned and kept, else all."
         },
     )
     config_overrides: str | None = field(
@@ -124,6 +129,13 @@ class DistillationArguments(PreTrainingArguments):
             "proportion."
         },
     )
+    transfer_layers: str = field(
+        default="auto",
+        metadata={
+            "help": "Layers whose features are compared by the auxiliary strategy: all or last. auto is last for a "
+            "pruned student, else all."
+        },
+    )
     transfer_lr_scale: float = field(
         default=1.0, metadata={"help": "Factor of the learning rate for layers being transferred."}
     )
@@ -178,6 +190,12 @@ class DistillationArguments(PreTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.transfer_layers not in ("auto", "all", "last"):
+            raise ValueError(f"transfer_layers={self.transfer_layers!r} is not one of auto, all, last.")
+        if self.transfer_layers == "last" and self.strategy != "auxiliary":
+            raise ValueError(
+                f"transfer_layers='last' with strategy={self.strategy!r}: only the auxiliary strategy can leave layers out."
+            )
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"minutes is {self.minutes}: expected a number above 0.")
 
@@ -192,6 +210,7 @@ class DistillationArguments(PreTrainingArguments):
             self.transfer_lr_scale,
             self.distillation_warmup_ratio,
             self.embedding_lr_scale,
+            only_last=self.transfer_layers == "last",
         )
 
     def build_objectives(self, output: OutputName = "pretraining") -> list[Objective]:

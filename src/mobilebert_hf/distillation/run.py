@@ -58,6 +58,9 @@ def distill(
     plan = plan_student(student)
     check_vocabulary(tokenizer, plan.config)
     console = Console(stderr=True, quiet=training.process_index > 0)
+    if training.transfer_layers == "auto":
+        pruned = plan.is_fitted and not plan.config.use_bottleneck
+        training.transfer_layers = "last" if pruned and training.strategy == "auxiliary" else "all"
     phases = _prepare_phases(plan, data, training, tokenizer, console)
     with open_run_folder(training, (student, data, training)) as folder:
         initialized = _initialize(plan, training, phases[0], tokenizer, console)
