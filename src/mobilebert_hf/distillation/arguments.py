@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from ..data.trimming import parse_keep
 from ..training.arguments import PreTrainingArguments
 from .objectives import AttentionScores, FeatureMaps, MaskedLM, MeanPooling, NextSentence, Objective, Relations
 from .shapes import BOTTLENECKS
@@ -48,8 +49,8 @@ class StudentArguments:
         metadata={
             "help": "For other teachers: the student's layers. pruned: layers of the teacher with a third of the "
             "feed-forward neurons, and a narrow embedding table; kept: layers and table of the teacher; "
-            f"{', '.join(BOTTLENECKS)}: the paper's bottlenecks in three widths. auto is pruned for a teacher with the "
-            "layers of BERT, else small."
+            f"{', '.join(BOTTLENECKS)}: the paper's bottlenecks in three widths. auto is pruned for a teacher with "
+            "the layers of BERT, else small."
         },
     )
     layers: str = field(
@@ -73,6 +74,13 @@ class StudentArguments:
             "modules.json) or features (nothing else). By default it depends on the teacher."
         },
     )
+    keep_vocabulary: float | None = field(
+        default=None,
+        metadata={
+            "help": "Trim the vocabulary of teacher and student to the corpus: the share of its tokens whose pieces "
+            "are kept, such as 0.9995, or a number of pieces. By default all are kept."
+        },
+    )
     task: str | None = field(
         default=None,
         metadata={"help": "Task to score teacher and student on at the end, without training: stsb, for encoders."},
@@ -82,6 +90,8 @@ class StudentArguments:
     def __post_init__(self) -> None:
         if self.objective not in ("auto", *get_args(OutputName)):
             raise ValueError(f"objective={self.objective!r} is not one of auto, {', '.join(get_args(OutputName))}.")
+        if self.keep_vocabulary is not None:
+            parse_keep(self.keep_vocabulary)
         if self.task not in (None, "stsb"):
             raise ValueError(f"task={self.task!r} is not known: expected stsb.")
         if self.task and not self.task_data:
@@ -194,7 +204,8 @@ class DistillationArguments(PreTrainingArguments):
             raise ValueError(f"transfer_layers={self.transfer_layers!r} is not one of auto, all, last.")
         if self.transfer_layers == "last" and self.strategy != "auxiliary":
             raise ValueError(
-                f"transfer_layers='last' with strategy={self.strategy!r}: only the auxiliary strategy can leave layers out."
+                f"transfer_layers='last' with strategy={self.strategy!r}: only the auxiliary strategy can leave "
+                "layers out."
             )
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"minutes is {self.minutes}: expected a number above 0.")

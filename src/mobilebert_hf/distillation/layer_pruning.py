@@ -1,10 +1,10 @@
 """Initializes the layers of a student as pruned copies of its teacher's layers.
 
-A student without bottlenecks has the layers of BERT: h = LN(x + attention(x)), then LN(h + feed_forward(h)). The weights
-come from a teacher with such layers. Attention is as wide as the teacher's. Of each feed-forward network those neurons
-are kept whose contributions to the output vary most. All linear layers but the norms are then solved for by least
-squares, bottom up, on the actual outputs of the student below: where layers of the teacher are left out, the next layer
-reads other inputs than in the teacher, and its targets stay the same.
+A student without bottlenecks has the layers of BERT: h = LN(x + attention(x)), then LN(h + feed_forward(h)). The
+A student without bottlenecks has the layers of BERT: h = LN(x + attention(x)), then LN(h + feed_forward(h)). The
+neurons are kept whose contributions to the output vary most. All linear layers are then solved for by least squares,
+bottom up, on the actual outputs of the student below: where layers of the teacher are left out, the next layer reads
+other inputs than in the teacher, and its targets stay the same.
 
 Sources: keeping some layers of a teacher: Sanh et al., "DistilBERT", 2019. Neuron pruning with reconstruction by least
 squares: He et al., "Channel pruning for accelerating very deep neural networks", 2017.
@@ -78,11 +78,10 @@ def check_prunable(teacher: PreTrainedModel) -> None:
     ):
         raise ValueError("the embeddings are not a sum of tables with a LayerNorm, as in BERT.")
     inputs = torch.arange(6).remainder(teacher.config.vocab_size)[None]
-    with torch.no_grad(), _captured(layers[0]) as captured:
-        output = _run(teacher, inputs)
-    parts = read_bert_layer(layers[0])
-    last = nn.functional.layer_norm(captured["output_norm"], parts.output_norm.normalized_shape,
-                                    parts.output_norm.weight, parts.output_norm.bias, parts.output_norm.eps)  # fmt: skip
+    with torch.no_grad():
+        with _captured(layers[0]) as captured:
+            output = _run(teacher, inputs)
+        last = read_bert_layer(layers[0]).output_norm(captured["output_norm"])
     if (last - output).abs().max() > SAME * output.abs().max():
         raise ValueError("the layers do not end with a LayerNorm of their sum: they are not those of BERT.")
     relative = [
@@ -97,8 +96,8 @@ def prune_layers(student: MobileBertModel, teacher: EncoderTeacher, batches: Seq
     """Initializes the layers of a student without bottlenecks.
 
     Args:
-        student: Changed in place; `normalization_type="layer_norm"`, and the teacher's width. Its embeddings have to be
-            initialized.
+        student: Changed in place; `normalization_type="layer_norm"`, and the teacher's width. Its embeddings have to
+            be initialized.
         teacher: An encoder for which `check_prunable` passes, with its mapping.
         batches: Batches with 10,000 tokens or more together.
 
@@ -147,7 +146,7 @@ def _prune_layer(
 
 
 def _solve_residual(block: Any, norm: nn.LayerNorm, features: Tensor, residual: Tensor, target: Tensor) -> Tensor:
-    """Solves norm(residual + W features + b) for W and b and copies the norm; `target` is its input. Returns the output."""
+    """Copies the norm and solves norm(W features + b + residual) for W and b; returns it. `target` is its input."""
     _solve(block.dense, features, target - residual)
     block.LayerNorm.load_state_dict(norm.state_dict())
     return block.LayerNorm(block.dense(features) + residual)

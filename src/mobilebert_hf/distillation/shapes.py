@@ -18,8 +18,8 @@ BOTTLENECKS: dict[str, dict[str, int]] = {
     "small": {"intra_bottleneck_size": 128, "intermediate_size": 512, "num_feedforward_networks": 2},
     "tiny": {"intra_bottleneck_size": 64, "intermediate_size": 256, "num_feedforward_networks": 2},
 }
-# Some layers of the teacher, without bottlenecks: with pruned feed-forward networks and a narrow embedding table, or as
-# they are. The share of their neurons that is left.
+# Some layers of the teacher, without bottlenecks: with fewer neurons and a narrow embedding table, or as they are. The
+# share of the neurons that is left.
 NEURONS = {"pruned": 1 / 3, "kept": 1.0}
 SIZES = (*NEURONS, *BOTTLENECKS)
 EMBEDDING_SIZE = 128
