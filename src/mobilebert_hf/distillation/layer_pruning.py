@@ -1,7 +1,7 @@
 """Initializes the layers of a student as pruned copies of its teacher's layers.
 
 A student without bottlenecks has the layers of BERT: h = LN(x + attention(x)), then LN(h + feed_forward(h)). The
-A student without bottlenecks has the layers of BERT: h = LN(x + attention(x)), then LN(h + feed_forward(h)). The
+weights come from a teacher with such layers. Attention is as wide as the teacher's. Of each feed-forward network those
 neurons are kept whose contributions to the output vary most. All linear layers are then solved for by least squares,
 bottom up, on the actual outputs of the student below: where layers of the teacher are left out, the next layer reads
 other inputs than in the teacher, and its targets stay the same.
