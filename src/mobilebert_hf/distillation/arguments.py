@@ -106,7 +106,7 @@ class DistillationArguments(PreTrainingArguments):
     paper's settings for IB-BERT teachers.
     """
 
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Training batch size per device."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Training batch size per device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size per device."})
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate."})
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW beta2."})
