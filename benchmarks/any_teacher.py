@@ -4,8 +4,8 @@
     python benchmarks/any_teacher.py runs/mine --teacher TEACHER --corpus my-text/ --task-data GLUE
 
 The student is exported by this package, in int8 statically quantized if its norms can be folded, else dynamically; the
-teacher by the library's exporter with ONNX Runtime's fusions, in int8 dynamically quantized, which is its best there. All
-graphs are timed in turns, on one text of 128 tokens with two threads. STS-B's Spearman correlation is that of its
+teacher by the exporter of transformers with ONNX Runtime's fusions, dynamically quantized, its best there. All graphs
+are timed in turns, on one text of 128 tokens with two threads. STS-B's Spearman correlation is that of its
 validation split or, where there is none, of its training split: neither network was trained on it here. Results go to
 benchmarks/any_teacher/results.json, with those of the run, whose configuration, recipe and picture come along: the
 student's card is made of them.

@@ -7,7 +7,7 @@ factorized by weighted principal components; the weights are the frequencies of 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, co
     has_norm = config.normalization_type == "layer_norm"
     tokens, positions, types = copy_tables(teacher) if has_norm else split_embeddings(teacher, counts)
     if has_norm:
-        own.LayerNorm.load_state_dict(teacher.base_model.embeddings.LayerNorm.state_dict())
+        own.LayerNorm.load_state_dict(cast(Any, teacher.base_model.embeddings).LayerNorm.state_dict())
     own.position_embeddings.weight.copy_(positions)
     own.token_type_embeddings.weight.copy_(types)
     if not own.project:
@@ -82,7 +82,8 @@ def copy_tables(teacher: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         Tokens [vocab_size, width], positions [positions, width] and types [types, width], float32.
     """
-    embeddings, table = teacher.base_model.embeddings, teacher.get_input_embeddings().weight
+    embeddings: Any = teacher.base_model.embeddings
+    table = cast(nn.Embedding, teacher.get_input_embeddings()).weight
     positions = embeddings.position_embeddings.weight[position_offset(teacher) :]
     types = getattr(embeddings, "token_type_embeddings", None)
     return table, positions, torch.zeros(1, table.shape[1]) if types is None else types.weight

@@ -51,8 +51,8 @@ def read_bert_layer(layer: nn.Module) -> BertLayer:
     Raises:
         ValueError: The layer has other parts.
     """
-    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-    norms = [module for module in layer.modules() if isinstance(module, nn.LayerNorm)]
+    linears: list[Any] = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+    norms: list[Any] = [module for module in layer.modules() if isinstance(module, nn.LayerNorm)]
     shapes = [(linear.in_features, linear.out_features) for linear in linears]
     width, inner = shapes[-1][::-1] if shapes else (0, 0)
     if shapes != [(width, width)] * 4 + [(width, inner), (inner, width)] or len(norms) != 2:

@@ -4,7 +4,7 @@ import os
 import time
 from itertools import chain, repeat
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -87,7 +87,7 @@ def readable_characters(args: DistillationArguments, config: MobileBertConfig, t
         return None
     with torch.device("meta"):
         student = MobileBertModel(config, add_pooling_layer=False)
-    per_token = forward_flops(teacher.base_model, 1, 1) + 3 * forward_flops(student, 1, 1)
+    per_token = forward_flops(cast(PreTrainedModel, teacher.base_model), 1, 1) + 3 * forward_flops(student, 1, 1)
     cores = max(os.cpu_count() or 1, args.world_size)
     tokens = max(LEAST_TOKENS, args.minutes * 60 * cores * CORE_FLOPS / per_token)
     return round(tokens * CHARACTERS_PER_TOKEN)
