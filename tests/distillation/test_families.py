@@ -17,6 +17,8 @@ from .encoders import WORDS, byte_tokenizer, save_teacher, unigram_tokenizer
 
 HARD = ["", "The CAT sat; naïve café!", "[MASK] </s> [SEP]", "日本語 ελληνικά", "a\u200bb  c\td", "🙂 x" * 3]
 OVERRIDES = {"intra_bottleneck_size": 16, "intermediate_size": 32, "embedding_size": 16, "num_attention_heads": 2}
+# Whose students are pruned copies by default.
+PRUNED = {"Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert"}
 # The family and the class of a teacher, changes of its configuration, its tokenizer, and what its student learns.
 TEACHERS = {
     "BERT": ("Bert", "Model", {}, "words", "features"),
@@ -63,7 +65,8 @@ def tokenizers(tiny_tokenizer):
 
 def plan(folder, length=24, **student):
     data = PretrainingDataArguments(corpus=["none"], max_seq_length=length)
-    return plan_student(StudentArguments(teacher=str(folder), config_overrides=OVERRIDES, **student), data)
+    options = {"size": "small", "config_overrides": OVERRIDES, **student}
+    return plan_student(StudentArguments(teacher=str(folder), **options), data)
 
 
 def save_odd(folder, tokenizer, family, cls, changes=None):
@@ -100,11 +103,14 @@ def test_a_student_is_what_its_teacher_is(tmp_path, tokenizers, name):
         {"input_ids": rows, "token_type_ids": [[0] * len(row) for row in rows], "next_sentence_label": [-100] * 60}
     )
     collate = PretrainingCollator(planned.tokenizer, 0.15 if output == "masked_lm" else 0.0)
-    student, report = planned.initialize(0, examples, collate)
-    assert min(report["layer_similarity"]) > 0.6
-    assert ("logit_variance" in report) == (output == "masked_lm")
     pair = own("a cat", "the dog", return_tensors="pt")
-    assert student(**pair)[0].isfinite().all()
+    by_default = plan(teacher, size="auto", config_overrides={"embedding_size": 16})
+    assert by_default.config.use_bottleneck == (family not in PRUNED)
+    for each in (planned, by_default):
+        student, report = each.initialize(0, examples, collate)
+        assert min(report["layer_similarity"]) > 0.6
+        assert ("logit_variance" in report) == (output == "masked_lm")
+        assert student(**pair)[0].isfinite().all()
 
 
 def test_weights_that_a_configuration_promises_are_looked_for(tmp_path, tiny_tokenizer):
@@ -170,7 +176,7 @@ def test_positions_are_those_that_are_trained_or_copied(tmp_path, tiny_tokenizer
         with pytest.raises(ValueError, match=message):
             plan(teacher, 16, **options)
     default = PretrainingDataArguments(corpus=["none"])
-    student = StudentArguments(teacher=str(absolute), config_overrides=OVERRIDES)
+    student = StudentArguments(teacher=str(absolute), size="small", config_overrides=OVERRIDES)
     assert plan_student(student, default).config.max_position_embeddings == default.max_seq_length == 64
 
 

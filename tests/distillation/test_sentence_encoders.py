@@ -37,7 +37,8 @@ def encode(folder, texts=TEXTS, **options):
 def plan(folder, length=24, **student):
     overrides = {"intra_bottleneck_size": 16, "embedding_size": 16, "num_attention_heads": 2}
     data = PretrainingDataArguments(corpus=["none"], max_seq_length=length)
-    return plan_student(StudentArguments(teacher=str(folder), config_overrides=overrides, **student), data)
+    options = {"size": "small", "config_overrides": overrides, **student}
+    return plan_student(StudentArguments(teacher=str(folder), **options), data)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from ..training.phases import Phase, plan_phases
 from .arguments import DistillationArguments, StudentArguments
 from .facts import describe_student
 from .options import check_dimensions, check_objective, check_schedule
-from .planning import plan_steps
+from .planning import plan_steps, readable_characters
 from .report import ScoredTask, result_rows, write_results
 from .shapes import compare_sizes
 from .students import Initialized, StudentPlan, plan_student
@@ -68,6 +68,9 @@ def distill(
     check_vocabulary(tokenizer, plan.config, masks=plan.learns_masked_lm)
     for note in plan.notes:
         console.print(note)
+    if training.transfer_layers == "auto":
+        pruned = plan.is_fitted and not plan.config.use_bottleneck
+        training.transfer_layers = "last" if pruned and training.strategy == "auxiliary" else "all"
     task = ScoredTask.load(student.task, student.task_data) if student.task and student.task_data else None
     phases = _prepare_phases(plan, data, training, console)
     with open_run_folder(training, given) as folder:
@@ -132,6 +135,8 @@ def _prepare_phases(
                     "sentences."
                 )
             console.print(f"prompts of the training texts, a share each: {', '.join(map(repr, prompts))}")
+        if data.max_characters is None:
+            data.max_characters = readable_characters(training, plan.config, plan.teacher.model)
     if not plan.learns_masked_lm:
         data.mlm_probability = 0.0
     if training.minutes is not None and (data.streaming or data.long_seq_length is not None):
