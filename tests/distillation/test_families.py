@@ -106,7 +106,7 @@ def test_a_student_is_what_its_teacher_is(tmp_path, tokenizers, name):
     pair = own("a cat", "the dog", return_tensors="pt")
     by_default = plan(teacher, size="auto", config_overrides={"embedding_size": 16})
     assert by_default.config.use_bottleneck == (family not in PRUNED)
-    for each in (planned, by_default):
+    for each in (planned, by_default) if family in PRUNED else (planned,):
         student, report = each.initialize(0, examples, collate)
         assert min(report["layer_similarity"]) > 0.6
         assert ("logit_variance" in report) == (output == "masked_lm")
