@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ..tasks.glue_tasks import TASKS
+from ..tasks.kinds import LABELLED
 
 
 @dataclass
@@ -11,8 +12,9 @@ class TaskArguments:
 
     task: list[str] = field(
         metadata={
-            "help": f"squad; or one or more GLUE tasks: {', '.join(TASKS)}; or glue for all of them. The other "
-            "options depend on the task: `--task squad --help` and `--task cola --help` list them."
+            "help": f"{', '.join(LABELLED)}, with your own labels; or squad; or one or more GLUE tasks: "
+            f"{', '.join(TASKS)}; or glue for all of them. The other options depend on the task: "
+            "`--task classify --help`, `--task squad --help` and `--task cola --help` list them."
         }
     )
     max_train_samples: int | None = field(
