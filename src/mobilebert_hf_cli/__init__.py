@@ -61,7 +61,9 @@ def score(
         int | None, typer.Option(help="Maximum number of tokens in a sequence. By default 128, for SQuAD 384.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Number of threads of each runtime.", min=1)] = 2,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text or tokens; a number without names.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the text or tokens; a number without names.")
+    ] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of the second text.")] = None,
     label_column: Annotated[
         list[str] | None, typer.Option(help="Column of the labels. Can be given several times for multilabel.")

@@ -70,7 +70,9 @@ def test_columns_of_tokens(tmp_path, text, tokens):
 
 
 def test_splits_and_names_of_classes_of_data_sets(tmp_path):
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"]), "ids": List(Value("int8"))})
+    features = Features(
+        {"text": Value("string"), "label": ClassLabel(names=["no", "yes"]), "ids": List(Value("int8"))}
+    )
     part = Dataset.from_list([{"text": "a", "label": 1, "ids": [1]}], features=features)
     DatasetDict({"train": part, "validation": part}).save_to_disk(tmp_path / "saved")
     part.to_parquet(tmp_path / "a.parquet")

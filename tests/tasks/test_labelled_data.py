@@ -73,7 +73,9 @@ def test_sets_of_labels_in_every_form(tmp_path, names, rows, columns):
     assert data.splits["train"].columns["label"] == [[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
 
 
-@pytest.mark.parametrize(("values", "label"), [(("0", "1"), "class"), (("0.5", "1"), "score"), (("yes", "1"), "class")])
+@pytest.mark.parametrize(
+    ("values", "label"), [(("0", "1"), "class"), (("0.5", "1"), "score"), (("yes", "1"), "class")]
+)
 def test_pairs_have_classes_or_scores(tmp_path, values, label):
     rows = [(f"a {value}", "b", value) for value in values]
     path = write(tmp_path / "a.csv", rows, ("premise", "hypothesis", "label"))

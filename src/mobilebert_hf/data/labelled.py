@@ -1,7 +1,7 @@
 """Reads labelled examples: CSV, TSV, JSON, JSON lines, Parquet, CoNLL columns, saved `datasets` folders, Hub datasets.
 
-Values of text files are read as they are: no text or label such as `NA` or `None` becomes a missing value. Text files may
-be compressed.
+Values of text files are read as they are: no text or label such as `NA` or `None` becomes a missing value. Text files
+may be compressed.
 """
 
 import csv
@@ -70,8 +70,8 @@ def read_rows(source: str, split: str, *, tokens: bool = False, has_header: bool
         source: A file, a folder saved by `datasets`, or a Hub dataset as `owner/name` or `owner/name:configuration`.
         split: `"train"`, `"validation"` or `"test"`, the split of a data set; ignored for a file.
         tokens: Whether text files without named columns are CoNLL columns.
-        has_header: Whether the first line of CSV, TSV and CoNLL columns names the columns. Without names they are `"1"`,
-            `"2"` and so on.
+        has_header: Whether the first line of CSV and TSV files names the columns. Without names they are `"1"`, `"2"`
+            and so on, as those of CoNLL columns are.
 
     Raises:
         FileNotFoundError: The source, or the split in it, does not exist.

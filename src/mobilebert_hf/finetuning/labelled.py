@@ -18,9 +18,9 @@ from ..progress import show_progress
 from ..runs.run_folder import find_checkpoint, open_run_folder
 from ..tables import terminal_table
 from ..tasks.kinds import find_kind
-from ..tasks.labelled_data import Columns, LabelledData, load_labelled
+from ..tasks.labelled_data import LabelledData, load_labelled
 from ..training import DurableTrainer
-from .arguments import TaskArguments
+from .arguments import ExampleArguments, TaskArguments
 from .encoder import EncoderArguments, add_adapter, load_encoder
 from .labelled_report import describe_labelled_model, write_results
 from .methods import Encoded, Method, TagMethod, TextMethod, find_method
@@ -28,12 +28,8 @@ from .trainer import planned_steps, prepare_for_fine_tuning
 
 
 @dataclass
-class LabelledArguments(TaskArguments):
-    """Your own labels: files, columns and labels.
-
-    Raises:
-        ValueError: `holdout` is not between 0 and 1.
-    """
+class LabelledArguments(ExampleArguments, TaskArguments):
+    """Your own labels."""
 
     train: str = field(
         kw_only=True,
@@ -41,40 +37,6 @@ class LabelledArguments(TaskArguments):
             "help": "File of labelled examples (.csv, .tsv, .json, .jsonl, .parquet, for tag also CoNLL columns; .gz, "
             ".bz2, .xz or .zst too), folder saved by datasets, or Hub dataset."
         },
-    )
-    validation: str | None = field(
-        default=None,
-        metadata={
-            "help": "The same for validation. By default the validation split of --train or, if it has none, a part "
-            "of it that is held out."
-        },
-    )
-    test: str | None = field(
-        default=None,
-        metadata={"help": "The same for the final scores. By default the test split of --train, if it has one."},
-    )
-    holdout: float = field(
-        default=0.1,
-        metadata={"help": "Share of the training examples of each class to hold out if there is no validation data."},
-    )
-    text_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column of the text, or of the tokens; by default one with a usual name. A number counts from 1 in "
-            "a file without column names."
-        },
-    )
-    pair_column: str | None = field(default=None, metadata={"help": "Column of the second text."})
-    label_column: list[str] | None = field(
-        default=None, metadata={"help": "Column of the labels; for multilabel also a column of 0 and 1 for each label."}
-    )
-    class_names: list[str] | None = field(
-        default=None,
-        metadata={"help": "Names of the labels, or a file with a name per line, for labels that are indices from 0."},
-    )
-    max_seq_length: int | None = field(
-        default=None,
-        metadata={"help": "Maximum number of tokens in a sequence, by default 128. tag reads longer texts in windows."},
     )
     label_all_pieces: bool = field(
         default=False,
@@ -84,20 +46,6 @@ class LabelledArguments(TaskArguments):
         default=False,
         metadata={"help": "classify, pairs: weight the loss of a class by the inverse of its number of examples."},
     )
-    early_stopping: int | None = field(
-        default=3,
-        metadata={"help": "Stop after this many epochs without a better validation score; none: train all epochs."},
-    )
-
-    def __post_init__(self) -> None:
-        if not 0 < self.holdout < 1:
-            raise ValueError(f"holdout={self.holdout}: expected a share between 0 and 1, such as 0.1.")
-
-    @property
-    def columns(self) -> Columns:
-        """Which columns are read."""
-        label = tuple(self.label_column) if self.label_column else None
-        return Columns(self.text_column, self.pair_column, label, tuple(self.class_names or ()))
 
 
 @dataclass
@@ -145,7 +93,9 @@ def finetune_labelled(
         raise ValueError(f"class_weights=True: {kind.name} has no loss by class. Leave it out.")
     if training.process_index == 0:
         show_data(data)
-    method = make_method(task, data, encoder.model)
+    method = make_method(task.max_seq_length, data, encoder.model)
+    if isinstance(method, TagMethod):
+        method.label_all_pieces = task.label_all_pieces
     encoded = {split: method.encode(examples) for split, examples in data.splits.items()}
     if task.max_train_samples is not None:
         chosen = encoded["train"].rows.shuffle(seed=0)
@@ -181,21 +131,17 @@ def show_data(data: LabelledData) -> None:
         console.print(note)
 
 
-def make_method(task: LabelledArguments, data: LabelledData, model: str) -> TextMethod | TagMethod:
+def make_method(max_length: int | None, data: LabelledData, model: str) -> TextMethod | TagMethod:
     """The method of a task, with the tokenizer of the model.
 
     Raises:
-        ValueError: `max_seq_length` is more than the model takes.
+        ValueError: `max_length` is more than the model takes.
     """
     tokenizer = AutoTokenizer.from_pretrained(model)
     longest = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None) or tokenizer.model_max_length
-    if task.max_seq_length is not None and task.max_seq_length > longest:
-        raise ValueError(f"max_seq_length={task.max_seq_length}, but {model} takes {longest} tokens at most.")
-    length = min(task.max_seq_length or data.kind.max_length, longest)
-    method = find_method(data.kind, data.names, tokenizer, length)
-    if isinstance(method, TagMethod):
-        method.label_all_pieces = task.label_all_pieces
-    return method
+    if max_length is not None and max_length > longest:
+        raise ValueError(f"max_seq_length={max_length}, but {model} takes {longest} tokens at most.")
+    return find_method(data.kind, data.names, tokenizer, min(max_length or data.kind.max_length, longest))
 
 
 def keep_best_epoch(training: TrainingArguments) -> None:
@@ -241,13 +187,18 @@ def make_trainer(
 
 
 def finish(
-    trainer: DurableTrainer, method: Method, data: LabelledData, encoded: dict[str, Encoded], folder: Path
+    trainer: DurableTrainer,
+    method: Method,
+    data: LabelledData,
+    encoded: dict[str, Encoded],
+    folder: Path,
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores the trained model on validation and test examples, and saves it and the results.
 
     The tuned thresholds of several labels are moved into the biases of the classifier, so that the threshold of every
     label is a probability of 0.5 in each pipeline, export and runtime. `tuned_thresholds` in the configuration says
-    where they were.
+    where they were. `more` is added to `results.json`.
     """
     logits = {
         split: trainer.predict(part.rows.remove_columns("labels")).predictions
@@ -261,7 +212,7 @@ def finish(
         trainer.finalize_model = lambda model: move_thresholds(merge(model), thresholds)
     results: dict[str, Any] = {}
     if trainer.args.process_index == 0:
-        results = write_results(folder, method, data, encoded, logits)
+        results = write_results(folder, method, data, encoded, logits, more or {})
     trainer.save_final_model()
     return results
 
@@ -296,4 +247,3 @@ def _weighted_cross_entropy(weights: Tensor, outputs: Any, labels: Tensor, num_i
     logits = outputs["logits"].float()
     losses = nn.functional.cross_entropy(logits, labels, weights.to(logits.device), reduction="sum")
     return losses / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-

@@ -23,7 +23,12 @@ IN_UNITS = ("mean_absolute_error",)
 
 
 def write_results(
-    folder: Path, method: Method, data: LabelledData, encoded: Mapping[str, Encoded], logits: Mapping[str, Any]
+    folder: Path,
+    method: Method,
+    data: LabelledData,
+    encoded: Mapping[str, Encoded],
+    logits: Mapping[str, Any],
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes `results.json`, `results.md`, `worst_examples.jsonl` and, for one class per example, `confusion.png`.
 
@@ -36,6 +41,7 @@ def write_results(
         data: The examples.
         encoded: The tokenized examples.
         logits: The logits of each split that is scored.
+        more: More content of `results.json`; with `teacher`, the table compares both.
 
     Returns:
         The content of `results.json`; fractions from 0 to 1.
@@ -50,6 +56,7 @@ def write_results(
         "scores": {split: found.metrics for split, found in scores.items()},
         "classes": {"split": shown, "scores": dict(scores[shown].classes)},
         "notes": data.notes,
+        **more,
     }
     atomic_write_text(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     lines = [json.dumps(asdict(mistake), ensure_ascii=False) for mistake in mistakes]
@@ -57,7 +64,8 @@ def write_results(
     confusion = scores[shown].confusion
     if confusion is not None:
         draw_confusion(confusion, method.names, folder / CONFUSION)
-    parts = [f"# {data.kind.name}", *data.notes, markdown_table(score_rows(results))]
+    rows = comparison_rows(results) if "teacher" in results else score_rows(results)
+    parts = [f"# {data.kind.name}", *data.notes, markdown_table(rows)]
     if results["classes"]["scores"]:
         parts += [f"## Classes, {shown}", markdown_table(class_rows(results["classes"]["scores"]))]
     if confusion is not None:
@@ -77,6 +85,17 @@ def score_rows(results: Mapping[str, Any]) -> list[list[str]]:
     metrics = next(iter(splits.values()))
     heading = ["", *(f"{split}, {results['examples'][split]:,} examples" for split in splits)]
     return [heading, *([name, *(_show(name, splits[split][name]) for split in splits)] for name in metrics)]
+
+
+def comparison_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """The table of teacher and student: parameters, and the metrics of every split in percent."""
+    teacher, student = results["teacher"], results["student"]
+    sizes = (f"{side['parameters'] / 1e6:.1f}M" for side in (teacher, student))
+    rows = [["", "teacher", "student"], ["parameters of the encoder", *sizes]]
+    for split, metrics in results["scores"].items():
+        for name, value in metrics.items():
+            rows.append([f"{split}, {name}", _show(name, teacher["scores"][split][name]), _show(name, value)])
+    return rows
 
 
 def class_rows(classes: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
@@ -133,4 +152,23 @@ def describe_labelled_model(results: Mapping[str, Any], model: str, train: str) 
         results_note="In percent. The epoch was chosen by the validation examples, whose scores are therefore "
         "optimistic.",
         command=recipe_command("finetune"),
+    )
+
+
+def describe_task_student(results: Mapping[str, Any], teacher: str, data: str) -> ModelFacts:
+    """The facts of a student with the head of its teacher.
+
+    Args:
+        results: The content of `results.json`.
+        teacher: Hub id or folder of the teacher.
+        data: File or Hub dataset of the texts.
+    """
+    return ModelFacts(
+        summary=f"A MobileBERT student of {{source}} with the same head and labels, distilled on {public_name(data)}.",
+        source=Source.of("teacher", teacher),
+        datasets=hub_ids([data]),
+        results=tuple(tuple(row) for row in comparison_rows(results)),
+        results_note="In percent. The epoch was chosen by the validation examples, whose scores are therefore "
+        "optimistic.",
+        command=recipe_command("distill"),
     )

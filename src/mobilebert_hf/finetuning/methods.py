@@ -116,6 +116,10 @@ class Method(ABC):
         """The scores of the logits of every row, without or with padding."""
 
     @abstractmethod
+    def answers(self, data: Encoded, logits: Sequence[np.ndarray]) -> list[Any]:
+        """The predicted labels, in the form of the column `label`."""
+
+    @abstractmethod
     def mistakes(self, data: Encoded, logits: Sequence[np.ndarray]) -> list[Mistake]:
         """The worst answers first, at most `WORST`."""
 
@@ -144,6 +148,8 @@ class TextMethod(Method):
     def encode(self, examples: Examples) -> Encoded:
         """Tokenizes texts or pairs; of a pair, the longer text is truncated."""
         labels = {"labels": examples.columns["label"]} if "label" in examples.columns else {}
+        if labels and self.kind.name == "rerank":  # the loss of several labels, of which there is one
+            labels = {"labels": [[value] for value in labels["labels"]]}
 
         def tokenize(batch: dict[str, list[Any]]) -> Any:
             return self.tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=self.max_length)
@@ -169,6 +175,15 @@ class TextMethod(Method):
         if self.kind.name == "rerank":
             return ranking_scores(values[:, 0], expected, data.examples.columns["text"])
         return number_scores(values[:, 0], expected)
+
+    def answers(self, data: Encoded, logits: Sequence[np.ndarray]) -> list[Any]:
+        """Indices, lists of 0 and 1, or numbers."""
+        values = np.asarray(logits)
+        if self.kind.label == "class":
+            return values.argmax(-1).tolist()
+        if self.kind.label == "classes":
+            return (values > self.thresholds).astype(float).tolist()
+        return (expit(values[:, 0]) if self.kind.name == "rerank" else values[:, 0]).tolist()
 
     def mistakes(self, data: Encoded, logits: Sequence[np.ndarray]) -> list[Mistake]:
         """By the loss of the label, or by the error of the score."""
@@ -272,6 +287,10 @@ class TagMethod(Method):
             [self.names[int(row.argmax()) if row.any() else outside] for row in words]
             for words in self.merge(data, logits)
         ]
+
+    def answers(self, data: Encoded, logits: Sequence[np.ndarray]) -> list[Any]:
+        """The indices of the tags."""
+        return [[self.names.index(tag) for tag in tags] for tags in self.tags(data, logits)]
 
     def score(self, data: Encoded, logits: Sequence[np.ndarray]) -> Scores:
         """The scores of whole entities; for tags without entities, of the tags."""

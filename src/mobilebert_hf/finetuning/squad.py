@@ -52,7 +52,8 @@ class SquadArguments(TaskArguments):
         metadata={"help": "The same for validation. Questions without an answer make it SQuAD v2.0."},
     )
     max_seq_length: int = field(
-        default=KINDS["qa"].max_length, metadata={"help": "Maximum number of tokens in a window of question and context."}
+        default=KINDS["qa"].max_length,
+        metadata={"help": "Maximum number of tokens in a window of question and context."},
     )
     doc_stride: int = field(
         default=128, metadata={"help": "Number of tokens that neighbouring windows of a context share."}

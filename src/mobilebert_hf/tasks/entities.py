@@ -1,7 +1,7 @@
 """Entities of tagged words, and their scores as conlleval and seqeval compute them.
 
-Tags are a prefix and a type: BIO (`B-PER`, `I-PER`, `O`), IOBES (also `E-` and `S-`) or IO (`I-` alone). As in conlleval, a
-tag that cannot follow the one before it begins a new entity.
+Tags are a prefix and a type: BIO (`B-PER`, `I-PER`, `O`), IOBES (also `E-` and `S-`) or IO (`I-` alone). As in
+conlleval, a tag that cannot follow the one before it begins a new entity.
 """
 
 from collections.abc import Sequence

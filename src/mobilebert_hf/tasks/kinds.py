@@ -1,7 +1,7 @@
 """The table of tasks: every kind of task, and the benchmarks' tasks as entries of a kind.
 
-Fine-tuning, distillation with a head, scoring and cards read this table: head, columns, type of label, metrics, default
-length. A model's configuration says its kind (`kind_of_model`), so no file beside the model is needed.
+Fine-tuning, distillation with a head, scoring and cards read this table: head, columns, type of label, metrics,
+default length. A model's configuration says its kind (`kind_of_model`), so no file beside the model is needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,12 @@ class Kind:
         return "text_pair" in self.columns and "text_pair" not in self.optional
 
 
-SINGLE = {"text": TEXT, "text_pair": ("text_pair", "sentence2"), "label": LABEL}
+# A model for one text or for two does not say so: the file does.
+SINGLE = {
+    "text": (*TEXT, "text1", "text_a", "question1", "premise"),
+    "text_pair": ("text_pair", "sentence2", "text2", "text_b", "question2", "hypothesis"),
+    "label": LABEL,
+}
 CLASS_METRICS, SCORE_METRICS = ("accuracy", "macro_f1"), ("spearman", "pearson")
 KINDS = {
     kind.name: kind
@@ -121,7 +126,7 @@ def glue_kind(task: GlueTask) -> Kind:
 
 
 GLUE = {name: glue_kind(task) for task in GLUE_TASKS.values() for name in (task.key, task.name.lower())}
-SQUAD = {name: KINDS["qa"] for name in ("squad", "qa")}
+SQUAD = dict.fromkeys(("squad", "qa"), KINDS["qa"])
 
 
 def find_kind(name: str) -> Kind:

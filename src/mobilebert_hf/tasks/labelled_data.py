@@ -63,12 +63,18 @@ class LabelledData(NamedTuple):
     notes: list[str]
 
     def counts(self, split: str) -> Counter[str]:
-        """The number of examples, or of tokens, by class."""
+        """The number of examples, or of tokens, by class; none for examples without labels."""
         return _count(self.kind, decode(self.kind, self.names, self.splits[split]))
 
 
 def load_labelled(
-    kind: Kind, train: str, validation: str | None, test: str | None, columns: Columns, share: float
+    kind: Kind,
+    train: str,
+    validation: str | None,
+    test: str | None,
+    columns: Columns,
+    share: float,
+    names: tuple[str, ...] | None = None,
 ) -> LabelledData:
     """Reads and checks all splits.
 
@@ -79,15 +85,19 @@ def load_labelled(
         test: The same; None: the test split of `train`, if there is one.
         columns: Which columns are read.
         share: Share of the training examples that is held out.
+        names: The names of the classes of a teacher, empty for scores. Labels are then optional. None: the names that
+            occur in the training data.
 
     Raises:
         FileNotFoundError: A file does not exist.
         ValueError: A column is missing, or texts or labels are not as the kind of task needs them.
     """
-    raw = {"train": load_examples(kind, train, "train", columns)}
-    for split, source in (("validation", validation), ("test", test)):
-        if source is not None or has_split(train, split):
-            raw[split] = load_examples(kind, source or train, split, columns)
+    sources = {"train": train, "validation": validation, "test": test}
+    raw = {
+        split: load_examples(kind, source or train, split, columns, labelled=names is None)
+        for split, source in sources.items()
+        if source is not None or has_split(train, split)
+    }
     kind = _resolve(kind, raw["train"])
     notes = []
     if "validation" not in raw:
@@ -97,7 +107,8 @@ def load_labelled(
             f"{len(raw['validation']):,} of the training examples ({share:.0%} of each class) are held out for "
             "validation, always the same ones. Give --validation to use your own."
         )
-    names = _infer_names(kind, raw["train"], read_label_names(columns.names))
+    if names is None:
+        names = _infer_names(kind, raw["train"], read_label_names(columns.names))
     splits = {split: encode(kind, names, examples) for split, examples in raw.items()}
     for split in ("validation", "test"):
         if split in splits and (same := duplicates(splits["train"], splits[split])):
@@ -155,7 +166,9 @@ def _read_labels(kind: Kind, columns: Sequence[list[Any]], titles: Sequence[str]
     if kind.label == "classes":
         return label_sets(columns, titles, names)
     if len(columns) > 1:
-        raise ValueError(f"label_column={list(titles)}: {kind.name} has one column of labels; multilabel takes several.")
+        raise ValueError(
+            f"label_column={list(titles)}: {kind.name} has one column of labels; multilabel takes several."
+        )
     if kind.label == "tags":
         return [None if tags is None else [as_name(tag, names) or "" for tag in tags] for tags in columns[0]]
     return [as_name(value, names) for value in columns[0]]
@@ -165,7 +178,9 @@ def _check_tokens(problems: Problems) -> None:
     rows = problems.examples.columns["tokens"]
     other = [index for index, tokens in enumerate(rows) if not isinstance(tokens, list)]
     problems.add("the tokens are not a list of strings", "Choose a column of lists.", other)
-    empty = [index for index, tokens in enumerate(rows) if isinstance(tokens, list) and not any(map(str.strip, tokens))]
+    empty = [
+        index for index, tokens in enumerate(rows) if isinstance(tokens, list) and not any(map(str.strip, tokens))
+    ]
     problems.add("there are no tokens", "Remove the row.", empty)
 
 
@@ -181,7 +196,7 @@ def _check_tags(examples: Examples) -> None:
 
 def _resolve(kind: Kind, train: Examples) -> Kind:
     """The kind with its type of label: pairs are scored if their labels are numbers that are not all whole."""
-    if kind is not KINDS["pairs"]:
+    if kind is not KINDS["pairs"] or "label" not in train.columns:
         return kind
     numbers = [_number(label) for label in train.columns["label"]]
     if None in numbers or all(number is not None and number.is_integer() for number in numbers):
@@ -203,12 +218,13 @@ def _labels_of(kind: Kind, label: Any) -> list[str]:
 
 
 def _count(kind: Kind, examples: Examples) -> Counter[str]:
-    return Counter(name for label in examples.columns["label"] for name in _labels_of(kind, label))
+    return Counter(name for label in examples.columns.get("label", ()) for name in _labels_of(kind, label))
 
 
 def _stratum(kind: Kind, examples: Examples, counts: Counter[str]) -> Callable[[int], str]:
     """The rarest class of an example; all scores are one stratum."""
-    return lambda index: rarest(_labels_of(kind, examples.columns["label"][index]), counts)
+    labels = examples.columns.get("label")
+    return lambda index: "" if labels is None else rarest(_labels_of(kind, labels[index]), counts)
 
 
 def _infer_names(kind: Kind, train: Examples, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -265,6 +281,8 @@ def encode(kind: Kind, names: Sequence[str], examples: Examples) -> Examples:
 
 def decode(kind: Kind, names: Sequence[str], examples: Examples) -> Examples:
     """The reverse of `encode`: indices are replaced by names."""
+    if "label" not in examples.columns:
+        return examples
     labels = examples.columns["label"]
     if kind.label == "class":
         return _with_labels(examples, [names[label] for label in labels])
