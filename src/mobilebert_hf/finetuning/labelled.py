@@ -91,15 +91,15 @@ def finetune_labelled(
         data = load_labelled(kind, task.train, task.validation, task.test, task.columns, task.holdout)
     if task.class_weights and data.kind.label != "class":
         raise ValueError(f"class_weights=True: {kind.name} has no loss by class. Leave it out.")
+    if task.max_train_samples is not None:
+        order = np.random.default_rng(0).permutation(len(data.splits["train"]))
+        data.splits["train"] = data.splits["train"].select(order[: task.max_train_samples].tolist())
     if training.process_index == 0:
         show_data(data)
     method = make_method(task.max_seq_length, data, encoder.model)
     if isinstance(method, TagMethod):
         method.label_all_pieces = task.label_all_pieces
     encoded = {split: method.encode(examples) for split, examples in data.splits.items()}
-    if task.max_train_samples is not None:
-        chosen = encoded["train"].rows.shuffle(seed=0)
-        encoded["train"].rows = chosen.select(range(min(task.max_train_samples, len(chosen))))
     keep_best_epoch(training)
     set_seed(training.seed)
     auto_class = getattr(transformers, kind.head.auto_class)
@@ -169,7 +169,7 @@ def make_trainer(
         assert validation is not None
         logits: Any = prediction.predictions
         if isinstance(method, TextMethod):
-            method.tune(validation, logits)
+            method.tune(validation, np.asarray(logits))
         metrics = {name: value or 0.0 for name, value in method.score(validation, logits).metrics.items()}
         return {**metrics, "score": next(iter(metrics.values()))}
 
@@ -200,7 +200,7 @@ def finish(
     label is a probability of 0.5 in each pipeline, export and runtime. `tuned_thresholds` in the configuration says
     where they were. `more` is added to `results.json`.
     """
-    logits = {
+    logits: dict[str, Any] = {
         split: trainer.predict(part.rows.remove_columns("labels")).predictions
         for split, part in encoded.items()
         if split != "train"
@@ -228,7 +228,7 @@ def move_thresholds(model: Any, thresholds: Tensor) -> Any:
     if last.bias is None:
         raise ValueError(f"The classifier of {type(model).__name__} has no bias to move the thresholds into.")
     with torch.no_grad():
-        last.bias -= thresholds.to(last.bias)
+        last.bias.sub_(thresholds.to(last.bias))
     names = model.config.id2label
     model.config.tuned_thresholds = {
         names[index]: round(float(value), 4) for index, value in enumerate(thresholds.sigmoid())

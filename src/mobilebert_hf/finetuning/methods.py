@@ -127,8 +127,11 @@ class Method(ABC):
     def fields(self) -> dict[str, Any]:
         """The fields of the configuration of a model for the task."""
         names = self.names or ("score",)
-        fields = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-        return {**fields, "problem_type": self.kind.problem_type} if self.kind.problem_type else fields
+        fields: dict[str, Any] = {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: index for index, name in enumerate(names)},
+        }
+        return fields | ({"problem_type": self.kind.problem_type} if self.kind.problem_type else {})
 
 
 class TextMethod(Method):
@@ -147,7 +150,7 @@ class TextMethod(Method):
 
     def encode(self, examples: Examples) -> Encoded:
         """Tokenizes texts or pairs; of a pair, the longer text is truncated."""
-        labels = {"labels": examples.columns["label"]} if "label" in examples.columns else {}
+        labels: dict[str, list[Any]] = {"labels": examples.columns["label"]} if "label" in examples.columns else {}
         if labels and self.kind.name == "rerank":  # the loss of several labels, of which there is one
             labels = {"labels": [[value] for value in labels["labels"]]}
 
@@ -155,7 +158,7 @@ class TextMethod(Method):
             return self.tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=self.max_length)
 
         texts = {name: examples.columns[name] for name in ("text", "text_pair") if name in examples.columns}
-        rows = Dataset.from_dict({**texts, **labels}).map(
+        rows = Dataset.from_dict(texts | labels).map(
             tokenize, batched=True, remove_columns=list(texts), desc="tokenizing"
         )
         return Encoded(examples, rows)

@@ -39,6 +39,8 @@ from .task_students import build_student, load_teacher, unlabelled
 from .task_trainer import TaskDistillationTrainer, train_student
 
 PLAN, GENERAL = "plan.json", "general"
+# Weights of the terms of general transfer: normalized distance, means, variances.
+FEATURE_WEIGHTS = 6.0, 1.0, 1.0
 # Share of the minutes for the general transfer, and of the rest for the steps of the second stage besides validation.
 GENERAL_SHARE, STEPS_SHARE = 0.6, 0.85
 
@@ -96,7 +98,8 @@ class TaskStudentArguments(ExampleArguments):
 
     def build_objectives(self, kind: Kind) -> list[Objective]:
         """Features of the layers, with the weights of general transfer times `feature_weight`, and logits."""
-        features = FeatureMaps(*(self.feature_weight * weight for weight in (6.0, 1.0, 1.0)), embeddings=True)
+        feature_map, mean, variance = (self.feature_weight * weight for weight in FEATURE_WEIGHTS)
+        features = FeatureMaps(feature_map, mean, variance, embeddings=True)
         types: dict[str, LogitsType] = {
             "class": "class",
             "classes": "classes",

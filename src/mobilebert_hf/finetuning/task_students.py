@@ -148,12 +148,13 @@ def initialize_head(student: Any, teacher: PreTrainedModel, batches: Sequence[Ba
         wanted.append(_rows(targets, real))
         features[-1] = features[-1][real] if features[-1].ndim == 3 else features[-1]
     handle.remove()
-    inputs, target, residual = torch.cat(features), torch.cat(wanted), torch.cat(wanted) - torch.cat(found)
-    ones = torch.ones(len(inputs), 1)
-    change = ridge(torch.cat([inputs, ones], 1), residual, HEAD_RIDGE)
-    last.weight += change[:-1].T
-    last.bias += change[-1]
-    left = residual - torch.cat([inputs, ones], 1) @ change
+    inputs, target = torch.cat(features), torch.cat(wanted)
+    residual = target - torch.cat(found)
+    centred = inputs - inputs.mean(0)
+    change = ridge(centred, residual - residual.mean(0), HEAD_RIDGE)
+    last.weight.add_(change.T)
+    last.bias.add_(residual.mean(0) - inputs.mean(0) @ change)
+    left = residual - residual.mean(0) - centred @ change
     return float(1 - left.square().sum() / (target - target.mean(0)).square().sum().clamp(min=1e-9))
 
 
