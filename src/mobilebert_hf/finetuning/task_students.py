@@ -105,8 +105,9 @@ def _pooler(teacher: Any) -> nn.Linear | None:
         return None
     pooler = getattr(teacher.base_model, "pooler", None)
     found = getattr(pooler, "dense", None)
-    if found is None and hasattr(getattr(teacher, "classifier", None), "out_proj"):
-        found = getattr(teacher.classifier, "dense", None)
+    classifier = getattr(teacher, "classifier", None)
+    if found is None and hasattr(classifier, "out_proj") and not hasattr(classifier, "activation"):
+        found = getattr(classifier, "dense", None)  # with tanh; ELECTRA's has another activation
     width = teacher.config.hidden_size
     return found if isinstance(found, nn.Linear) and found.weight.shape == (width, width) else None
 
