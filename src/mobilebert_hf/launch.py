@@ -3,11 +3,11 @@
 Each process that `mobilebert-hf pretrain|distill|finetune` starts runs the latter.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
-
-from transformers import AutoConfig
 
 from accelerate import PartialState
 
@@ -19,6 +19,7 @@ from .finetuning.run import argument_classes as finetuning_classes
 from .finetuning.run import finetune
 from .recipe import parse_recipe, read_argument
 from .tasks.kinds import KINDS, kind_of_model
+from .training.compat import find_file
 from .training.interruption import TrainingInterrupted
 
 # The dataclasses of a recipe's arguments, or a function that chooses them by the options.
@@ -34,8 +35,9 @@ def distillation_classes(options: Sequence[str]) -> Sequence[type]:
     if read_argument("data", options):
         return task_distillation.RECIPE_ARGUMENTS
     teacher = read_argument("teacher", options)
-    if teacher and not read_argument("objective", options):
-        kind = kind_of_model(AutoConfig.from_pretrained(teacher[0]).to_dict())
+    config = find_file(teacher[0], "config.json") if teacher and not read_argument("objective", options) else None
+    if teacher and config is not None:
+        kind = kind_of_model(json.loads(Path(config).read_text(encoding="utf-8")))
         if kind is not KINDS["embed"]:
             raise ValueError(
                 f"{teacher[0]} has a head for {kind.head.name}: give texts of its task, labelled or not, with --data, "
