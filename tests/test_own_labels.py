@@ -23,7 +23,8 @@ def options(command):
     """What makes a step a matter of seconds."""
     return {
         "finetune": TRAINING,
-        "distill": [*TRAINING, "--processes", "1", "--bf16", "false", "--config_overrides", json.dumps(SMALL)],
+        "distill": [*TRAINING, "--processes", "1", "--bf16", "false", "--size", "small"]
+        + ["--config_overrides", json.dumps(SMALL)],
     }.get(command, [])
 
 

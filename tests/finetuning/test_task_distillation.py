@@ -51,7 +51,10 @@ def save_teacher(folder, tokenizer, kind="classify", family="Bert", **fields):
 def run(teacher, data, folder, training=None, **student):
     return distill_task(
         TaskStudentArguments(
-            teacher=teacher, data=str(data), max_seq_length=32, **{"config_overrides": OVERRIDES, **student}
+            teacher=teacher,
+            data=str(data),
+            max_seq_length=32,
+            **{"config_overrides": OVERRIDES, "size": "small", **student},
         ),
         TaskDistillationArguments(str(folder), **{**TRAINING, "num_train_epochs": 1, **(training or {})}),
     )
@@ -73,6 +76,15 @@ def test_the_student_has_the_head_of_its_teacher(kind, tiny_tokenizer, tmp_path)
     assert "| teacher | student |" in (tmp_path / "run" / "results.md").read_text()
 
 
+def test_a_pruned_student_has_the_head_too(tiny_tokenizer, tmp_path):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer, num_hidden_layers=4)
+    data = write(tmp_path / "train.csv", "classify", 80)
+    run(teacher, data, tmp_path / "run", size="auto", config_overrides={"embedding_size": 16})
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["use_bottleneck"], config["num_hidden_layers"]) == (False, 2)
+    assert config["id2label"] == {"0": "high", "1": "low"}
+
+
 def test_unlabelled_texts_are_enough_and_the_student_follows_the_teacher(tiny_tokenizer, tmp_path):
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
     rng = random.Random(0)
@@ -90,12 +102,12 @@ def test_unlabelled_texts_are_enough_and_the_student_follows_the_teacher(tiny_to
 def test_a_student_to_start_from_and_minutes(tiny_tokenizer, pretrained, tmp_path):
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
     data = write(tmp_path / "train.csv", "classify", 60)
-    results = run(teacher, data, tmp_path / "run", {"minutes": 0.05}, student=pretrained)
+    results = run(teacher, data, tmp_path / "run", {"minutes": 0.05}, student=pretrained, size="auto")
     steps = json.loads((tmp_path / "run" / "plan.json").read_text())["steps"]
     assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] <= steps
     assert results["scores"]["validation"]["accuracy"] >= 0
-    other = save_teacher(tmp_path / "other", tiny_tokenizer, num_hidden_layers=3)
-    with pytest.raises(ValueError, match="mapping="):
+    other = save_teacher(tmp_path / "other", tiny_tokenizer, hidden_size=64)
+    with pytest.raises(ValueError, match="hidden_size: student 32, teacher 64"):
         run(other, data, tmp_path / "refused", student=pretrained)
 
 

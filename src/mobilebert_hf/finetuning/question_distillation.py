@@ -8,7 +8,7 @@ from rich.console import Console
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from ..data.squad import load_squad
-from ..distillation.shapes import count_parameters, student_shape
+from ..distillation.shapes import count_parameters
 from ..distillation.teachers import EncoderTeacher
 from ..files import atomic_write_text
 from ..runs.run_folder import open_run_folder
@@ -18,7 +18,7 @@ from ..tasks.kinds import KINDS
 from .labelled import keep_best_epoch
 from .labelled_report import RESULTS, comparison_rows, describe_task_student
 from .squad import QuestionAnsweringTrainer, SquadArguments, load_training_questions, make_features
-from .task_students import build_student, load_teacher
+from .task_students import build_student, load_teacher, shape_of
 from .task_trainer import TaskDistillationTrainer, train_student
 from .trainer import prepare_for_fine_tuning
 
@@ -56,7 +56,7 @@ def distill_questions(student: Any, training: Any, start: str | None, plan: Any)
     with open_run_folder(training, (student, training)) as folder:
         asked = QuestionAnsweringTrainer(model=teacher, args=training, eval_dataset=windows, **options)
         expected = asked.evaluate()
-        shape = student_shape(teacher, student.size, student.layers, student.overrides)
+        shape = shape_of(student, teacher)
         network, explained = build_student(teacher, shape, start, QUESTION_ANSWERING, collator, rows)
         keep_best_epoch(training)
         training.metric_for_best_model = "f1"

@@ -19,7 +19,7 @@ from ..data import PretrainingDataArguments
 from ..distillation.arguments import DistillationArguments, StudentArguments
 from ..distillation.objectives import FeatureMaps, Objective
 from ..distillation.run import distill
-from ..distillation.shapes import SIZES, count_parameters, student_shape
+from ..distillation.shapes import SIZES, count_parameters
 from ..distillation.task_objectives import LogitsType, TaskLogits
 from ..distillation.teachers import EncoderTeacher
 from ..files import atomic_write_text
@@ -35,7 +35,7 @@ from .labelled import LabelledTrainingArguments, finish, keep_best_epoch, make_m
 from .labelled_report import comparison_rows, describe_task_student
 from .methods import Encoded, Method
 from .question_distillation import distill_questions
-from .task_students import build_student, load_teacher, unlabelled
+from .task_students import build_student, load_teacher, shape_of, unlabelled
 from .task_trainer import TaskDistillationTrainer, train_student
 
 PLAN, GENERAL = "plan.json", "general"
@@ -71,11 +71,18 @@ class TaskStudentArguments(ExampleArguments):
         },
     )
     size: str = field(
-        default="small", metadata={"help": f"Widths inside the student's blocks, one of {', '.join(SIZES)}."}
+        default="auto",
+        metadata={
+            "help": f"The student's layers, one of {', '.join(SIZES)}. auto is pruned for a teacher with the layers of "
+            "BERT, else small."
+        },
     )
     layers: str = field(
-        default="all",
-        metadata={"help": "The teacher's layer for each layer of the student: all, half, or indices such as 1,3,5."},
+        default="auto",
+        metadata={
+            "help": "The teacher's layer for each layer of the student: all, half, or indices such as 1,3,5. auto is "
+            "half of the layers for pruned and kept, else all."
+        },
     )
     config_overrides: str | None = field(
         default=None, metadata={"help": "Fields of the student's configuration: JSON, or a mapping in YAML."}
@@ -164,7 +171,7 @@ def distill_task(student: TaskStudentArguments, training: TaskDistillationArgume
         asked = predict(teacher, method, encoded, training)
         data, encoded = answer_by_teacher(data, encoded, method, asked)
         teacher_scores = {split: method.score(encoded[split], logits).metrics for split, logits in asked.items()}
-        shape = student_shape(teacher, student.size, student.layers, student.overrides)
+        shape = shape_of(student, teacher)
         network, explained = build_student(teacher, shape, start, kind.head, method.collator, encoded["train"].rows)
         if training.process_index == 0:
             print_explained(explained)

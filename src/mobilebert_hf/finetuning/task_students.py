@@ -7,11 +7,11 @@ import torch
 import transformers
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from ..distillation.layer_fit import ridge
 from ..distillation.networks import encoder_inputs
-from ..distillation.shapes import Shape
+from ..distillation.shapes import Shape, student_shape
 from ..distillation.students import FITTED_TOKENS, fit_student
 from ..distillation.teachers import EncoderTeacher
 from ..tasks.heads import Task
@@ -47,6 +47,19 @@ def load_teacher(teacher: str, head: Task) -> PreTrainedModel:
 def unlabelled(rows: Dataset) -> Dataset:
     """The rows without their labels."""
     return rows.remove_columns([name for name in LABELS if name in rows.column_names])
+
+
+def shape_of(student: Any, teacher: PreTrainedModel) -> Shape:
+    """The shape of a student; for one to start from, the mapping of its layers.
+
+    Args:
+        student: `TaskStudentArguments`.
+        teacher: The teacher with its head.
+    """
+    size = student.size
+    if student.student is not None and size == "auto" and AutoConfig.from_pretrained(student.student).use_bottleneck:
+        size = "small"
+    return student_shape(teacher, size, student.layers, student.overrides)
 
 
 def build_student(

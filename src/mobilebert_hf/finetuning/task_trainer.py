@@ -64,7 +64,8 @@ class TaskDistillationTrainer(DurableTrainer):
         teacher.check_student(model.config)
         super().__init__(model=model, **kwargs)
         self.teacher, self.objectives = teacher.to(self.args.device), list(objectives)
-        [self.stage] = auxiliary(model.config.num_hidden_layers, steps=1, warmup_ratio=0.0).stages
+        pruned = not model.config.use_bottleneck  # of its layers only the last is like the teacher's
+        [self.stage] = auxiliary(model.config.num_hidden_layers, 1, warmup_ratio=0.0, only_last=pruned).stages
         self.needs = Needs.union(None, (objective.needs(self.stage) for objective in self.objectives))
         self.model_accepts_loss_kwargs = False  # losses of accumulated batches are averaged
         self._terms: dict[str, list[Tensor]] = {}
