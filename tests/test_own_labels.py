@@ -21,11 +21,8 @@ SMALL = {"intra_bottleneck_size": 16, "intermediate_size": 32, "embedding_size":
 
 def options(command):
     """What makes a step a matter of seconds."""
-    return {
-        "finetune": TRAINING,
-        "distill": [*TRAINING, "--processes", "1", "--bf16", "false", "--size", "small"]
-        + ["--config_overrides", json.dumps(SMALL)],
-    }.get(command, [])
+    small = ["--processes", "1", "--bf16", "false", "--size", "small", "--config_overrides", json.dumps(SMALL)]
+    return {"finetune": TRAINING, "distill": [*TRAINING, *small]}.get(command, [])
 
 
 @pytest.mark.slow

@@ -73,8 +73,8 @@ class TaskStudentArguments(ExampleArguments):
     size: str = field(
         default="auto",
         metadata={
-            "help": f"The student's layers, one of {', '.join(SIZES)}. auto is pruned for a teacher with the layers of "
-            "BERT, else small."
+            "help": f"The student's layers, one of {', '.join(SIZES)}. auto is pruned for a teacher with the layers "
+            "of BERT, else small."
         },
     )
     layers: str = field(
