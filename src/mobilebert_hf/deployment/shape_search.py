@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -126,7 +126,8 @@ def search_shape(teacher: str, corpus: Sequence[str], limits: Limits) -> tuple[C
         examples="sentences" if output == "pooled" else "windows",
         max_characters=SAMPLE_CHARACTERS,
     )
-    examples, collate = prepare_pretraining_data(data, tokenizer), PretrainingCollator(tokenizer)
+    examples: Any = prepare_pretraining_data(data, tokenizer)
+    collate = PretrainingCollator(tokenizer)
     held_out = collate(list(examples["validation"].select(range(min(HELD_OUT, len(examples["validation"]))))))
     found = []
     for shape in fitting.values():
