@@ -157,7 +157,8 @@ class GlueRecipe:
     def load(self, task: GlueTask) -> DatasetDict:
         """The tokenized splits of a task."""
         with self.training.main_process_first(desc=f"loading {task.name}"):
-            splits = load_glue(task, self.glue.data, self.glue.holdout)
+            skipped = self.glue.skipped_rows(self.training.output_dir)
+            splits = load_glue(task, self.glue.data, self.glue.holdout, skipped)
             if task.key != "ax" and ("train" not in splits or task.validation_splits[0] not in splits):
                 raise ValueError(
                     f"{task.name}: {self.glue.data} has {', '.join(splits)}, but training needs train and "
