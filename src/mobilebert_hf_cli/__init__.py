@@ -247,3 +247,7 @@ def run() -> None:
         app()
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"mobilebert-hf: {error}")
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        sys.exit(f"mobilebert-hf: a file of weights is damaged ({error}): save or download it again.")

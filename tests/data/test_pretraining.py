@@ -360,3 +360,16 @@ def test_collator_refuses_tokenizers_it_cannot_mask_for(tokenizer):
     words_only = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "word": 5})
     with pytest.raises(ValueError, match="whole_word_mask needs a WordPiece vocabulary"):
         PretrainingCollator(words_only, whole_word_mask=True)
+
+
+def test_validation_documents_that_are_trained_on_are_left_out(corpus_file, tmp_path, tokenizer, caplog):
+    known = corpus_file.read_text().split("\n\n")[:3]
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("\n\n".join([*known, "The river begins.\nA cell.", "A theory explains.\nIt carries."]))
+    both = arguments(corpus_file, tmp_path, validation_corpus=[str(held_out)])
+    prepared = prepare_pretraining_data(both, tokenizer)
+    assert "3 of 5 validation documents are also training documents: left out" in caplog.text
+    assert 0 < len(prepared["validation"]) < 8
+    held_out.write_text("\n\n".join(known))
+    with pytest.raises(ValueError, match="3 of the 3 documents of validation_corpus are also in corpus"):
+        prepare_pretraining_data(both, tokenizer)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 # The Hub's identifiers of licences, https://huggingface.co/docs/hub/repositories-licenses.
 LICENSES = frozenset(
     """
@@ -50,17 +52,20 @@ def check_names(license: str | None, language: str | None) -> None:
 
 
 def check_contents(files: Mapping[str, Path], folder: Path) -> None:
-    """Checks that no text file has a local path or a token.
+    """Checks that weights are complete, and that no text file has a local path or a token.
 
     Args:
         files: Files by path in the repository.
         folder: The local folder of the model.
 
     Raises:
-        ValueError: A file has one; names file and line. Tokens are not shown.
+        ValueError: A file of weights is damaged, or a file has a local path or a token; names file and line. Tokens
+            are not shown.
     """
     local = [f"{path}/" for path in {folder.resolve(), Path.home()} if path != Path(path.anchor)]
     for name, path in sorted(files.items()):
+        if path.suffix == ".safetensors":
+            _check_weights(name, path)
         if path.suffix not in SCANNED_SUFFIXES or name.endswith("tokenizer.json"):
             continue
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -68,3 +73,11 @@ def check_contents(files: Mapping[str, Path], folder: Path) -> None:
                 raise ValueError(f"{name}, line {number} has what looks like an access token: remove and revoke it.")
             if found := next((prefix for prefix in local if prefix in line), None):
                 raise ValueError(f"{name}, line {number} has the local path {found}: remove it.")
+
+
+def _check_weights(name: str, path: Path) -> None:
+    try:
+        with safe_open(path, "pt"):  # reads the header, and checks the length of the file
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{name} is damaged ({error}): save or download it again.") from error
