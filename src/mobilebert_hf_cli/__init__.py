@@ -211,6 +211,35 @@ def vocabulary(
 
 
 @app.command()
+def trim(
+    model: Annotated[
+        str, typer.Argument(help="Hub id or folder of a model of transformers or sentence-transformers.")
+    ],
+    corpus: Annotated[
+        list[str], typer.Option(help="Text file, folder, glob or Hub dataset. Can be given several times.")
+    ],
+    output: Annotated[Path, typer.Option(help="New folder for the trimmed model.")],
+    keep: Annotated[
+        str, typer.Option(help="Share of the corpus' tokens whose pieces are kept, or a number of pieces.")
+    ] = "0.9995",
+) -> None:
+    """Trim the vocabulary of a model with its tokenizer to the pieces that a corpus needs.
+
+    The tokenizer gives the corpus back as before. A text whose pieces are all kept has the same outputs.
+    """
+    from rich.console import Console
+
+    from mobilebert_hf.data.trimmed_model import trim_model
+    from mobilebert_hf.tables import terminal_table
+
+    with Console(stderr=True).status(f"trimming {model}"):
+        trimming = trim_model(model, corpus, keep, output)
+    Console().print(terminal_table(trimming.rows(), f"{output}"))
+    for name in trimming.left_out:
+        typer.echo(f"left out: {name}")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Output folder for models, table and plot.")] = Path("runs/demo"),
 ) -> None:

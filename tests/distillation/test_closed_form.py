@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mobilebert_hf import MobileBertForMaskedLM, MobileBertModel
+from mobilebert_hf.distillation import closed_form
 from mobilebert_hf.distillation.closed_form import (
     initialize_embeddings,
     initialize_masked_lm_head,
@@ -102,3 +103,23 @@ def test_layers_that_are_fitted_come_near_the_teacher():
     assert similarity(batch) == pytest.approx(reported, abs=1e-4), "the report is what the network then gives"
     assert all(after > was for after, was in zip(similarity(held_out), before, strict=True))
     assert min(similarity(held_out)) > 0.95
+
+
+@torch.no_grad()
+def test_the_head_is_fitted_to_few_logits_at_a_time(monkeypatch):
+    """All logits of a vocabulary of 250,000 would take many gigabytes."""
+    teacher = build("Bert", "ForMaskedLM")
+    rows = []
+    teacher.get_output_embeddings().register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
+    features, heads = torch.randn(600, 32), []
+    for chunk, most in ((2**24, 600), (2500, 25)):
+        monkeypatch.setattr(closed_form, "CHUNK", chunk)
+        rows.clear()
+        torch.manual_seed(0)
+        student = MobileBertForMaskedLM(student_shape(teacher, "tiny", overrides={"embedding_size": 8}).config)
+        initialize_embeddings(student.mobilebert, teacher, COUNTS)
+        explained = initialize_masked_lm_head(student, teacher, features)
+        assert max(rows) == most
+        heads.append((explained, student.cls.predictions(features)))
+    assert heads[0][0] == pytest.approx(heads[1][0], abs=1e-4)
+    torch.testing.assert_close(heads[0][1], heads[1][1], atol=1e-4, rtol=1e-3)

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from ..data.trimming import parse_keep
 from ..training.arguments import PreTrainingArguments
 from .objectives import AttentionScores, FeatureMaps, MaskedLM, MeanPooling, NextSentence, Objective, Relations
 from .shapes import SIZES
@@ -68,6 +69,13 @@ class StudentArguments:
             "modules.json) or features (nothing else). By default it depends on the teacher."
         },
     )
+    keep_vocabulary: float | None = field(
+        default=None,
+        metadata={
+            "help": "Trim the vocabulary of teacher and student to the corpus: the share of its tokens whose pieces "
+            "are kept, such as 0.9995, or a number of pieces. By default all are kept."
+        },
+    )
     task: str | None = field(
         default=None,
         metadata={"help": "Task to score teacher and student on at the end, without training: stsb, for encoders."},
@@ -77,6 +85,8 @@ class StudentArguments:
     def __post_init__(self) -> None:
         if self.objective not in ("auto", *get_args(OutputName)):
             raise ValueError(f"objective={self.objective!r} is not one of auto, {', '.join(get_args(OutputName))}.")
+        if self.keep_vocabulary is not None:
+            parse_keep(self.keep_vocabulary)
         if self.task not in (None, "stsb"):
             raise ValueError(f"task={self.task!r} is not known: expected stsb.")
         if self.task and not self.task_data:

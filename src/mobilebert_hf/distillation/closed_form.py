@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..models.modeling_mobilebert import MobileBertForMaskedLM, MobileBertModel
-from .layer_fit import ridge
+from .layer_fit import ridge, ridge_gram
 from .shapes import position_offset
 
 # Exponent of the token frequencies: rare tokens keep some weight.
@@ -24,8 +24,14 @@ SAMPLED_POSITIONS = 6
 SAMPLED_TOKENS = 1000
 # Ridge strength of the regression of the logits.
 HEAD_RIDGE = 1e-4
+# The largest numbers of logits, and of tokens in float64, in memory at a time, and of features for the report.
+CHUNK, TOKENS = 2**24, 2**16
+EXPLAINED_FEATURES = 1000
 # Most sequences are shorter.
 USUAL_LENGTH = 48
+
+# From features [n, width] to logits [n, vocab_size].
+Head = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
@@ -45,7 +51,9 @@ def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, co
     tokens, positions, types = split_embeddings(teacher, counts)
     mean = shares.float() @ tokens
     centred = tokens - mean
-    covariance = (centred.double() * shares[:, None]).T @ centred.double()
+    # Part by part: all tokens in float64 would take gigabytes.
+    parts = zip(centred.split(TOKENS), shares.split(TOKENS), strict=True)
+    covariance = sum((part.double() * share[:, None]).T @ part.double() for part, share in parts)
     variances, directions = torch.linalg.eigh(covariance)
     rank = student.config.embedding_size
     basis = directions[:, -rank:].float()
@@ -88,7 +96,7 @@ def split_embeddings(teacher: PreTrainedModel, counts: Tensor) -> tuple[Tensor, 
         tokens = read(vocabulary, None, None)
         return tokens, torch.zeros(length, tokens.shape[1]), torch.zeros(kinds, tokens.shape[1])
     sampled = range(0, min(USUAL_LENGTH, length), max(1, min(USUAL_LENGTH, length) // SAMPLED_POSITIONS))
-    tokens = torch.stack([read(vocabulary, offset + position, 0) for position in sampled]).mean(0)
+    tokens = torch.as_tensor(sum(read(vocabulary, offset + position, 0) for position in sampled)) / len(sampled)
     mean = tokens[usual].mean(0)
     positions = torch.stack([read(usual, offset + position, 0).mean(0) for position in range(length)]) - mean
     types = torch.stack([read(usual, offset + sampled[0], kind).mean(0) for kind in range(kinds)])
@@ -133,36 +141,62 @@ def initialize_masked_lm_head(student: MobileBertForMaskedLM, teacher: PreTraine
         features: [n, width] of the teacher's last layer at predicted positions, n well above the width.
 
     Returns:
-        The share of the variance of the logits, centred over the vocabulary, that the fit explains on `features`.
+        The share of the variance of the logits, centred over the vocabulary, that the fit explains on a part of
+        `features`.
     """
     own, predictions = student.mobilebert.embeddings, student.cls.predictions
-    features = features.float()
-    logits = masked_lm_head(teacher)(features).float()
+    features, head = features.float(), masked_lm_head(teacher)
     transform = _find_transform(teacher, student.config.hidden_size)
     if transform is not None:
         predictions.transform.dense.weight.copy_(transform.weight)
         predictions.transform.dense.bias.copy_(transform.bias)
-    rank = student.config.embedding_size
+    rank, table = student.config.embedding_size, own.word_embeddings.weight
     hidden = predictions.transform(features)
     tied, free = hidden[:, :rank], torch.cat([hidden[:, rank:], torch.ones(len(hidden), 1)], 1)
-    tied_rest, rest = tied - free @ ridge(free, tied, HEAD_RIDGE), logits - free @ ridge(free, logits, HEAD_RIDGE)
-    table = own.word_embeddings.weight
-    left, _, right = torch.linalg.svd((ridge(tied_rest, rest, HEAD_RIDGE) @ table).T)
+    tied_rest = tied - free @ ridge(free, tied, HEAD_RIDGE)
+    free_gram = ridge_gram(free, HEAD_RIDGE)
+    tied_table, free_table = _read_logits(predictions, head, features, tied_rest, free, table)
+    of_free = tied_rest.T.double() @ free.double() @ torch.linalg.solve(free_gram.double(), free_table)
+    tied_products = (tied_table - of_free).float()
+    left, _, right = torch.linalg.svd(torch.linalg.solve(ridge_gram(tied_rest, HEAD_RIDGE), tied_products).T)
     turn = left @ right
     table.copy_(table @ turn)
     columns = _own_columns(student.mobilebert)
     columns.copy_(columns @ turn)
     scales = torch.linalg.lstsq(
-        (tied_rest.T @ tied_rest) * (table.T @ table), ((tied_rest.T @ rest) * table.T).sum(1)
+        (tied_rest.T @ tied_rest) * (table.T @ table), (tied_products @ turn).diagonal()
     ).solution
     predictions.transform.LayerNorm.weight[:rank] = scales
-    solution = ridge(free, logits - (tied * scales) @ table.T, HEAD_RIDGE)
-    predictions.dense.weight.copy_(solution[:-1])
-    predictions.bias.copy_(solution[-1])
-    return _explained(predictions(features), logits)
+    free_tied = free.T @ (tied * scales)
+    for tokens in _chunks(len(table), len(free_gram)):
+        free_logits = torch.cat([predictions.dense.weight[:, tokens], predictions.bias[None, tokens]])
+        solution = torch.linalg.solve(free_gram, free_logits - free_tied @ table[tokens].T)
+        predictions.dense.weight[:, tokens] = solution[:-1]
+        predictions.bias[tokens] = solution[-1]
+    return _explained(predictions, head, features[:: -(-len(features) // EXPLAINED_FEATURES)])
 
 
-def masked_lm_head(teacher: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+def _read_logits(
+    predictions: Any, head: Head, features: Tensor, tied: Tensor, free: Tensor, table: Tensor
+) -> list[Tensor]:
+    """The products tied^T logits table and free^T logits table, float64, and in place of D and b free^T logits.
+
+    All logits would take n * vocab_size numbers; a chunk of them at a time is enough for their products.
+    """
+    products = [torch.zeros(channels.shape[1], table.shape[1], dtype=torch.double) for channels in (tied, free)]
+    predictions.dense.weight.zero_()
+    predictions.bias.zero_()
+    for rows in _chunks(len(features), len(table)):
+        logits = head(features[rows]).float()
+        logits_table = (logits @ table).double()
+        for product, channels in zip(products, (tied, free), strict=True):
+            product += channels[rows].T.double() @ logits_table
+        predictions.dense.weight.addmm_(free[rows, :-1].T, logits)
+        predictions.bias.add_(logits.sum(0))
+    return products
+
+
+def masked_lm_head(teacher: PreTrainedModel) -> Head:
     """The head of a masked-LM model alone, from features [n, width] to logits [n, vocab_size].
 
     The model runs on one short sequence, and the output of its encoder is replaced.
@@ -188,10 +222,23 @@ def _own_columns(student: MobileBertModel) -> Tensor:
     return weight[:, rank : 2 * rank] if student.config.trigram_input else weight
 
 
-def _explained(fitted: Tensor, target: Tensor) -> float:
-    """The explained share of the variance of logits [n, vocab_size], centered in each row."""
-    fitted, target = fitted - fitted.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
-    return float(1 - (fitted - target).square().sum() / (target - target.mean(0)).square().sum())
+def _chunks(count: int, width: int) -> list[slice]:
+    """Slices of a dimension of a matrix [count, width], each with at most `CHUNK` numbers of it."""
+    step = max(1, CHUNK // width)
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _explained(student_head: Head, teacher_head: Head, features: Tensor) -> float:
+    """The explained share of the variance of the logits on `features`, centered in each row."""
+    error = squares = 0.0
+    sums = torch.zeros(1)
+    for rows in _chunks(len(features), teacher_head(features[:1]).shape[1]):
+        fitted, target = (head(features[rows]).float() for head in (student_head, teacher_head))
+        fitted, target = fitted - fitted.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
+        error += float((fitted - target).square().sum())
+        squares += float(target.square().sum())
+        sums = sums + target.double().sum(0)
+    return 1 - error / (squares - float(sums.square().sum()) / len(features))
 
 
 def _find_transform(teacher: PreTrainedModel, width: int) -> nn.Linear | None:

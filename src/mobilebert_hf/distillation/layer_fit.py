@@ -125,9 +125,14 @@ def _fit_feed_forward(
 
 def ridge(inputs: Tensor, outputs: Tensor, strength: float = RIDGE) -> Tensor:
     """The ridge-regression matrix [a, b] from inputs [n, a] to outputs [n, b]."""
+    return torch.linalg.solve(ridge_gram(inputs, strength), inputs.T @ outputs)
+
+
+def ridge_gram(inputs: Tensor, strength: float = RIDGE) -> Tensor:
+    """The regularized Gram matrix [a, a] of inputs [n, a]."""
     gram = inputs.T @ inputs
     gram.diagonal().add_(strength * gram.diagonal().mean())
-    return torch.linalg.solve(gram, inputs.T @ outputs)
+    return gram
 
 
 def _set(dense: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.trimmed_model import Trimming
 from ..files import atomic_write_text
 from ..machine import describe_device, time_interleaved
 from ..models import fold
@@ -62,6 +63,7 @@ def write_results(
     initialization: dict[str, Any],
     task: ScoredTask | None,
     minutes: float,
+    trimming: Trimming | None = None,
 ) -> dict[str, Any]:
     """Compares teacher and student and writes `results.json`.
 
@@ -72,6 +74,7 @@ def write_results(
         initialization: The report of the initialization.
         task: The task that both are scored on, if any.
         minutes: The duration of the run so far.
+        trimming: How the vocabulary of the teacher was trimmed, if it was.
 
     Returns:
         The content of `results.json`.
@@ -109,6 +112,8 @@ def write_results(
         },
         "evaluation": json.loads((folder / EVALUATION).read_text(encoding="utf-8")),
     }
+    if trimming is not None:
+        results["vocabulary"] = {"pieces": trimming.pieces, "parameters": trimming.parameters}
     if task is not None:
         results["task"] = {"name": task.name, "split": task.split}
     atomic_write_text(folder / RESULTS, json.dumps(results, indent=2))
@@ -121,6 +126,7 @@ def result_rows(results: dict[str, Any]) -> list[list[str]]:
     rows = [
         ["", "teacher", "student"],
         ["parameters of the encoder", f"{teacher['parameters'] / 1e6:.1f}M", f"{student['parameters'] / 1e6:.1f}M"],
+        *_vocabulary_rows(results),
         ["size in float32", *(f"{part['parameters'] * 4 / 1e6:.1f} MB" for part in (teacher, student))],
         [
             f"latency of {results['length']} tokens",
@@ -140,6 +146,17 @@ def result_rows(results: dict[str, Any]) -> list[list[str]]:
         name, split = TASKS[results["task"]["name"]].name, results["task"]["split"]
         rows.append([f"{name} {split}, Spearman", *(f"{100 * part['task']:.2f}" for part in (teacher, student))])
     return rows
+
+
+def _vocabulary_rows(results: dict[str, Any]) -> list[list[str]]:
+    """What the teacher was before its vocabulary was trimmed."""
+    if "vocabulary" not in results:
+        return []
+    (whole, kept), (before, _) = results["vocabulary"]["pieces"], results["vocabulary"]["parameters"]
+    return [
+        ["vocabulary", f"{kept:,} of {whole:,}", f"{kept:,}"],
+        ["parameters with the whole vocabulary", f"{before / 1e6:.1f}M", ""],
+    ]
 
 
 @torch.inference_mode()

@@ -28,6 +28,7 @@ from .sentence_encoder import write_sentence_encoder
 from .shapes import compare_sizes
 from .students import Initialized, StudentPlan, plan_student
 from .trainer import DistillationTrainer, run_phases
+from .trimmed_teacher import trim_teacher
 
 PLAN = "plan.json"
 
@@ -52,12 +53,16 @@ def distill(
     """
     began = time.monotonic()
     set_seed(training.seed)
-    tokenizer = load_tokenizer(student.teacher)
+    console = Console(stderr=True, quiet=training.process_index > 0)
+    loaded, trimming = trim_teacher(student, data, training)
+    if trimming is not None:
+        console.print(terminal_table(trimming.rows(), "teacher"))
+    tokenizer = load_tokenizer(loaded.teacher)
     tokenizer.padding_side = "right"  # the student's positions count from the left
     task = ScoredTask.load(student.task, student.task_data) if student.task and student.task_data else None
-    plan = plan_student(student)
+    plan = plan_student(loaded)
+    plan.teacher.config.name_or_path = student.teacher  # also if a trimmed copy was loaded
     check_vocabulary(tokenizer, plan.config)
-    console = Console(stderr=True, quiet=training.process_index > 0)
     phases = _prepare_phases(plan, data, training, tokenizer, console)
     with open_run_folder(training, (student, data, training)) as folder:
         initialized = _initialize(plan, training, phases[0], tokenizer, console)
@@ -75,9 +80,9 @@ def distill(
         trainer = run_phases(make_trainer, phases)
         if plan.is_fitted and training.process_index == 0:
             if plan.output == "pooled":
-                write_sentence_encoder(folder, student.teacher, plan.config.hidden_size, data.max_seq_length)
+                write_sentence_encoder(folder, loaded.teacher, plan.config.hidden_size, data.max_seq_length)
             minutes = (time.monotonic() - began) / 60
-            results = write_results(folder, student.teacher, trainer, initialized.report, task, minutes)
+            results = write_results(folder, student.teacher, trainer, initialized.report, task, minutes, trimming)
             table = result_rows(results)
             facts = describe_student(student.teacher, results, table)
             trainer.facts = replace(facts, datasets=trainer.facts.datasets)
@@ -132,9 +137,12 @@ def _initialize(
     tokenizer: PreTrainedTokenizerBase,
     console: Console,
 ) -> Initialized:
-    """The student before training; prints how much of the teacher a fit has kept."""
-    inputs = phase.inputs(tokenizer)
-    initialized = plan.initialize(training.seed, inputs["train_dataset"], inputs["data_collator"])
+    """The student before training, made by one process; prints how much of the teacher a fit has kept."""
+    found = None
+    if training.process_index == 0:
+        inputs = phase.inputs(tokenizer)
+        found = plan.initialize(training.seed, inputs["train_dataset"], inputs["data_collator"])
+    [initialized] = broadcast_object_list([found])
     if training.bf16 and training.device.type == "cpu":
         # The backward pass of the fused kernel is several times slower there in bfloat16.
         initialized.model.set_attn_implementation("eager")

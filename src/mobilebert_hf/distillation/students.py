@@ -36,7 +36,7 @@ from .sentence_encoder import MODULES
 from .shapes import student_shape
 from .teachers import EncoderTeacher, IBBertTeacher, Teacher
 
-# Examples whose tokens are counted, and tokens on which layers and head are fitted.
+# Random examples whose tokens are counted, and tokens of the first of them, on which layers and head are fitted.
 COUNTED_EXAMPLES = 20_000
 FITTED_TOKENS = 40_000
 BATCH_SIZE = 64
@@ -152,7 +152,7 @@ def fit_student(
         model = MobileBertForMaskedLM(config)
     else:
         model = MobileBertModel(config, add_pooling_layer=False)
-    rows = list(examples.select(range(min(COUNTED_EXAMPLES, len(examples)))))
+    rows = list(examples.select(np.random.default_rng(0).permutation(len(examples))[:COUNTED_EXAMPLES]))
     ids = np.concatenate([np.asarray(row["input_ids"], np.int64) for row in rows])
     counts = torch.from_numpy(np.bincount(ids, minlength=config.vocab_size))
     report: dict[str, Any] = {"embedding_variance": initialize_embeddings(model.base_model, teacher.model, counts)}
