@@ -1,7 +1,7 @@
 """Random damage to everything that is read from files: each reader answers, or says what is wrong in one error.
 
-Inputs are valid files with bytes that are cut off, flipped, repeated or inserted. Memory is limited, and no reader leaves
-half-written files.
+Inputs are valid files with bytes that are cut off, flipped, repeated or inserted. Memory is limited, and no reader
+leaves half-written files.
 """
 
 import json
@@ -34,7 +34,8 @@ MEMORY = 2 * 2**30  # more than the process has when a test begins
 QUESTION = {"id": "1", "question": "who ?", "answers": [{"text": "cat", "answer_start": 4}]}
 SQUAD = {"version": "1.1", "data": [{"title": "T", "paragraphs": [{"context": "the cat", "qas": [QUESTION]}]}]}
 BERT = {"hidden_act": "relu", "use_bottleneck": True, "key_query_shared_bottleneck": True, "hidden_size": 32}
-GRAPH = {"model": "org/m", "fingerprint": "0", "task": "fill-mask", "graphs": {"onnx/model.onnx": {}}}
+GRAPH = {"folded": True, "quantize": None, "relative_errors": {"logits": 0.1}, "version": "0.1.0"}
+EXPORT = {"model": "org/m", "fingerprint": "0", "task": "fill-mask", "graphs": {"onnx/model.onnx": GRAPH}}
 PIECES = st.one_of(
     st.binary(max_size=8),
     st.sampled_from(
@@ -90,7 +91,10 @@ def fuzz(valid, read, name):
         try:
             read(path)
         except (ValueError, OSError) as error:
-            assert str(error).strip()
+            message = str(error)
+        else:
+            message = "read"
+        assert message.strip()
         assert [file for file in folder.rglob("*") if file.is_file()] == [path]
 
     return test
@@ -135,9 +139,9 @@ READERS = {
     ),
     "vocabulary": (b"[PAD]\n[UNK]\n[CLS]\na\n##b\n", read_vocabulary, "vocab.txt"),
     "configuration": (json.dumps(BERT).encode(), read_config, "bert_config.json"),
-    "export manifest": (json.dumps(GRAPH).encode(), lambda p: read_manifest(p.parent), "export.json"),
+    "export manifest": (json.dumps(EXPORT).encode(), lambda p: read_manifest(p.parent), "export.json"),
     "facts": (
-        json.dumps({"summary": "A", "datasets": ["a/b"]}).encode(),
+        json.dumps({"summary": "A", "datasets": ["a/b"], "version": "0.1.0"}).encode(),
         lambda p: read_record(p, ModelFacts),
         "facts.json",
     ),
@@ -166,6 +170,6 @@ def test_damaged_weights_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["../x/model.onnx", "/etc/passwd", "onnx/../../model.onnx", "..\\model.onnx"])
 def test_a_manifest_names_no_file_outside_of_its_folder(tmp_path, name):
-    (tmp_path / "export.json").write_text(json.dumps({**GRAPH, "graphs": {name: {}}}))
+    (tmp_path / "export.json").write_text(json.dumps({**EXPORT, "graphs": {name: GRAPH}}))
     with pytest.raises(ValueError, match="expected a path inside of the folder"):
         read_manifest(tmp_path)
