@@ -31,6 +31,7 @@ from mobilebert_hf.finetuning.encoder import (
 
 from .conftest import SIZES
 
+NOTHING_MISSING = {"missing_keys": set()}
 BINARY = ("negative", "positive")
 INPUTS = {"input_ids": torch.arange(5, 25).reshape(2, 10)}
 
@@ -102,7 +103,9 @@ def test_another_encoder_inside_the_class_with_a_head_is_said(tmp_path, monkeypa
     config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
     BertModel(config).save_pretrained(tmp_path)
     shallow = BertModel(BertConfig(**{**config.to_dict(), "num_hidden_layers": 1}))
-    monkeypatch.setattr("mobilebert_hf.finetuning.encoder.AutoModel.from_pretrained", lambda *_, **__: shallow)
+    monkeypatch.setattr(
+        "mobilebert_hf.finetuning.encoder.AutoModel.from_pretrained", lambda *_, **__: (shallow, NOTHING_MISSING)
+    )
     with pytest.raises(ValueError, match=r"another encoder inside than BertModel; they differ in encoder\.layer\.1"):
         load(tmp_path)
 

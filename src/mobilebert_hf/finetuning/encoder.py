@@ -104,7 +104,9 @@ def _load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -
         return auto_class.from_pretrained(arguments.model, config=config, dtype=torch.float32)
     model = auto_class.from_config(config)
     with _quiet():  # no warning that the weights of the pre-training heads are unused
-        encoder = AutoModel.from_pretrained(arguments.model, config=config, dtype=torch.float32)
+        encoder, loading = AutoModel.from_pretrained(
+            arguments.model, config=config, dtype=torch.float32, output_loading_info=True
+        )
     found = model.base_model.load_state_dict(encoder.state_dict(), strict=False)
     # One of the two may have a pooler that the other does not use.
     if wrong := [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.startswith("pooler")]:
@@ -112,8 +114,9 @@ def _load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -
             f"{arguments.model}: {type(model).__name__} has another encoder inside than {type(encoder).__name__}; "
             f"they differ in {', '.join(wrong[:3])}."
         )
-    # A pooler that the encoder did not have is new, as the head is.
-    model.new_modules = ["pooler"] if any(name.startswith("pooler") for name in found.missing_keys) else []
+    # A pooler that the checkpoint did not have is new, as the head is.
+    missing = (*found.missing_keys, *loading["missing_keys"])
+    model.new_modules = ["pooler"] if any("pooler" in name.split(".") for name in missing) else []
     return model
 
 
