@@ -206,8 +206,9 @@ def vocabulary(
     """Train a WordPiece vocabulary on a corpus and save it as a tokenizer."""
     from mobilebert_hf.data import train_wordpiece
 
-    options = {"lowercase": not cased, "strip_accents": strip_accents, "character_coverage": coverage}
-    train_wordpiece(corpus, size, output, **options)
+    train_wordpiece(
+        corpus, size, output, lowercase=not cased, strip_accents=strip_accents, character_coverage=coverage
+    )
 
 
 @app.command()

@@ -170,7 +170,7 @@ def load_vocabulary(path: Path) -> BertTokenizer:
     return _bert_tokenizer(vocabulary, **guess_normalization(path, vocabulary))
 
 
-def _bert_tokenizer(vocabulary: dict[str, int], **normalization: bool) -> BertTokenizer:
+def _bert_tokenizer(vocabulary: dict[str, int], **normalization: Any) -> BertTokenizer:
     return BertTokenizer(
         vocab=vocabulary,
         model_max_length=MODEL_MAX_LENGTH,

@@ -194,14 +194,14 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         answers: dict[Any, dict[str, Any]] = {}  # by place, or by text
         null_score = 1.0
         for output in model_outputs:
-            probabilities, allowed = _probabilities(output)
+            (starts, ends), allowed = _probabilities(output)
             # A batch can add padding that the encoding does not have.
             shift = allowed.size - len(output["encoding"].ids) if self._pads_left else 0
             null = shift + self._null_position(output["encoding"])
-            null_score = min(null_score, float(probabilities[:, null].prod()))
+            null_score = min(null_score, float(starts[null] * ends[null]))
             allowed[null] = False
             context = output["example"]["context"]
-            spans = best_spans(*probabilities, allowed, candidates, max_answer_len)
+            spans = best_spans(starts, ends, allowed, candidates, max_answer_len)
             window: dict[tuple[int, int], float] = {}
             for start, end, score in spans:
                 place = visible(
