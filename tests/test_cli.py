@@ -34,7 +34,7 @@ finally:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (done.returncode, done.stderr) == (0, "")
-    verbs = "pretrain distill finetune export score benchmark report publish convert schedule vocabulary demo"
+    verbs = "pretrain distill finetune export score benchmark report publish convert schedule vocabulary trim demo"
     assert re.findall(r"^│ (\w+) ", done.stdout, re.MULTILINE) == verbs.split()
     # Of a processor, which others may use as well: not of the clock.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.7

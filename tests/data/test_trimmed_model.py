@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 import transformers
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
@@ -17,6 +18,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from mobilebert_hf.data import trimmed_model
 from mobilebert_hf.data.trimmed_model import Trimming, trim_model
 
 from ..helpers import mobilebert
@@ -165,6 +167,22 @@ def test_vocabulary_files_follow(tmp_path, corpus):
     assert {path.name for path in (tmp_path / "trimmed").iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "trimming.json",
     }  # fmt: skip
+
+
+def test_other_formats_are_not_downloaded(tmp_path, corpus, monkeypatch):
+    folder = save(tmp_path / "whole", bert_tokenizer())
+    files = ["model.safetensors", "2_Dense/pytorch_model.bin", "2_Dense/model.safetensors", "1_Pooling/config.json"]
+    others = ["pytorch_model.bin", "onnx/model.onnx", "openvino/openvino_model.xml", "tf_model.h5"]
+    asked = []
+
+    def download(repo, ignore_patterns):
+        asked.append(repo)
+        assert list(filter_repo_objects([*files, *others], ignore_patterns=ignore_patterns)) == files
+        return str(folder)
+
+    monkeypatch.setattr(trimmed_model, "snapshot_download", download)
+    trimming = trim_model("organization/name", [corpus], 1.0, tmp_path / "trimmed")
+    assert asked == [trimming.model] == ["organization/name"]
 
 
 def test_the_command_shows_what_it_saved(tmp_path, corpus, monkeypatch, capsys):

@@ -154,8 +154,9 @@ def _find_folder(model: str) -> Path:
     """The folder of a model; one of the Hub is downloaded, without other formats."""
     if Path(model).is_dir():
         return Path(model)
-    others = [*WHOLE_VOCABULARY, *(f"**/{name}" for name in WHOLE_VOCABULARY), "*.bin", "*.h5", "*.msgpack", "*.ot"]
-    return Path(snapshot_download(model, ignore_patterns=others))
+    # A star stands for folders, too: weights of other modules are in folders of their own.
+    formats = ["pytorch_model*", "tf_model*", "flax_model*", "rust_model*", *(f"*{name}" for name in WHOLE_VOCABULARY)]
+    return Path(snapshot_download(model, ignore_patterns=formats))
 
 
 def _transformer_path(folder: Path) -> str:
