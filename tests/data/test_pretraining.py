@@ -373,3 +373,17 @@ def test_validation_documents_that_are_trained_on_are_left_out(corpus_file, tmp_
     held_out.write_text("\n\n".join(known))
     with pytest.raises(ValueError, match="3 of the 3 documents of validation_corpus are also in corpus"):
         prepare_pretraining_data(both, tokenizer)
+
+
+def test_a_sample_of_the_documents_is_read(tmp_path, tiny_tokenizer):
+    texts = [f"Document {index} is here. It has a second sentence, too." for index in range(200)]
+    (tmp_path / "corpus.txt").write_text("\n\n".join(texts))
+
+    whole = arguments(tmp_path / "corpus.txt", tmp_path, max_seq_length=32)
+    sample = replace(whole, max_characters=40 * len(texts[0]))
+    counts = [
+        {split: len(rows) for split, rows in prepare_pretraining_data(each, tiny_tokenizer).items()}
+        for each in (whole, sample, replace(sample, max_characters=10**6))
+    ]
+    assert counts[0] == counts[2]
+    assert sum(counts[1].values()) == pytest.approx(sum(counts[0].values()) / 5, rel=0.2)
