@@ -25,12 +25,12 @@ from ..data.squad_windows import build_features
 from ..files import atomic_write_text
 from ..progress import show_progress
 from ..runs.run_folder import find_checkpoint, open_run_folder
-from ..tasks.families import SQUAD
 from ..tasks.heads import QUESTION_ANSWERING
+from ..tasks.kinds import KINDS
 from ..tasks.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..tasks.squad_scores import squad_scores, squad_v2_scores
 from ..training import DurableTrainer
-from .arguments import TaskArguments
+from .arguments import FaultyRowArguments, TaskArguments
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder
 from .facts import describe_squad_model
 from .trainer import planned_steps, prepare_for_fine_tuning
@@ -41,7 +41,7 @@ HUB_DATASET = "rajpurkar/squad"
 
 
 @dataclass
-class SquadArguments(TaskArguments):
+class SquadArguments(FaultyRowArguments, TaskArguments):
     """SQuAD: data, windows and answers."""
 
     train: str = field(
@@ -57,7 +57,8 @@ class SquadArguments(TaskArguments):
         metadata={"help": "Correct a wrong answer_start where the context has the answer exactly once."},
     )
     max_seq_length: int = field(
-        default=SQUAD.max_length, metadata={"help": "Maximum number of tokens in a window of question and context."}
+        default=KINDS["qa"].max_length,
+        metadata={"help": "Maximum number of tokens in a window of question and context."},
     )
     doc_stride: int = field(
         default=128, metadata={"help": "Number of tokens that neighbouring windows of a context share."}
