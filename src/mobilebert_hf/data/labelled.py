@@ -18,7 +18,8 @@ import datasets
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from .corpus import HUB_ID, OPENERS, open_text
+from .corpus import HUB_ID
+from .plain_text import OPENERS, open_text
 
 SPLITS = {
     "train": ("train", "training"),
