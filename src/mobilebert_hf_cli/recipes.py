@@ -53,9 +53,7 @@ def distill(
     teacher: Annotated[
         str | None, typer.Option(help="Hub id or folder of a BERT-like encoder with its tokenizer.")
     ] = None,
-    corpus: Annotated[
-        list[str] | None, typer.Option(help="Text file, folder, glob or Hub dataset. Can be given several times.")
-    ] = None,
+    corpus: Annotated[list[str] | None, typer.Option(help="Text files, folders, globs or Hub datasets.")] = None,
     output: Annotated[Path | None, typer.Option(help="Output folder for the student.")] = None,
     minutes: Annotated[
         float | None,
