@@ -116,7 +116,9 @@ def _choose_shape(
     from mobilebert_hf.tables import terminal_table
 
     if refused := [option for option in ("--size", "--layers", "--config_overrides") if option in others]:
-        raise ValueError(f"X --size-limit choose the student's layers. Leave one out.")
+        raise ValueError(
+            f"{', '.join(refused)}: --latency and --size-limit choose the student's layers. Leave one out."
+        )
     if teacher is None or not corpus:
         raise ValueError("--latency and --size-limit need --teacher and --corpus on the command line.")
     if output is not None and (output / RECIPE).is_file():
