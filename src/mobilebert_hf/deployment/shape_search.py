@@ -130,9 +130,7 @@ def search_shape(teacher: str, corpus: Sequence[str], limits: Limits) -> tuple[C
     held_out = collate(list(examples["validation"].select(range(min(HELD_OUT, len(examples["validation"]))))))
     found = []
     for shape in fitting.values():
-        plan = StudentPlan(
-            EncoderTeacher(network, shape.mapping), shape.config, output, tokenizer, loaded.sentence
-        )
+        plan = StudentPlan(EncoderTeacher(network, shape.mapping), shape.config, output, tokenizer, loaded.sentence)
         student = plan.initialize(0, examples["train"], collate).model
         found.append(Candidate(shape, costs[shape_key(shape)], compare(student, plan, held_out)))
     found.sort(key=lambda candidate: -candidate.similarity)
