@@ -52,7 +52,7 @@ def main(
 ) -> None:
     """Runs the strategies one after the other, and draws what each has reached."""
     task = {"task": "stsb", "task_data": task_data} if task_data else {}
-    student = StudentArguments(teacher=teacher, objective="pooled", **task)
+    student = StudentArguments(teacher=teacher, objective="pooled", size="small", **task)
     cost = costs_of(student)
     budget = cost(arguments_for("auxiliary", output, steps))
     for name in only or RUNS:

@@ -1,4 +1,4 @@
-"""Distills a MobileBERT student from any BERT-like encoder.
+"""Distills a MobileBERT student from any BERT-like encoder, or with the head from a fine-tuned one (`--data`).
 
     accelerate launch recipes/distill.py --config recipes/distill.yaml --teacher ID_OR_FOLDER
     accelerate launch recipes/distill.py --config recipes/distill_ib_bert.yaml
@@ -7,8 +7,7 @@ Every argument of the YAML file can also be given on the command line, which tak
 `mobilebert-hf distill` does the same; `mobilebert-hf schedule recipes/distill_ib_bert.yaml` shows the stages.
 """
 
-from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS, distill
-from mobilebert_hf.launch import launch
+from mobilebert_hf.launch import RECIPES, launch
 
 if __name__ == "__main__":
-    launch(distill, RECIPE_ARGUMENTS)
+    launch(*RECIPES["distill"])

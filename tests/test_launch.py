@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mobilebert_hf import launch
-from mobilebert_hf.distillation import DistillationArguments, distill, pretrain
+from mobilebert_hf.distillation import DistillationArguments, pretrain
 from mobilebert_hf.finetuning.run import finetune
 from mobilebert_hf.recipe import parse_recipe
 from mobilebert_hf_cli import app, recipes
@@ -49,6 +49,8 @@ def test_finetune_chooses_the_arguments_by_the_task(launched):
         (["distill", "--processes", "2"], "--transfer_steps"),
         (["finetune", "--task", "squad"], "--doc_stride"),
         (["finetune", "--task", "cola"], "--bi_encoder"),
+        (["finetune", "--task", "classify"], "--label_column"),
+        (["distill", "--processes", "1", "--data", "a.csv"], "--feature_weight"),
     ],
 )
 def test_help_shows_the_options_of_command_and_recipe(options, shown):
@@ -61,10 +63,10 @@ def test_help_shows_the_options_of_command_and_recipe(options, shown):
 
 def test_distill_has_settings_for_the_machine(launched, tmp_path):
     given = ("--teacher", "t", "--corpus", "a.txt", "--corpus", "b.txt", "--output", str(tmp_path), "--minutes", "5")
-    invoke("distill", "--processes", "1", *given, "--size", "tiny", "--bf16", "false")
+    invoke("distill", "--processes", "1", *given, "--size", "tiny", "--bf16", "false", "--objective", "features")
     [(recipe, classes, options)] = launched
-    student, data, training = parse_recipe(classes, options)
-    assert recipe is distill
+    student, data, training = parse_recipe(classes(options), options)
+    assert recipe is launch.distill_any
     assert (student.teacher, student.size, data.corpus) == ("t", "tiny", ["a.txt", "b.txt"])
     assert isinstance(training, DistillationArguments)
     assert (training.output_dir, training.minutes, training.save_total_limit) == (str(tmp_path), 5.0, 2)

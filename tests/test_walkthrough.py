@@ -14,8 +14,8 @@ from .hub.hub_server import HubServer
 from .workshop import COMMON, TEACHER
 
 ROOT = Path(__file__).parents[1]
-STEPS = ("2. A vocabulary", "3. A teacher", "4. The schedule", "5. The student", "7. Fine-tune it: GLUE")
-STEPS += ("8. Fine-tune it: SQuAD", "9. Onto a device", "10. Onto the Hub")
+STEPS = ("2. A vocabulary", "3. A teacher", "4. The schedule", "5. The student", "8. Fine-tune it: GLUE")
+STEPS += ("9. Fine-tune it: SQuAD", "10. Onto a device", "11. Onto the Hub")
 WORDS = """
 der die das ein große Brücke über Fluß führt Straße Gebäude alte Mühle schöne Bücher früher Jahr Stadt Müller Äpfel
 wächst steht größte häufig öffnet über ältere Universität fährt nächste Zug

@@ -3,8 +3,10 @@
 Each process that `mobilebert-hf pretrain|distill|finetune` starts runs the latter.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -12,17 +14,48 @@ from accelerate import PartialState
 from .distillation import distill, pretrain
 from .distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
 from .distillation.run import RECIPE_ARGUMENTS as DISTILLATION
+from .finetuning import task_distillation
 from .finetuning.run import argument_classes as finetuning_classes
 from .finetuning.run import finetune
-from .recipe import parse_recipe
+from .recipe import parse_recipe, read_argument
+from .tasks.kinds import KINDS, kind_of_model
+from .training.compat import find_file
 from .training.interruption import TrainingInterrupted
 
 # The dataclasses of a recipe's arguments, or a function that chooses them by the options.
 ArgumentClasses = Sequence[type] | Callable[[Sequence[str]], Sequence[type]]
+
+
+def distillation_classes(options: Sequence[str]) -> Sequence[type]:
+    """The dataclasses of the arguments of a distillation: with the head if data of its task is given.
+
+    Raises:
+        ValueError: The teacher has a head for a task, but there is neither data of it nor an objective without it.
+    """
+    if read_argument("data", options):
+        return task_distillation.RECIPE_ARGUMENTS
+    teacher = read_argument("teacher", options)
+    config = find_file(teacher[0], "config.json") if teacher and not read_argument("objective", options) else None
+    if teacher and config is not None:
+        kind = kind_of_model(json.loads(Path(config).read_text(encoding="utf-8")))
+        if kind is not KINDS["embed"]:
+            raise ValueError(
+                f"{teacher[0]} has a head for {kind.head.name}: give texts of its task, labelled or not, with --data, "
+                "or --objective features for a student of its encoder alone."
+            )
+    return DISTILLATION
+
+
+def distill_any(student: Any, *arguments: Any) -> Any:
+    """Calls `distill_task` or `distill`; see `distillation_classes`."""
+    with_head = isinstance(student, task_distillation.TaskStudentArguments)
+    return (task_distillation.distill_task if with_head else distill)(student, *arguments)
+
+
 # The function of each recipe, and its arguments.
 RECIPES: dict[str, tuple[Callable[..., Any], ArgumentClasses]] = {
     "pretrain": (pretrain, PRETRAINING),
-    "distill": (distill, DISTILLATION),
+    "distill": (distill_any, distillation_classes),
     "finetune": (finetune, finetuning_classes),
 }
 

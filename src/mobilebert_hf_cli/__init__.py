@@ -48,26 +48,46 @@ def export(
 @app.command()
 def score(
     folder: Annotated[Path, typer.Argument(help="Output folder of `mobilebert-hf export`.")],
-    task: Annotated[str, typer.Option(help="squad, or a task of GLUE such as sst2.")],
-    data: Annotated[str, typer.Option(help="SQuAD file, folder of GLUE files, or Hub dataset.")],
+    data: Annotated[
+        str, typer.Option(help="File of labelled examples, SQuAD file, folder of GLUE files, or Hub dataset.")
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Kind of task such as classify, squad, or a task of GLUE such as sst2. By default that of the model."
+        ),
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(help="Maximum number of tokens in a sequence. By default 128, for SQuAD 384.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Number of threads of each runtime.", min=1)] = 2,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the text or tokens; a number without names.")
+    ] = None,
+    pair_column: Annotated[str | None, typer.Option(help="Column of the second text.")] = None,
+    label_column: Annotated[
+        list[str] | None, typer.Option(help="Column of the labels. Can be given several times for multilabel.")
+    ] = None,
+    class_names: Annotated[
+        list[str] | None, typer.Option(help="Names of the labels, or a file of them, for labels that are indices.")
+    ] = None,
 ) -> None:
     """Score the graphs of an export on a task, next to the PyTorch model."""
     from rich.console import Console
 
     from mobilebert_hf.deployment.scoring import score_export
     from mobilebert_hf.tables import terminal_table
+    from mobilebert_hf.tasks.labelled_data import Columns
 
-    scores = score_export(folder, task, data, max_length, threads)
+    label = tuple(label_column) if label_column else None
+    columns = Columns(text_column, pair_column, label, tuple(class_names or ()))
+    scores = score_export(folder, task, data, max_length, threads, columns)
     [reference, *_] = scores.values()
     rows = [
         [name, *(f"{found[metric]:.2f} ({found[metric] - value:+.2f})" for metric, value in reference.items())]
         for name, found in scores.items()
     ]
-    Console().print(terminal_table([["graph", *reference], *rows], f"{task}, in percent (against PyTorch)"))
+    Console().print(terminal_table([["graph", *reference], *rows], f"{task or data}, in percent (against PyTorch)"))
 
 
 @app.command()

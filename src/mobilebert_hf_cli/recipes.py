@@ -33,16 +33,18 @@ def pretrain(context: typer.Context, processes: Processes = None, show_help: Hel
 
 def finetune(
     context: typer.Context,
+    output: Annotated[Path | None, typer.Option(help="Output folder for model and results.")] = None,
     processes: Annotated[
         int, typer.Option(help="Number of processes, each with batches of per_device_train_batch_size.", min=1)
     ] = 1,
     show_help: Help = False,
 ) -> None:
-    """Fine-tune an encoder on SQuAD or on tasks of GLUE.
+    """Fine-tune an encoder on your own labels, on SQuAD or on tasks of GLUE.
 
-    Takes the options of recipes/finetune.py, which depend on the task: --task squad, --task cola rte.
+    Takes the options of recipes/finetune.py, which depend on the task: --task classify, --task squad, --task cola rte.
     """
-    _run(context, context.args, processes, show_help)
+    folder = [] if output is None else ["--output_dir", str(output)]
+    _run(context, [*folder, *context.args], processes, show_help)
 
 
 def distill(

@@ -360,3 +360,17 @@ def test_collator_refuses_tokenizers_it_cannot_mask_for(tokenizer):
     words_only = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "word": 5})
     with pytest.raises(ValueError, match="whole_word_mask needs a WordPiece vocabulary"):
         PretrainingCollator(words_only, whole_word_mask=True)
+
+
+def test_a_sample_of_the_documents_is_read(tmp_path, tiny_tokenizer):
+    texts = [f"Document {index} is here. It has a second sentence, too." for index in range(200)]
+    (tmp_path / "corpus.txt").write_text("\n\n".join(texts))
+
+    whole = arguments(tmp_path / "corpus.txt", tmp_path, max_seq_length=32)
+    sample = replace(whole, max_characters=40 * len(texts[0]))
+    counts = [
+        {split: len(rows) for split, rows in prepare_pretraining_data(each, tiny_tokenizer).items()}
+        for each in (whole, sample, replace(sample, max_characters=10**6))
+    ]
+    assert counts[0] == counts[2]
+    assert sum(counts[1].values()) == pytest.approx(sum(counts[0].values()) / 5, rel=0.2)

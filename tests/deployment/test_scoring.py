@@ -130,7 +130,7 @@ def test_what_cannot_be_scored(glue, tiny_tokenizer, tmp_path):
     save(tmp_path / "model", tiny_tokenizer)
     with pytest.raises(ValueError, match=r"is for question-answering with 2 labels; sst2 needs text-classification"):
         score_export(tmp_path / "out", "sst2", str(glue[0]))
-    with pytest.raises(ValueError, match=r"'sst3' is not a task: expected squad"):
+    with pytest.raises(ValueError, match=r"'sst3' is not a task: expected classify"):
         score_export(tmp_path / "out", "sst3", str(glue[0]))
     with pytest.raises(ValueError, match=r"is not an export: it has no export\.json"):
         score_export(tmp_path / "model", "sst2", str(glue[0]))

@@ -50,7 +50,7 @@ def run_distillation(teacher, corpus, folder, steps=30, **changes):
     data = {name: changes.pop(name) for name in list(changes) if name in PretrainingDataArguments.__dataclass_fields__}
     overrides = {"intra_bottleneck_size": 16, "intermediate_size": 32, "embedding_size": 16, "num_attention_heads": 2}
     return distill(
-        StudentArguments(**{"teacher": str(teacher), "config_overrides": overrides, **student}),
+        StudentArguments(**{"teacher": str(teacher), "size": "small", "config_overrides": overrides, **student}),
         PretrainingDataArguments(
             corpus=[str(corpus)],
             **{"max_seq_length": 24, "validation_fraction": 0.1, "cache_dir": str(folder / "cache"), **data},

@@ -12,12 +12,15 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, pipeline
 
+from mobilebert_hf.distillation import DistillationArguments, student_shape
+from mobilebert_hf.distillation.planning import readable_characters
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS
 from mobilebert_hf.distillation.sentence_encoder import embed
 from mobilebert_hf.machine import describe_machine
 from mobilebert_hf.recipe import parse_recipe
 
-from .encoders import run_distillation, save_teacher
+from ..helpers import training_arguments
+from .encoders import build, run_distillation, save_teacher
 
 TEXTS = ["a dog", "the cat sat on the mat and saw another cat"]
 
@@ -68,6 +71,33 @@ def test_stock_transformers_loads_the_student(sentence_encoder):
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_students_are_pruned_copies_by_default(tmp_path, tiny_corpus, tiny_tokenizer):
+    teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer, sentence_encoder=True, num_hidden_layers=4)
+    trainer = run_distillation(teacher, tiny_corpus, tmp_path, size="auto", config_overrides='{"embedding_size": 16}')
+    assert trainer.teacher.mapping == (0, 3)
+    [stage] = trainer.strategy.stages
+    assert stage.transfer_layers == (1,), "only the last layer is compared"
+    found = results(tmp_path)
+    assert found["initialization"]["layer_similarity"][-1] < found["evaluation"]["eval_layer_1/similarity"]
+    stock = transformers.MobileBertModel.from_pretrained(tmp_path / "student", add_pooling_layer=False).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
+    expected = embed(AutoModel.from_pretrained(tmp_path / "student"), tokenizer, TEXTS)
+    # Two of stock's norms have another epsilon.
+    torch.testing.assert_close(embed(stock, tokenizer, TEXTS), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_no_text_is_read_that_there_is_no_time_for(tmp_path):
+    teacher = build("Bert")
+    shape = student_shape(teacher)
+
+    def limit(**changes):
+        arguments = training_arguments(DistillationArguments, tmp_path, **changes)
+        return readable_characters(arguments, shape.config, teacher)
+
+    assert limit() is None
+    assert limit(minutes=0.1) < limit(minutes=1) < limit(minutes=2)
 
 
 def test_its_recipe_makes_it_again(sentence_encoder, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilebert_hf.finetuning import glue, squad
+from mobilebert_hf.finetuning import glue, labelled, squad
 from mobilebert_hf.finetuning.arguments import TaskArguments
 from mobilebert_hf.finetuning.run import argument_classes, finetune
 from mobilebert_hf.recipe import parse_recipe
@@ -13,6 +13,7 @@ from mobilebert_hf.recipe import parse_recipe
     [
         (["squad"], squad.RECIPE_ARGUMENTS),
         (["SQuAD"], squad.RECIPE_ARGUMENTS),
+        (["qa"], squad.RECIPE_ARGUMENTS),
         (["cola", "RTE", "STS-B"], glue.RECIPE_ARGUMENTS),
         (["glue"], glue.RECIPE_ARGUMENTS),
     ],
@@ -37,9 +38,9 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "No task is given: add --task squad"),
-        (["--task", "colla"], "'colla' is not a task: expected squad, or a task of GLUE: cola, sst2"),
-        (["--task", "squad", "cola"], "expected tasks of one benchmark"),
+        ([], "No task is given: add --task with one of classify, .* or --task squad"),
+        (["--task", "colla"], "'colla' is not a task: expected classify, .* squad, or a task of GLUE: cola, sst2"),
+        (["--task", "squad", "cola"], "expected one of classify, .* or squad, or one or more tasks of GLUE"),
     ],
 )
 def test_what_is_no_task_is_refused(options, message):
@@ -56,8 +57,10 @@ def test_options_of_another_task_are_refused():
 def test_the_task_chooses_the_function(monkeypatch):
     monkeypatch.setattr(squad, "finetune_squad", lambda *arguments: ("squad", len(arguments)))
     monkeypatch.setattr(glue, "finetune_glue", lambda *arguments: ("glue", len(arguments)))
-    for task, expected in (("squad", ("squad", 3)), ("cola", ("glue", 4))):
-        options = ["--model", "m", "--task", task, "--use_cpu", "true"]
+    monkeypatch.setattr(labelled, "finetune_labelled", lambda *arguments: ("labelled", len(arguments)))
+    for task, expected in (("squad", ("squad", 3)), ("cola", ("glue", 4)), ("tag", ("labelled", 3))):
+        options = ["--model", "m", "--task", task, "--train", "train.csv", "--use_cpu", "true"]
+        options = [option for option in options if task != "cola" or option not in ("--train", "train.csv")]
         assert finetune(*parse_recipe(argument_classes(options), options)) == expected
 
 
@@ -67,6 +70,7 @@ def test_the_task_chooses_the_function(monkeypatch):
         (["--help"], "--task squad --help", "--doc_stride"),
         (["--task", "squad", "--help"], "--doc_stride", "--bi_encoder"),
         (["--task", "cola", "--help"], "--bi_encoder", "--doc_stride"),
+        (["--task", "classify", "--help"], "--label_column", "--doc_stride"),
     ],
 )
 def test_help_lists_the_options_of_the_task(options, shown, hidden, capsys):

@@ -57,6 +57,13 @@ class PretrainingDataArguments:
             "choices": ["strict", "replace"],
         },
     )
+    max_characters: int | None = field(
+        default=None,
+        metadata={
+            "help": "Read a random sample of the documents with about this many characters together. By default all "
+            "are read; `minutes` reads as many as there is time for."
+        },
+    )
     validation_corpus: list[str] | None = field(
         default=None,
         metadata={"help": "Sources of the validation documents. By default a part of the corpus is held out."},
@@ -112,6 +119,7 @@ class PretrainingDataArguments:
             "mlm_probability: between 0 and 1": 0 < self.mlm_probability < 1,
             "dupe_factor: at least 1": self.dupe_factor >= 1,
             f"streaming_buffer_size: at least {MIN_DOCUMENTS}": self.streaming_buffer_size >= MIN_DOCUMENTS,
+            "max_characters: None or at least 1": self.max_characters is None or self.max_characters >= 1,
             "examples: 'pairs', 'sentences' or 'windows'": self.examples in ("pairs", "sentences", "windows"),
             "encoding_errors: 'strict' or 'replace'": self.encoding_errors in ("strict", "replace"),
         }
@@ -164,6 +172,7 @@ def prepare_pretraining_data(
     if arguments.streaming:
         return _stream(documents, held_out, arguments, pairs, tokenizer)
 
+    documents = _limit(documents, arguments)
     tokens = _tokenize(documents, arguments, tokenizer)
     if held_out is None:
         train, validation = _split(tokens, arguments.validation_fraction)
@@ -192,6 +201,19 @@ def _sample(documents: Dataset | IterableDataset) -> list[str]:
         return [row["text"] for row in documents.take(SAMPLE_DOCUMENTS)]
     step = -(-len(documents) // SAMPLE_DOCUMENTS)
     return documents.select(range(0, len(documents), step))["text"][:]
+
+
+def _limit(documents: Dataset, arguments: PretrainingDataArguments) -> Dataset:
+    """A random sample of the documents with about `max_characters`, in their order."""
+    if arguments.max_characters is None:
+        return documents
+    mean = np.mean([len(text) for text in _sample(documents)])
+    count = max(2 * MIN_DOCUMENTS, round(arguments.max_characters / mean))
+    if count >= len(documents):
+        return documents
+    chosen = np.random.default_rng(arguments.pairing_seed).permutation(len(documents))[:count]
+    logger.info("reading %d of %d documents", count, len(documents))
+    return documents.select(np.sort(chosen))
 
 
 def _tokenize(documents: Dataset, arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:

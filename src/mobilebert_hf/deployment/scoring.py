@@ -1,7 +1,7 @@
 """Scores the graphs of an export on a task, compared with the PyTorch model in float32."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,20 @@ from rich.progress import Progress
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.batching import example_lengths
+from ..data.labelled import has_split
 from ..data.squad import load_squad
 from ..files import locked
 from ..finetuning.cross_encoder import best_classes
+from ..finetuning.methods import find_method
 from ..finetuning.squad import SquadArguments, make_features, score_logits
 from ..models.fake_quantization import disable_fake_quantization
 from ..runs.exports import GraphScores, Manifest, fingerprint, read_manifest, write_manifest
 from ..runs.facts import public_name
-from ..tasks.families import SQUAD, find_family
 from ..tasks.glue_data import load_glue, tokenize_glue
 from ..tasks.glue_tasks import find_task
-from ..tasks.heads import CLASSIFICATION, QUESTION_ANSWERING, Task
+from ..tasks.heads import Task
+from ..tasks.kinds import KINDS, find_kind, find_recipe, glue_kind, kind_of_model
+from ..tasks.labelled_data import Columns, encode, load_examples
 from ..tasks.metrics import score_glue
 from .check import Run, run_pytorch
 from .exporting import find_format
@@ -55,19 +58,27 @@ class Evaluation:
 
 
 def score_export(
-    folder: str | Path, task: str, data: str, max_length: int | None = None, threads: int = 2
+    folder: str | Path,
+    task: str | None,
+    data: str,
+    max_length: int | None = None,
+    threads: int = 2,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
 ) -> dict[str, dict[str, float]]:
-    """Scores the PyTorch model in float32 and every graph of an export on the validation split of a task.
+    """Scores the PyTorch model in float32 and every graph of an export on labelled examples of a task.
 
     The scores are also saved in `export.json`.
 
     Args:
         folder: The export folder.
-        task: A GLUE task such as `"sst2"`, or `"squad"` (v1.1 or v2.0).
-        data: For GLUE, a Hub data set or a folder in its layout (see `load_glue`). For SQuAD, an official file or a
-            Hub data set (see `load_squad`).
-        max_length: Maximum number of tokens, of a window for SQuAD. Defaults: 128 for GLUE, 384 for SQuAD.
+        task: A kind of task such as `"classify"`, a GLUE task such as `"sst2"`, or `"squad"` (v1.1 or v2.0); None: the
+            kind of the model (see `kind_of_model`).
+        data: For a kind of task, a file of labelled examples, a saved folder or a Hub data set, of which the test or
+            validation split is used (see `read_rows`). For GLUE, a Hub data set or a folder in its layout (see
+            `load_glue`). For SQuAD, an official file or a Hub data set (see `load_squad`).
+        max_length: Maximum number of tokens, of a window for SQuAD and tags. Defaults: 128, for SQuAD 384.
         threads: Number of threads of each runtime.
+        columns: The columns of a file of labelled examples.
 
     Returns:
         Metrics in percent, by graph. The key `"pytorch"` is the PyTorch model.
@@ -83,9 +94,14 @@ def score_export(
         manifest = read_manifest(folder)
         model, head = _load_exported(folder, manifest)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        family = find_family([task])
-        prepare = _squad if family is SQUAD else _glue
-        length = min(max_length or family.max_length, model.config.max_position_embeddings)
+        task = task or kind_of_model(model.config.to_dict()).name
+        recipes: dict[str, Callable[..., Evaluation]] = {
+            "glue": _glue,
+            "squad": _squad,
+            "labelled": partial(_labelled, columns),
+        }
+        prepare = recipes[find_recipe([task])]
+        length = min(max_length or find_kind(task).max_length, model.config.max_position_embeddings)
         evaluation = prepare(task, data, tokenizer, length, model.config)
         if (head.name, model.config.num_labels) != (evaluation.task, evaluation.labels):
             raise ValueError(
@@ -139,7 +155,7 @@ def _glue(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: 
         found = score_glue(task, best_classes(task, np.stack(outputs["logits"])[:, order]), examples["label"])
         return {metric: 100 * (found[metric] or 0.0) for metric in task.metrics}
 
-    return Evaluation(examples, score, CLASSIFICATION.name, len(task.labels) or 1, split)
+    return Evaluation(examples, score, glue_kind(task).head.name, len(task.labels) or 1, split)
 
 
 def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any) -> Evaluation:
@@ -158,7 +174,27 @@ def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length:
         scores, *_ = score_logits(questions, windows, starts, ends, arguments)
         return {metric: scores[metric] for metric in ("exact_match", "exact", "f1") if metric in scores}
 
-    return Evaluation(windows, score, QUESTION_ANSWERING.name, 2, "validation")
+    return Evaluation(windows, score, KINDS["qa"].head.name, 2, "validation")
+
+
+def _labelled(
+    columns: Columns, name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any
+) -> Evaluation:
+    kind, split = find_kind(name), "test" if has_split(data, "test") else "validation"
+    if kind is KINDS["pairs"]:  # its labels are those of the model
+        found = kind_of_model(config.to_dict())
+        kind = replace(kind, label=found.label, metrics=found.metrics)
+    names = [config.id2label[index] for index in range(config.num_labels)] if kind.label != "score" else []
+    examples = encode(kind, names, load_examples(kind, data, split, columns))
+    method = find_method(kind, names, tokenizer, max_length)
+    encoded = method.encode(examples)
+
+    def score(outputs: Mapping[str, list[np.ndarray]]) -> dict[str, float]:
+        metrics = method.score(encoded, outputs["logits"]).metrics
+        shown = [metric for metric in kind.metrics if metric in metrics] or list(metrics)
+        return {metric: 100 * (metrics[metric] or 0.0) for metric in shown}
+
+    return Evaluation(encoded.rows, score, kind.head.name, len(names) or 1, split)
 
 
 def predict(

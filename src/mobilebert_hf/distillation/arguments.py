@@ -8,7 +8,7 @@ import torch
 from ..data.trimming import parse_keep
 from ..training.arguments import PreTrainingArguments
 from .objectives import AttentionScores, FeatureMaps, MaskedLM, MeanPooling, NextSentence, Objective, Relations
-from .shapes import SIZES
+from .shapes import BOTTLENECKS
 from .strategies import Freezing, Strategy, StrategyName, build_strategy
 
 # What a student learns besides the features of the layers: the outputs of the pre-training heads (masked LM and next
@@ -45,14 +45,19 @@ class StudentArguments:
         },
     )
     size: str = field(
-        default="small",
-        metadata={"help": f"For other teachers: the widths inside the student's blocks, one of {', '.join(SIZES)}."},
+        default="auto",
+        metadata={
+            "help": "For other teachers: the student's layers. pruned: layers of the teacher with a third of the "
+            "feed-forward neurons, and a narrow embedding table; kept: layers and table of the teacher; "
+            f"{', '.join(BOTTLENECKS)}: the paper's bottlenecks in three widths. auto is pruned for a teacher with "
+            "the layers of BERT, else small."
+        },
     )
     layers: str = field(
-        default="all",
+        default="auto",
         metadata={
             "help": "For other teachers: the teacher's layer for each layer of the student: all (one to one), half "
-            "(every second), or indices such as 1,3,5."
+            "(every second), or indices such as 1,3,5. auto is half of the layers for pruned and kept, else all."
         },
     )
     config_overrides: str | None = field(
@@ -101,7 +106,7 @@ class DistillationArguments(PreTrainingArguments):
     paper's settings for IB-BERT teachers.
     """
 
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Training batch size per device."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Training batch size per device."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size per device."})
     learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate."})
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW beta2."})
@@ -132,6 +137,13 @@ class DistillationArguments(PreTrainingArguments):
         metadata={
             "help": "Plan the run to this time: the first steps are timed, and the numbers of steps are scaled in "
             "proportion."
+        },
+    )
+    transfer_layers: str = field(
+        default="auto",
+        metadata={
+            "help": "Layers whose features are compared by the auxiliary strategy: all or last. auto is last for a "
+            "pruned student, else all."
         },
     )
     transfer_lr_scale: float = field(
@@ -188,6 +200,13 @@ class DistillationArguments(PreTrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.transfer_layers not in ("auto", "all", "last"):
+            raise ValueError(f"transfer_layers={self.transfer_layers!r} is not one of auto, all, last.")
+        if self.transfer_layers == "last" and self.strategy != "auxiliary":
+            raise ValueError(
+                f"transfer_layers='last' with strategy={self.strategy!r}: only the auxiliary strategy can leave "
+                "layers out."
+            )
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"minutes is {self.minutes}: expected a number above 0.")
 
@@ -202,6 +221,7 @@ class DistillationArguments(PreTrainingArguments):
             self.transfer_lr_scale,
             self.distillation_warmup_ratio,
             self.embedding_lr_scale,
+            only_last=self.transfer_layers == "last",
         )
 
     def build_objectives(self, output: OutputName = "pretraining") -> list[Objective]:

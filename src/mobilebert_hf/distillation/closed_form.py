@@ -1,13 +1,13 @@
 """Fits the embeddings and the masked-LM head of a student to those of any BERT-like encoder, in closed form.
 
-A BERT-like encoder adds word, position and type embeddings and normalizes the sum. The student adds them as well, but
-without a norm, and its word embeddings are a narrow table times a matrix. So the *normalized* embeddings of the
-teacher are split into a part that depends on the token and a part that depends on the position. The token part is
+A BERT-like encoder adds word, position and type embeddings and normalizes the sum. So does a student with LayerNorm.
+Without a norm, the *normalized* embeddings of the teacher are split into a part that depends on the token and a part
+that depends on the position. The student's word embeddings are a narrow table times a matrix: the token part is
 factorized by weighted principal components; the weights are the frequencies of the tokens in the corpus.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,28 +46,47 @@ def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, co
     Returns:
         The share of the variance of the teacher's embeddings, weighted by `counts`, that the narrow table keeps.
     """
+    own, config = student.embeddings, student.config
+    has_norm = config.normalization_type == "layer_norm"
+    tokens, positions, types = copy_tables(teacher) if has_norm else split_embeddings(teacher, counts)
+    if has_norm:
+        own.LayerNorm.load_state_dict(cast(Any, teacher.base_model.embeddings).LayerNorm.state_dict())
+    own.position_embeddings.weight.copy_(positions)
+    own.token_type_embeddings.weight.copy_(types)
+    if not own.project:
+        own.word_embeddings.weight.copy_(tokens)
+        return 1.0
     shares = (counts.double() + 1) ** SHARE_EXPONENT
     shares /= shares.sum()
-    tokens, positions, types = split_embeddings(teacher, counts)
     mean = shares.float() @ tokens
     centred = tokens - mean
     # Part by part: all tokens in float64 would take gigabytes.
     parts = zip(centred.split(TOKENS), shares.split(TOKENS), strict=True)
     covariance = sum((part.double() * share[:, None]).T @ part.double() for part, share in parts)
     variances, directions = torch.linalg.eigh(covariance)
-    rank = student.config.embedding_size
+    rank = config.embedding_size
     basis = directions[:, -rank:].float()
-    own = student.embeddings
     own.word_embeddings.weight.copy_(centred @ basis)
-    if student.config.mask_padding and student.config.pad_token_id is not None:
-        own.word_embeddings.weight[student.config.pad_token_id] = 0
+    if config.mask_padding and config.pad_token_id is not None:
+        own.word_embeddings.weight[config.pad_token_id] = 0
     # Of the trigram (left, own, right) only the token itself counts at first.
     own.embedding_transformation.weight.zero_()
     _own_columns(student)[:] = basis
     own.embedding_transformation.bias.copy_(mean)
-    own.position_embeddings.weight.copy_(positions)
-    own.token_type_embeddings.weight.copy_(types)
     return float(variances[-rank:].sum() / variances.sum())
+
+
+def copy_tables(teacher: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
+    """The tables of a teacher that sums and normalizes them, as BERT does.
+
+    Returns:
+        Tokens [vocab_size, width], positions [positions, width] and types [types, width], float32.
+    """
+    embeddings: Any = teacher.base_model.embeddings
+    table = cast(nn.Embedding, teacher.get_input_embeddings()).weight
+    positions = embeddings.position_embeddings.weight[position_offset(teacher) :]
+    types = getattr(embeddings, "token_type_embeddings", None)
+    return table, positions, torch.zeros(1, table.shape[1]) if types is None else types.weight
 
 
 @torch.no_grad()

@@ -162,7 +162,8 @@ class FeatureMaps(LayerObjective):
         feature_map: Weight of the normalized distance.
         mean: Weight of the squared difference of the means.
         variance: Weight of the absolute difference of the variances.
-        embeddings: Whether the outputs of the embeddings are compared too, in stages that train them.
+        embeddings: Whether the outputs of the embeddings are compared too, in stages that train them and compare the
+            first layer.
     """
 
     compares = "features"
@@ -174,7 +175,7 @@ class FeatureMaps(LayerObjective):
     def layers(self, stage: Stage) -> tuple[int, ...]:
         """The embeddings, too, where they are compared."""
         layers = super().layers(stage)
-        return (-1, *layers) if self.embeddings and layers and stage.embedding_lr_scale > 0 else layers
+        return (-1, *layers) if self.embeddings and 0 in layers and stage.embedding_lr_scale > 0 else layers
 
     def terms(self, student: Tensor, teacher: Tensor, real: Tensor) -> dict[str, Tensor]:
         """From features [batch, seq, width]."""

@@ -1,21 +1,31 @@
 """Plans the numbers of steps to a given time: the first batches are timed, forward and backward, on this machine."""
 
+import os
 import time
 from itertools import chain, repeat
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..data import example_lengths
+from ..models.configuration import MobileBertConfig
+from ..models.modeling_mobilebert import MobileBertModel
 from ..training.compat import prepare_inputs
 from .arguments import DistillationArguments
+from .costs import forward_flops
 from .trainer import DistillationTrainer
 
 # Batches are timed until both are reached: on a fast device, the workers of the data loader need time to start up.
 TIMED_BATCHES, TIMED_SECONDS = 18, 4.0
 TIMED_UPDATES = 5
+# More floating-point operations a second than a core reaches in float32, and characters per token: to read no text
+# that there is no time for.
+CORE_FLOPS, CHARACTERS_PER_TOKEN = 1.2e11, 5
+# The fit of the student and the evaluation read at least as much.
+LEAST_TOKENS = 2_000_000
 # The first ones allocate memory and choose kernels.
 WARM_UP = 2
 # For logging, checkpoints, other load on the machine, and lower clock rates when it is hot.
@@ -63,6 +73,24 @@ def plan_steps(trainer: DistillationTrainer, seconds: float, scored_tokens: int)
         "transfer_steps": round(args.transfer_steps * factor),
         "distillation_steps": max(1, round(args.distillation_steps * factor)) if args.distillation_steps else 0,
     }
+
+
+def readable_characters(args: DistillationArguments, config: MobileBertConfig, teacher: PreTrainedModel) -> int | None:
+    """The number of characters that a run of `args.minutes` can read at most, on a CPU; None: no limit is known.
+
+    Args:
+        args: The arguments of the run.
+        config: The student's configuration.
+        teacher: An encoder, with or without a head.
+    """
+    if args.minutes is None or args.device.type != "cpu":
+        return None
+    with torch.device("meta"):
+        student = MobileBertModel(config, add_pooling_layer=False)
+    per_token = forward_flops(cast(PreTrainedModel, teacher.base_model), 1, 1) + 3 * forward_flops(student, 1, 1)
+    cores = max(os.cpu_count() or 1, args.world_size)
+    tokens = max(LEAST_TOKENS, args.minutes * 60 * cores * CORE_FLOPS / per_token)
+    return round(tokens * CHARACTERS_PER_TOKEN)
 
 
 def time_token(trainer: DistillationTrainer, model: nn.Module) -> float:

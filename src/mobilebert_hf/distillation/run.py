@@ -22,7 +22,7 @@ from ..training.compat import broadcast_object_list
 from ..training.phases import Phase, plan_phases
 from .arguments import DistillationArguments, StudentArguments
 from .facts import describe_student
-from .planning import plan_steps
+from .planning import plan_steps, readable_characters
 from .report import ScoredTask, result_rows, write_results
 from .sentence_encoder import write_sentence_encoder
 from .shapes import compare_sizes
@@ -63,6 +63,9 @@ def distill(
     plan = plan_student(loaded)
     plan.teacher.config.name_or_path = student.teacher  # also if a trimmed copy was loaded
     check_vocabulary(tokenizer, plan.config)
+    if training.transfer_layers == "auto":
+        pruned = plan.is_fitted and not plan.config.use_bottleneck
+        training.transfer_layers = "last" if pruned and training.strategy == "auxiliary" else "all"
     phases = _prepare_phases(plan, data, training, tokenizer, console)
     with open_run_folder(training, (student, data, training)) as folder:
         initialized = _initialize(plan, training, phases[0], tokenizer, console)
@@ -122,6 +125,8 @@ def _prepare_phases(
             data.examples = "sentences" if plan.output == "pooled" else "windows"
         if plan.output != "masked_lm":
             data.mlm_probability = 0.0
+        if data.max_characters is None:
+            data.max_characters = readable_characters(training, plan.config, plan.teacher.model)
     if training.minutes is not None and (data.streaming or data.long_seq_length is not None):
         raise ValueError(
             "minutes plans runs of prepared examples of one length: leave it out, or streaming and long_seq_length."

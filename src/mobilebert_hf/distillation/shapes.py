@@ -9,14 +9,19 @@ from transformers import PreTrainedModel
 from ..models.configuration import MobileBertConfig
 from ..models.modeling_mobilebert import MobileBertModel
 from .costs import forward_flops
+from .layer_pruning import check_prunable, read_bert_layer
 from .teachers import find_layers
 
-# Sizes inside a block; all others are those of the teacher. Attention heads have 32 channels, as in the paper.
-SIZES: dict[str, dict[str, int]] = {
+# The paper's blocks, by the widths inside them; all others are those of the teacher. Heads have 32 channels.
+BOTTLENECKS: dict[str, dict[str, int]] = {
     "base": {"intra_bottleneck_size": 128, "intermediate_size": 512, "num_feedforward_networks": 4},
     "small": {"intra_bottleneck_size": 128, "intermediate_size": 512, "num_feedforward_networks": 2},
     "tiny": {"intra_bottleneck_size": 64, "intermediate_size": 256, "num_feedforward_networks": 2},
 }
+# Some layers of the teacher, without bottlenecks: with fewer neurons and a narrow embedding table, or as they are. The
+# share of the neurons that is left.
+NEURONS = {"pruned": 1 / 3, "kept": 1.0}
+SIZES = (*NEURONS, *BOTTLENECKS)
 EMBEDDING_SIZE = 128
 HEAD_SIZE = 32
 
@@ -29,34 +34,39 @@ class Shape(NamedTuple):
 
 
 def student_shape(
-    teacher: PreTrainedModel, size: str = "small", layers: str = "all", overrides: Mapping[str, Any] | None = None
+    teacher: PreTrainedModel, size: str = "auto", layers: str = "auto", overrides: Mapping[str, Any] | None = None
 ) -> Shape:
     """The shape of a student: inter-block width, vocabulary, positions and token types are those of the teacher.
 
     Args:
         teacher: An encoder, with or without a head.
-        size: A key of `SIZES`.
+        size: One of `SIZES`. `"auto"` is `"pruned"` for a teacher with the layers of BERT, else `"small"`.
         layers: `"all"` is one to one; `"half"` every second layer, the last one among them; or the teacher's layer
-            for each layer of the student, from 0 on, as `"1,3,5"` or, several to one, `"0,0,1,1"`.
+            for each layer of the student, from 0 on, as `"1,3,5"` or, several to one, `"0,0,1,1"`. `"auto"` is half
+            of the layers for `"pruned"` and `"kept"` (see `choose_layers`), else `"all"`.
         overrides: Other fields of `MobileBertConfig`.
 
     Raises:
         ValueError: The size, the layers or a field are not allowed.
     """
-    if size not in SIZES:
-        raise ValueError(f"size={size!r} is not one of {', '.join(SIZES)}.")
-    mapping = _mapping(layers, len(find_layers(teacher)))
+    if size not in ("auto", *SIZES):
+        raise ValueError(f"size={size!r} is not one of auto, {', '.join(SIZES)}.")
+    size = choose_size(teacher, size)
+    count = len(find_layers(teacher))
+    if layers == "auto":
+        layers = ",".join(map(str, choose_layers(count))) if size in NEURONS else "all"
+    mapping = _mapping(layers, count)
     config = teacher.config
     fields = {
-        **SIZES[size],
-        "embedding_size": min(EMBEDDING_SIZE, config.hidden_size),
-        "normalization_type": "no_norm",
-        "hidden_act": "relu",
+        **(_pruned_fields(teacher, NEURONS[size]) if size in NEURONS else _bottleneck_fields(size)),
+        "embedding_size": config.hidden_size if size == "kept" else min(EMBEDDING_SIZE, config.hidden_size),
         "hidden_dropout_prob": 0.0,
         "classifier_activation": False,
         **(overrides or {}),
     }
-    fields.setdefault("num_attention_heads", max(1, fields["intra_bottleneck_size"] // HEAD_SIZE))
+    if size in NEURONS and fields.get("num_feedforward_networks", 1) != 1:
+        raise ValueError(f"size={size!r} has one feed-forward network per layer: leave num_feedforward_networks out.")
+    fields.setdefault("num_attention_heads", max(1, fields.get("intra_bottleneck_size", 0) // HEAD_SIZE))
     fixed = {
         "hidden_size": config.hidden_size,
         "num_hidden_layers": len(mapping),
@@ -70,6 +80,54 @@ def student_shape(
     if unknown := sorted(set(fields) - set(MobileBertConfig().to_dict())):
         raise ValueError(f"{', '.join(unknown)} are not fields of MobileBertConfig.")
     return Shape(MobileBertConfig(**fields, **fixed), mapping)
+
+
+def choose_size(teacher: PreTrainedModel, size: str) -> str:
+    """`size`, or for `"auto"` that which the teacher allows.
+
+    Raises:
+        ValueError: `size` is a key of `NEURONS`, and the teacher does not have the layers of BERT.
+    """
+    if size in BOTTLENECKS:
+        return size
+    try:
+        check_prunable(teacher)
+    except ValueError as error:
+        if size == "auto":
+            return "small"
+        raise ValueError(f"size={size!r} is not possible for {type(teacher).__name__}: {error}") from None
+    return "pruned" if size == "auto" else size
+
+
+def _pruned_fields(teacher: PreTrainedModel, neurons: float) -> dict[str, Any]:
+    """The fields of a student whose layers are those of the teacher, with a share of the neurons."""
+    config, layer = teacher.config, read_bert_layer(find_layers(teacher)[0])
+    return {
+        "use_bottleneck": False,
+        "key_query_shared_bottleneck": False,
+        "trigram_input": False,
+        "num_feedforward_networks": 1,
+        "num_attention_heads": config.num_attention_heads,
+        "intra_bottleneck_size": config.hidden_size,
+        "intermediate_size": round(layer.up.out_features * neurons),
+        "normalization_type": "layer_norm",
+        "layer_norm_eps": layer.output_norm.eps,
+        "hidden_act": getattr(config, "hidden_act", None) or config.activation,  # the latter in DistilBERT
+    }
+
+
+def _bottleneck_fields(size: str) -> dict[str, Any]:
+    return {**BOTTLENECKS[size], "normalization_type": "no_norm", "hidden_act": "relu"}
+
+
+def choose_layers(count: int) -> tuple[int, ...]:
+    """Half of the layers: the first, the last two, and evenly spaced ones between them.
+
+    Before training, the student's output is nearest to the teacher's so: the last layers change the most.
+    """
+    left_out = count - max(min(count, 2), round(count / 2))
+    gaps = {1 + round(index * max(count - 3, left_out) / left_out) for index in range(left_out)}
+    return tuple(layer for layer in range(count) if layer not in gaps)
 
 
 def position_offset(teacher: PreTrainedModel) -> int:

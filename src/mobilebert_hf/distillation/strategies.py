@@ -26,7 +26,7 @@ BACKGROUND_LR_SCALE = 0.1
 WARMUP_RATIO = 0.02
 
 
-def auxiliary(num_layers: int, steps: int, warmup_ratio: float = WARMUP_RATIO) -> Strategy:
+def auxiliary(num_layers: int, steps: int, warmup_ratio: float = WARMUP_RATIO, only_last: bool = False) -> Strategy:
     """Auxiliary knowledge transfer: all layers' transfer losses and distillation count together.
 
     Args:
@@ -34,6 +34,7 @@ def auxiliary(num_layers: int, steps: int, warmup_ratio: float = WARMUP_RATIO) -
         steps (`int`): the length of the only stage.
         warmup_ratio (`float`, *optional*, defaults to 0.02): the part of the stage that is warm-up,
             in [0, 1].
+        only_last (`bool`, *optional*, defaults to `False`): whether only the last layer's transfer losses count.
 
     Returns:
         [`Strategy`]: everything learns at factor 1, on a linear curve.
@@ -41,7 +42,13 @@ def auxiliary(num_layers: int, steps: int, warmup_ratio: float = WARMUP_RATIO) -
     Raises:
         ValueError: if a number is out of range.
     """
-    stage = _distillation("auxiliary transfer", num_layers, steps, warmup_ratio, range(num_layers))
+    stage = _distillation(
+        "auxiliary transfer",
+        num_layers,
+        steps,
+        warmup_ratio,
+        range(num_layers)[-1:] if only_last else range(num_layers),
+    )
     return Strategy("auxiliary", (stage,))
 
 
@@ -188,6 +195,7 @@ def build_strategy(
     transfer_lr_scale: float = TRANSFER_LR_SCALE,
     warmup_ratio: float = WARMUP_RATIO,
     embedding_lr_scale: float = 0.0,
+    only_last: bool = False,
 ) -> Strategy:
     """Build a strategy by its name, so that all can be compared for the same number of steps.
 
@@ -205,6 +213,7 @@ def build_strategy(
             [0, 1].
         embedding_lr_scale (`float`, *optional*, defaults to 0.0): see [`joint`]; not for auxiliary, which freezes
             nothing.
+        only_last (`bool`, *optional*, defaults to `False`): see [`auxiliary`].
 
     Returns:
         [`Strategy`]: the strategy.
@@ -213,7 +222,7 @@ def build_strategy(
         ValueError: if the name is unknown or a number is out of range.
     """
     if name == "auxiliary":
-        return auxiliary(num_layers, transfer_steps + distillation_steps, warmup_ratio)
+        return auxiliary(num_layers, transfer_steps + distillation_steps, warmup_ratio, only_last)
     options = {
         "transfer_lr_scale": transfer_lr_scale,
         "warmup_ratio": warmup_ratio,

@@ -30,7 +30,8 @@ from .arguments import OutputName, StudentArguments
 from .closed_form import initialize_embeddings, initialize_masked_lm_head
 from .initialization import MATCHED_FIELDS, initialize_from_teacher
 from .layer_fit import can_be_fitted, fit_layers
-from .networks import LayerOutputs, Needs, encoder_inputs
+from .layer_pruning import prune_layers
+from .networks import Needs, encoder_inputs
 from .pretrain import ModelArguments
 from .sentence_encoder import MODULES
 from .shapes import student_shape
@@ -157,17 +158,24 @@ def fit_student(
     counts = torch.from_numpy(np.bincount(ids, minlength=config.vocab_size))
     report: dict[str, Any] = {"embedding_variance": initialize_embeddings(model.base_model, teacher.model, counts)}
     batches = _take_batches(rows, collate)
-    outputs = _run_teacher(teacher, batches)
     if output == "masked_lm":
-        features = _masked_features(outputs, batches)
+        features = _masked_features(teacher, batches)
         report["logit_variance"] = initialize_masked_lm_head(model, teacher.model, features)
-    if can_be_fitted(config):
-        with torch.no_grad():
-            states = [model.base_model(**encoder_inputs(batch), stop_layer=0).last_hidden_state for batch in batches]
-        targets = [[output.features[layer] for output in outputs] for layer in range(len(teacher.mapping))]
-        real = [batch["attention_mask"].bool() for batch in batches]
-        report["layer_similarity"] = fit_layers(model.base_model, states, targets, real)
+    if not config.use_bottleneck:
+        # The activations of the teacher's feed-forward networks are kept in memory.
+        report["layer_similarity"] = prune_layers(model.base_model, teacher, batches[: len(batches) // 2 + 1])
+    elif can_be_fitted(config):
+        report["layer_similarity"] = _fit_bottlenecks(model.base_model, teacher, batches)
     return Initialized(model, report)
+
+
+@torch.no_grad()
+def _fit_bottlenecks(student: MobileBertModel, teacher: EncoderTeacher, batches: Sequence[Batch]) -> list[float]:
+    layers = tuple(range(len(teacher.mapping)))
+    outputs = [teacher(batch, Needs(features=layers)) for batch in batches]
+    states = [student(**encoder_inputs(batch), stop_layer=0).last_hidden_state for batch in batches]
+    targets = [[output.features[layer] for output in outputs] for layer in layers]
+    return fit_layers(student, states, targets, [batch["attention_mask"].bool() for batch in batches])
 
 
 def _take_batches(rows: Sequence[dict[str, Any]], collate: Collate) -> list[Batch]:
@@ -182,16 +190,12 @@ def _take_batches(rows: Sequence[dict[str, Any]], collate: Collate) -> list[Batc
     return batches
 
 
-@torch.inference_mode()
-def _run_teacher(teacher: EncoderTeacher, batches: Sequence[Batch]) -> list[LayerOutputs]:
-    needs = Needs(features=tuple(range(len(teacher.mapping))))
-    return [teacher(batch, needs) for batch in batches]
-
-
-def _masked_features(outputs: Sequence[LayerOutputs], batches: Sequence[Batch]) -> Tensor:
+@torch.no_grad()
+def _masked_features(teacher: EncoderTeacher, batches: Sequence[Batch]) -> Tensor:
     """The output of the teacher's last layer at the masked positions, [n, width]."""
     parts = []
-    for output, batch in zip(outputs, batches, strict=True):
-        assert output.last_hidden_state is not None
-        parts.append(output.last_hidden_state[batch["labels"] != IGNORED])
+    for batch in batches:
+        output = teacher(batch, Needs(last_hidden_state=True)).last_hidden_state
+        assert output is not None
+        parts.append(output[batch["labels"] != IGNORED])
     return torch.cat(parts)

@@ -18,10 +18,10 @@ from ..progress import show_progress
 from ..runs.facts import ModelRecord
 from ..runs.publishing import get_publisher
 from ..runs.run_folder import RECIPE, find_checkpoint, open_run_folder
-from ..tasks.families import GLUE
 from ..tasks.glue_data import HUB_DATASET, load_glue
 from ..tasks.glue_scores import task_score
 from ..tasks.glue_tasks import TASKS, GlueTask, find_task
+from ..tasks.kinds import KINDS
 from ..tasks.metrics import score_glue
 from ..tasks.submission import write_predictions, write_submission
 from . import glue_report
@@ -53,7 +53,7 @@ class GlueArguments(TaskArguments):
         metadata={"help": "Share of the training examples to validate on, for tasks without a validation split."},
     )
     max_seq_length: int = field(
-        default=GLUE.max_length,
+        default=KINDS["classify"].max_length,
         metadata={
             "help": "Maximum number of tokens in a sequence, or in each sentence with bi_encoder; the rest is "
             "truncated."
@@ -102,7 +102,7 @@ def finetune_glue(
         FileNotFoundError: The data of a task is missing.
         ValueError: Data or arguments are invalid. It is raised before training starts.
     """
-    all_tasks = GLUE.name in map(str.lower, glue.task)
+    all_tasks = "glue" in map(str.lower, glue.task)
     asked = set(TASKS) if all_tasks else {find_task(name).key for name in glue.task}
     # Tasks that can start from MNLI come after it.
     tasks = sorted((TASKS[key] for key in TASKS if key in asked), key=lambda task: task.key in FROM_MNLI)

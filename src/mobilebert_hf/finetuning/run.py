@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..recipe import read_argument
-from ..tasks.families import SQUAD, find_family
-from . import glue, squad
+from ..tasks.kinds import LABELLED, find_recipe
+from . import glue, labelled, squad
 from .arguments import TaskArguments
 from .encoder import EncoderArguments
+
+RECIPES = {"glue": glue, "labelled": labelled, "squad": squad}
 
 
 def argument_classes(options: Sequence[str]) -> tuple[type, ...]:
@@ -20,20 +22,21 @@ def argument_classes(options: Sequence[str]) -> tuple[type, ...]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: No task is given, or there is no such task, or the tasks belong to different benchmarks.
+        ValueError: No task is given, or there is no such task, or the tasks do not belong together.
     """
     names = read_argument("task", options)
     if not names:
         if {"-h", "--help"} & set(options):
             return (TaskArguments,)
-        raise ValueError("No task is given: add --task squad, or --task with some tasks of GLUE, such as cola rte.")
-    return squad.RECIPE_ARGUMENTS if find_family(names) is SQUAD else glue.RECIPE_ARGUMENTS
+        raise ValueError(
+            f"No task is given: add --task with one of {', '.join(LABELLED)} for your own labels, or --task squad, or "
+            "--task with some tasks of GLUE, such as cola rte."
+        )
+    return RECIPES[find_recipe(names)].RECIPE_ARGUMENTS
 
 
-def finetune(
-    encoder: EncoderArguments, task: glue.GlueArguments | squad.SquadArguments, *arguments: Any
-) -> dict[str, Any]:
-    """Calls `finetune_glue` or `finetune_squad` and returns its result.
+def finetune(encoder: EncoderArguments, task: TaskArguments, *arguments: Any) -> Any:
+    """Calls `finetune_labelled`, `finetune_glue` or `finetune_squad` and returns its result.
 
     Args:
         encoder: Model and adapter.
@@ -42,4 +45,7 @@ def finetune(
     """
     if isinstance(task, squad.SquadArguments):
         return squad.finetune_squad(encoder, task, *arguments)
+    if isinstance(task, labelled.LabelledArguments):
+        return labelled.finetune_labelled(encoder, task, *arguments)
+    assert isinstance(task, glue.GlueArguments)
     return glue.finetune_glue(encoder, task, *arguments)

@@ -24,8 +24,8 @@ from ..data.squad import build_features, is_version_2, load_squad
 from ..files import atomic_write_text
 from ..progress import show_progress
 from ..runs.run_folder import find_checkpoint, open_run_folder
-from ..tasks.families import SQUAD
 from ..tasks.heads import QUESTION_ANSWERING
+from ..tasks.kinds import KINDS
 from ..tasks.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..tasks.squad_scores import squad_scores, squad_v2_scores
 from ..training import DurableTrainer
@@ -52,7 +52,8 @@ class SquadArguments(TaskArguments):
         metadata={"help": "The same for validation. Questions without an answer make it SQuAD v2.0."},
     )
     max_seq_length: int = field(
-        default=SQUAD.max_length, metadata={"help": "Maximum number of tokens in a window of question and context."}
+        default=KINDS["qa"].max_length,
+        metadata={"help": "Maximum number of tokens in a window of question and context."},
     )
     doc_stride: int = field(
         default=128, metadata={"help": "Number of tokens that neighbouring windows of a context share."}

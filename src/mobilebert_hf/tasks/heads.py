@@ -35,15 +35,16 @@ QUESTION_ANSWERING = Task(
 CLASSIFICATION = Task(
     "text-classification", "AutoModelForSequenceClassification", ("logits",), ("A delightful film.",), "SEQ_CLS"
 )
+TOKEN_CLASSIFICATION = Task(
+    "token-classification", "AutoModelForTokenClassification", ("logits",), ("My name is Wolfgang.",), "TOKEN_CLS"
+)
 MASKED_LM = Task("fill-mask", "AutoModelForMaskedLM", ("logits",), ("The capital of France is [MASK].",))
 
 # Tasks by the suffix of the model class, for all model types. The first match is used.
 TASKS = {
     "ForQuestionAnswering": QUESTION_ANSWERING,
     "ForSequenceClassification": CLASSIFICATION,
-    "ForTokenClassification": Task(
-        "token-classification", "AutoModelForTokenClassification", ("logits",), ("My name is Wolfgang.",)
-    ),
+    "ForTokenClassification": TOKEN_CLASSIFICATION,
     "ForMaskedLM": MASKED_LM,
     # The next-sentence head is only for training.
     "ForPreTraining": MASKED_LM,
