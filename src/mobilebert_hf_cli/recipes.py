@@ -110,9 +110,9 @@ def _choose_shape(
     from mobilebert_hf.runs.run_folder import RECIPE, Recipe
     from mobilebert_hf.tables import terminal_table
 
-    if chosen := [option for option in ("--size", "--layers", "--config_overrides") if option in others]:
+    if refused := [option for option in ("--size", "--layers", "--config_overrides") if option in others]:
         raise ValueError(
-            f"{', '.join(chosen)}: --latency and --size-limit choose the student's layers. Leave one out."
+            f"{', '.join(refused)}: --latency and --size-limit choose the student's layers. Leave one out."
         )
     if teacher is None or not corpus:
         raise ValueError("--latency and --size-limit need --teacher and --corpus on the command line.")
