@@ -16,6 +16,7 @@ import distillation
 import finetuning
 import processors
 import strategies
+import trimming
 from mobilebert_hf.demo.report import Result, table_rows
 from mobilebert_hf.deployment.benchmark import report
 from mobilebert_hf.deployment.benchmark.run import DETAILS, RUNTIMES
@@ -31,6 +32,7 @@ STUDENTS = {
     "finetuning": finetuning,
     "accuracy": accuracy,
     "processors": processors,
+    "trimming": trimming,
 }
 TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?:.*\n)?<!-- /(?P=name) -->", re.DOTALL)
 

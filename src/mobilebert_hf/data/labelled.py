@@ -58,6 +58,10 @@ class Examples:
         """The place of a row, for messages."""
         return f"{self.source}, {self.unit} {self.numbers[index]}"
 
+    def public_place(self, index: int) -> str:
+        """The place of a row without the folder of its file, for results that may be published."""
+        return f"{Path(self.source).name}, {self.unit} {self.numbers[index]}"
+
     def select(self, indices: Sequence[int]) -> "Examples":
         """The rows of these indices."""
         columns = {name: [values[index] for index in indices] for name, values in self.columns.items()}
