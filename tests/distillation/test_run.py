@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, pipeline
 
-from mobilebert_hf.distillation import DistillationArguments, student_shape
+from mobilebert_hf.distillation import DistillationArguments, planning, student_shape
 from mobilebert_hf.distillation.planning import readable_characters
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS
 from mobilebert_hf.distillation.sentence_encoder import embed
@@ -185,12 +185,19 @@ def test_an_interrupted_run_goes_on_as_it_was_planned(tmp_path, tiny_corpus, tin
     assert trainer.state.global_step == 7
 
 
-def test_the_steps_are_planned_to_the_minutes(tmp_path, tiny_corpus, tiny_tokenizer):
+@pytest.mark.parametrize("machine", ["injected", pytest.param("real", marks=pytest.mark.slow)])
+def test_the_steps_are_planned_to_the_minutes(machine, tmp_path, tiny_corpus, tiny_tokenizer, monkeypatch):
+    if machine == "injected":
+        monkeypatch.setattr(planning, "time_token", lambda *_: 0.0)
+        monkeypatch.setattr(planning, "time_update", lambda *_: 0.5)
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
     trainer = run_distillation(teacher, tiny_corpus, tmp_path, minutes=0.25, logging_steps=100)
     plan = json.loads((tmp_path / "student" / "plan.json").read_text())
     assert plan["distillation_steps"] == trainer.state.global_step
-    assert 3 < results(tmp_path)["minutes"] * 60 < 30
+    if machine == "injected":
+        assert trainer.state.global_step == round(15 * (1 - planning.RESERVE) / (0.5 * planning.OVERHEAD))
+    else:
+        assert 3 < results(tmp_path)["minutes"] * 60 < 60
 
 
 def test_what_cannot_be_done_is_refused(tmp_path, tiny_corpus, tiny_tokenizer):
