@@ -23,7 +23,8 @@ import typer
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from mobilebert_hf.data.squad import build_features, load_squad
+from mobilebert_hf.data.squad import load_squad
+from mobilebert_hf.data.squad_windows import build_features
 from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.machine import describe_machine
 from mobilebert_hf.tables import percent, terminal_table

@@ -14,6 +14,7 @@ from mobilebert_hf.distillation import PAPER
 from mobilebert_hf.distillation.pretrain import RECIPE_ARGUMENTS as PRETRAINING
 from mobilebert_hf.distillation.run import RECIPE_ARGUMENTS as DISTILLATION
 from mobilebert_hf.recipe import parse_recipe
+from mobilebert_hf_cli.several import repeat_options
 
 from .helpers import mobilebert
 
@@ -96,3 +97,29 @@ def test_every_recipe_file_parses_and_its_networks_can_be_made(path, tmp_path):
             }
     else:
         assert model.build_config().num_hidden_layers > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments", "expected"),
+    [
+        ("--corpus a b --size tiny", 0, "--corpus a --corpus b --size tiny"),
+        ("--size tiny --corpus a b", 0, "--size tiny --corpus a --corpus b"),
+        ("--corpus=a b --corpus c", 0, "--corpus=a --corpus b --corpus c"),
+        ("--corpus a b m o", 2, "--corpus a --corpus b m o"),
+        ("--corpus a m o", 2, "--corpus a m o"),
+        ("m --corpus a b o", 2, "m --corpus a --corpus b o"),
+        ("m o --corpus a b", 2, "m o --corpus a --corpus b"),
+        ("--format x m o --corpus a b", 2, "--format x m o --corpus a --corpus b"),
+        ("m o", 2, "m o"),
+    ],
+)
+def test_an_option_takes_all_values_that_the_shell_expands(words, arguments, expected):
+    assert repeat_options(words.split(), {"--corpus"}, {"--format"}, arguments) == expected.split()
+
+
+def test_the_calibration_files_of_a_shell_pattern_are_all_taken(monkeypatch):
+    calls = []
+    monkeypatch.setattr("mobilebert_hf_cli.run_export", lambda *values: calls.append(values))
+    for words in ("--calibration a.txt b.txt model out", "model out --calibration a.txt b.txt"):
+        assert mobilebert(monkeypatch, "export", *words.split()) == 0
+    assert [(*call[:2], call[4]) for call in calls] == [("model", Path("out"), ["a.txt", "b.txt"])] * 2

@@ -1,6 +1,7 @@
 """The page that answers questions on the device, in a real browser."""
 
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -19,12 +20,19 @@ from .deployment.helpers import save
 ASSEMBLE = Path(__file__).parents[1] / "recipes" / "space" / "assemble.py"
 PACKAGES = ("@huggingface/transformers@4.3", "@sparticuz/chromium@147", "puppeteer-core@24")
 QUESTION, CONTEXT = "Which river is long?", "The RIVER is long. The mountain is long."
+HARD_CONTEXTS = [
+    "a 10-year plan",
+    "The singer Beyoncé was born in Houston.",
+    "Paris, Texas, is small. The Eiffel Tower is in Paris.",
+    "The U.S. is big - and [SEP] C++ (about $5).",
+    "in 東京 today",
+]
 
 # Asks the page, and tells what it showed, what it said, and what it loaded.
 VISIT = """
 import chromium from "@sparticuz/chromium";
 import puppeteer from "puppeteer-core";
-const [url, question, context, picture] = process.argv.slice(2);
+const [url, question, context, picture, contexts] = process.argv.slice(2);
 const browser = await puppeteer.launch({
   args: [...chromium.args, "--no-sandbox"], executablePath: await chromium.executablePath(), headless: "shell",
 });
@@ -49,6 +57,17 @@ seen.answer = await text("#answer");
 seen.details = await text("#details");
 seen.marked = await text("mark");
 seen.passage = await text("#passage");
+seen.hard = [];
+for (const context of JSON.parse(contexts)) {
+  await page.$eval("#context", (field, text) => { field.value = text; }, context);
+  await page.click("#ask");
+  await page.waitForFunction(
+    (context) => document.getElementById("passage").textContent === context, { timeout: 120000 }, context,
+  );
+  await page.waitForFunction(() => !document.getElementById("ask").disabled);
+  const [answer, marked, passage] = await Promise.all([text("#answer"), text("mark"), text("#passage")]);
+  seen.hard.push({ answer, marked, passage, errors: [...seen.errors] });
+}
 await page.$eval("#question", (field) => { field.value = " "; });
 await page.click("#ask");
 seen.status = await text("#status");
@@ -79,6 +98,7 @@ def test_the_page_answers_in_a_browser(exported, tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     command = ["node", tmp_path / "visit.mjs", f"{url}/index.html", QUESTION, CONTEXT, tmp_path / "page.png"]
+    command.append(json.dumps(HARD_CONTEXTS))
     visited = subprocess.run(command, capture_output=True, text=True, timeout=300)
     server.shutdown()
     assert visited.returncode == 0, visited.stderr[-3000:]
@@ -90,12 +110,45 @@ def test_the_page_answers_in_a_browser(exported, tmp_path):
     assert seen["passage"] == CONTEXT
     assert "ms on this device" in seen["details"]
     assert seen["status"] == "Write a text and a question first."
+    assert [len(hard["errors"]) for hard in seen["hard"]] == [0] * len(HARD_CONTEXTS)
+    for hard, context in zip(seen["hard"], HARD_CONTEXTS, strict=True):
+        assert hard["passage"] == context
+        assert hard["marked"] == hard["answer"] != ""
+        assert hard["answer"] in context
+        assert hard["answer"] == hard["answer"].strip()
     assert (tmp_path / "page.png").stat().st_size > 10_000
 
 
+def test_the_places_of_answers_are_found_in_node(tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no Node.js")
+    module = tmp_path / "answers.mjs"  # the page's .js is a module because of the page
+    shutil.copyfile(ASSEMBLE.with_name("answers.js"), module)
+    command = [node, "--test", str(Path(__file__).with_name("space_answers.mjs"))]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ANSWERS": str(module)})
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.fixture
+def assemble_here():
+    """The script in this process."""
+    return runpy.run_path(str(ASSEMBLE))["main"]
+
+
 @pytest.mark.usefixtures("instant_exports")
-def test_what_is_missing_is_told(tiny_tokenizer, tmp_path):
-    assemble_here = runpy.run_path(str(ASSEMBLE))["main"]
+def test_another_tokenizer_is_refused(assemble_here, tiny_tokenizer, tmp_path):
+    export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "exported", "onnx", "int8")
+    path = tmp_path / "exported" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"type": "WordPiece"', '"type": "Unigram"'))
+    with pytest.raises(
+        SystemExit, match="has a Unigram tokenizer: the page finds the places"
+    ):
+        assemble_here(tmp_path / "exported", tmp_path / "space")
+
+
+@pytest.mark.usefixtures("instant_exports")
+def test_what_is_missing_is_told(assemble_here, tiny_tokenizer, tmp_path):
     export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "exported", "onnx", "int8")
     with pytest.raises(SystemExit, match=r"npm install --ignore-scripts @huggingface/transformers"):
         assemble_here(tmp_path / "exported", tmp_path / "space", modules=tmp_path)

@@ -1,6 +1,7 @@
 // Answers questions with an exported student in this browser. Everything it loads lies beside this file: the library in
 // vendor/, the model in models/student/.
-import { env, pipeline } from "./vendor/transformers.min.js";
+import { findAnswer } from "./answers.js";
+import { AutoModelForQuestionAnswering, AutoTokenizer, Tensor, env } from "./vendor/transformers.min.js";
 
 env.allowRemoteModels = false;
 env.allowLocalModels = true;
@@ -14,31 +15,40 @@ function showProgress({ status, file, loaded, total }) {
   if (status === "progress" && file.endsWith(".onnx") && total) element("progress").value = loaded / total;
 }
 
-// Uncased tokenizers give answers in lower case and with other spaces: find where the text has them.
-function locate(answer, text) {
-  const pieces = answer.trim().split(/\s+/).filter(Boolean);
-  if (!pieces.length) return null;
-  const escaped = pieces.map((piece) => [...piece].map((c) => c.replace(/[.*+?^${}()|[\]\\/-]/g, "\\$&")).join("\\s*"));
-  const match = new RegExp(escaped.join("\\s*"), "iu").exec(text);
-  return match && { start: match.index, end: match.index + match[0].length };
-}
-
-function showAnswer({ answer, score }, milliseconds) {
+function showAnswer({ start, end, score }, milliseconds) {
   const text = fields.context.value;
-  const place = locate(answer, text);
-  element("answer").textContent = place ? text.slice(place.start, place.end) : answer;
+  element("answer").textContent = text.slice(start, end);
   element("details").textContent = `score ${score.toFixed(2)}, ${milliseconds.toFixed(0)} ms on this device`;
-  const passage = element("passage");
-  passage.textContent = text;
-  if (place) {
-    const mark = document.createElement("mark");
-    mark.textContent = text.slice(place.start, place.end);
-    passage.replaceChildren(text.slice(0, place.start), mark, text.slice(place.end));
-  }
+  const mark = document.createElement("mark");
+  mark.textContent = text.slice(start, end);
+  element("passage").replaceChildren(text.slice(0, start), mark, text.slice(end));
   element("result").hidden = false;
 }
 
-async function answer(answerer) {
+// What `findAnswer` needs of the tokenizer and the model.
+async function load() {
+  const tokenizer = await AutoTokenizer.from_pretrained("student");
+  const model = await AutoModelForQuestionAnswering.from_pretrained("student", {
+    dtype: "q8",
+    progress_callback: showProgress,
+  });
+  const [cls, sep] = tokenizer.encode("");
+  const tensor = (values) => new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
+  return {
+    cls,
+    sep,
+    maxLength: Math.min(384, model.config.max_position_embeddings),
+    stride: 128,
+    encode: (text) => tokenizer.encode(text, { add_special_tokens: false }),
+    run: async (ids, types) => {
+      const inputs = { input_ids: tensor(ids), attention_mask: tensor(ids.map(() => 1)), token_type_ids: tensor(types) };
+      const { start_logits: start, end_logits: end } = await model(inputs);
+      return { start: start.data, end: end.data };
+    },
+  };
+}
+
+async function answer(student) {
   if (!fields.question.value.trim() || !fields.context.value.trim()) {
     element("status").textContent = "Write a text and a question first.";
     return;
@@ -47,9 +57,9 @@ async function answer(answerer) {
   element("status").textContent = "Reading …";
   try {
     const start = performance.now();
-    const found = await answerer(fields.question.value, fields.context.value);
-    showAnswer(found, performance.now() - start);
-    element("status").textContent = "";
+    const found = await findAnswer(fields.question.value, fields.context.value, student);
+    if (found) showAnswer(found, performance.now() - start);
+    element("status").textContent = found ? "" : "The text has no words.";
   } catch (error) {
     element("status").textContent = `That did not work: ${error.message}`;
   } finally {
@@ -58,12 +68,12 @@ async function answer(answerer) {
 }
 
 try {
-  const answerer = await pipeline("question-answering", "student", { dtype: "q8", progress_callback: showProgress });
+  const student = await load();
   element("status").textContent = "Ready.";
   fields.ask.disabled = false;
   element("form").addEventListener("submit", (event) => {
     event.preventDefault();
-    answer(answerer);
+    answer(student);
   });
 } catch (error) {
   element("status").textContent = `The model could not be loaded: ${error.message}`;

@@ -8,6 +8,7 @@
 The folder is a static Space as it is: `hf upload ORGANIZATION/NAME space --repo-type space`.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from mobilebert_hf.files import atomic_write
 from mobilebert_hf.runs.exports import read_manifest
 
 HERE = Path(__file__).parent
-PAGE = ("index.html", "style.css", "app.js", "README.md")
+PAGE = ("index.html", "style.css", "app.js", "answers.js", "README.md")
 MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json")
 LIBRARY = Path("@huggingface", "transformers", "dist", "transformers.min.js")
 # What the browser's ONNX Runtime is made of: one for most browsers, one for Safari.
@@ -37,6 +38,9 @@ def main(
     graph = FORMATS["onnx"].FILES["int8"]
     if read_manifest(exported).task != "question-answering" or not (exported / graph).is_file():
         sys.exit(f"{exported} has no {graph} of a student that answers questions.")
+    kind = json.loads((exported / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"]
+    if kind != "WordPiece":
+        sys.exit(f"{exported} has a {kind} tokenizer: the page finds the places of answers for WordPiece only.")
     if not (modules / LIBRARY).is_file():
         sys.exit(f"{modules} has no {LIBRARY}: npm install --ignore-scripts @huggingface/transformers")
     if output.exists():

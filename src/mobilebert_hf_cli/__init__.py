@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .recipes import distill, finetune, pretrain
+from .several import SeveralValues
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -22,12 +23,14 @@ def main() -> None:
 
 # These commands take the options of their recipes, too.
 for recipe in (pretrain, distill, finetune):
-    app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-        recipe
-    )
+    app.command(
+        cls=SeveralValues,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(recipe)
 
 
-@app.command()
+@app.command(cls=SeveralValues)
 def export(
     model: Annotated[str, typer.Argument(help="Hub id or folder of a student.")],
     output: Annotated[Path, typer.Argument(help="Output folder for graph, tokenizer and configuration.")],
@@ -37,7 +40,7 @@ def export(
     ] = None,
     calibration: Annotated[
         list[str] | None,
-        typer.Option(help="Calibration text for int8-static: file or folder. Can be given several times."),
+        typer.Option(help="Calibration text for int8-static: files or folders."),
     ] = None,
     folded: Annotated[bool, typer.Option(help="Fold the norms into the adjacent linear layers.")] = True,
 ) -> None:
@@ -215,11 +218,17 @@ def vocabulary(
     output: Annotated[Path, typer.Option(help="Output folder for the tokenizer.")],
     size: Annotated[int, typer.Option(help="Number of tokens in the vocabulary.")] = 30_522,
     cased: Annotated[bool, typer.Option(help="Keep upper and lower case apart.")] = False,
+    strip_accents: Annotated[bool, typer.Option(help="Strip accents and other marks, as BERT does.")] = False,
+    coverage: Annotated[
+        float, typer.Option(help="Share of the corpus' characters that the vocabulary represents.")
+    ] = 0.9999,
 ) -> None:
     """Train a WordPiece vocabulary on a corpus and save it as a tokenizer."""
     from mobilebert_hf.data import train_wordpiece
 
-    train_wordpiece(corpus, size, output, lowercase=not cased)
+    train_wordpiece(
+        corpus, size, output, lowercase=not cased, strip_accents=strip_accents, character_coverage=coverage
+    )
 
 
 @app.command()
@@ -288,3 +297,7 @@ def run() -> None:
         app()
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"mobilebert-hf: {error}")
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        sys.exit(f"mobilebert-hf: a file of weights is damaged ({error}): save or download it again.")

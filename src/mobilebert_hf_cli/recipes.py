@@ -1,5 +1,6 @@
 """`mobilebert-hf pretrain|distill|finetune`: the recipes, in one process or several."""
 
+import json
 import os
 import subprocess
 import sys
@@ -52,14 +53,22 @@ def distill(
     teacher: Annotated[
         str | None, typer.Option(help="Hub id or folder of a BERT-like encoder with its tokenizer.")
     ] = None,
-    corpus: Annotated[
-        list[str] | None, typer.Option(help="Text file, folder, glob or Hub dataset. Can be given several times.")
-    ] = None,
+    corpus: Annotated[list[str] | None, typer.Option(help="Text files, folders, globs or Hub datasets.")] = None,
     output: Annotated[Path | None, typer.Option(help="Output folder for the student.")] = None,
     minutes: Annotated[
         float | None,
         typer.Option(help="Planned duration, which sets the numbers of steps. 30 by default without --config."),
     ] = None,
+    latency: Annotated[
+        float | None, typer.Option(help="Choose the student's layers: at most this many ms for a text of 128 tokens.")
+    ] = None,
+    size_limit: Annotated[
+        float | None, typer.Option(help="Choose the student's layers: at most this many MB.")
+    ] = None,
+    on: Annotated[
+        str, typer.Option(help="What the limits are for: a format of export, with -int8 for quantized weights.")
+    ] = "onnx-int8",
+    threads: Annotated[int, typer.Option(help="Threads that the latency is for.", min=1)] = 2,
     processes: Processes = None,
     show_help: Help = False,
 ) -> None:
@@ -68,6 +77,8 @@ def distill(
     Settings suit this machine unless --config FILE.yaml is given. Takes the other options of recipes/distill.py, such
     as --size tiny, too.
     """
+    if latency is not None or size_limit is not None:
+        context.args += _choose_shape(context.args, teacher, corpus, output, latency, size_limit, on, threads)
     processes = processes or default_processes()
     given = {"teacher": teacher, "output_dir": output, "minutes": minutes}
     options = [option for name, value in given.items() if value is not None for option in (f"--{name}", str(value))]
@@ -75,6 +86,44 @@ def distill(
     has_config = any(argument.split("=")[0] == "--config" for argument in context.args)
     defaults = [] if has_config else machine_options(processes)
     _run(context, [*defaults, *options, *context.args], processes, show_help)
+
+
+def _choose_shape(
+    others: Sequence[str],
+    teacher: str | None,
+    corpus: Sequence[str] | None,
+    output: Path | None,
+    latency: float | None,
+    size_limit: float | None,
+    target: str,
+    threads: int,
+) -> list[str]:
+    """The options for the best student within the limits, or for that of the run in `output`, which goes on.
+
+    Raises:
+        ValueError: Options are missing, contradict the limits, or nothing fits.
+    """
+    from rich.console import Console
+
+    from mobilebert_hf.deployment.shape_search import Limits, candidate_rows, search_shape
+    from mobilebert_hf.recipe import parse_mapping
+    from mobilebert_hf.runs.run_folder import RECIPE, Recipe
+    from mobilebert_hf.tables import terminal_table
+
+    if refused := [option for option in ("--size", "--layers", "--config_overrides") if option in others]:
+        raise ValueError(
+            f"{', '.join(refused)}: --latency and --size-limit choose the student's layers. Leave one out."
+        )
+    if teacher is None or not corpus:
+        raise ValueError("--latency and --size-limit need --teacher and --corpus on the command line.")
+    if output is not None and (output / RECIPE).is_file():
+        values = Recipe.read(output / RECIPE).values
+        overrides = json.dumps(parse_mapping("config_overrides", values.get("config_overrides")))
+        return ["--size", values["size"], "--layers", values["layers"], "--config_overrides", overrides]
+    limits = Limits(latency, size_limit, target, threads)
+    chosen, candidates = search_shape(teacher, corpus, limits)
+    Console(stderr=True).print(terminal_table(candidate_rows(chosen, candidates, limits), "candidates"))
+    return chosen.options
 
 
 def _run(context: typer.Context, options: Sequence[str], processes: int | None, show_help: bool) -> None:

@@ -6,10 +6,10 @@ import lzma
 
 import pyarrow
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from mobilebert_hf.data import corpus as module
-from mobilebert_hf.data import load_documents
+from mobilebert_hf.data import load_documents, plain_text
 
 TEXT = "First paragraph.\nSecond one.\n\nAnother document.\r\n  \n\n\nA third: é 中。\n"
 DOCUMENTS = ["First paragraph.\nSecond one.", "Another document.", "A third: é 中。"]
@@ -155,7 +155,7 @@ def test_damaged_archive(tmp_path, name, opener):
 
 @pytest.mark.parametrize("text", ["x" * 300, "word\n" * 60])
 def test_documents_that_are_not_separated(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(module, "MAX_DOCUMENT_BYTES", 200)
+    monkeypatch.setattr(plain_text, "MAX_DOCUMENT_BYTES", 200)
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(ValueError, match=r"a\.txt that reaches line \d+ is longer.*blank lines between"):
         load_documents([str(tmp_path / "a.txt")], cache_dir=str(tmp_path / "cache"))
@@ -183,3 +183,74 @@ def test_a_changed_file_is_read_again(tmp_path):
     for content in ("old", "newer"):
         file.write_text(content)
         assert texts(load_documents([str(file)], cache_dir=str(tmp_path / "cache"))) == [content]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x85", "\u2028", "\u2029", "\r\r\n"])
+def test_all_line_ends_separate_paragraphs_and_documents(tmp_path, end):
+    (tmp_path / "a.txt").write_bytes(end.join(["first", "second", "", "another é", "its end"]).encode())
+    documents = load_documents([str(tmp_path / "a.txt")], cache_dir=str(tmp_path / "cache"))
+    assert documents["text"][:] == ["first\nsecond", "another é\nits end"]
+
+
+def test_a_line_end_at_the_end_of_a_read_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain_text, "MAX_DOCUMENT_BYTES", 40)
+    (tmp_path / "a.txt").write_bytes(b"\r\r".join([b"word word word"] * 20))
+    lines = list(plain_text.read_documents([str(tmp_path / "a.txt")], "strict"))
+    assert lines == [{"text": "word word word"}] * 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.html", b"<p>text", "not plain text"),
+        ("a.docx", b"PK\x03\x04", "not plain text"),
+        ("a.srt.gz", b"", "not plain text"),
+        ("a.txt", b"%PDF-1.4", "is PDF"),
+        ("a.txt", b"PK\x03\x04text", "is a ZIP archive"),
+        ("a.txt", b"\xef\xbb\xbf <!DOCTYPE html><html>", "is HTML"),
+        ("a.txt", b"1\n00:00:01,000 --> 00:00:02,000\nHello\n", "is subtitles"),
+        ("a.txt", b'{"text": "one document"}\n', "is JSON Lines"),
+        ("a.txt", "the cat\n\nthe dog\n".encode("utf-16"), "is UTF-16"),
+        ("a.txt", b"text \0 more", "is UTF-16 or binary"),
+        ("a.txt", gzip.compress(b"text"), "is gzip-compressed"),
+        ("notes", b"{\\rtf1 text}", "is RTF"),
+    ],
+)
+def test_other_formats_are_not_read_as_prose(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    sources = [tmp_path / name, tmp_path / "*"]
+    for source in [*sources, tmp_path] if name.endswith(".txt") else sources:
+        with pytest.raises(ValueError, match=message):
+            load_documents([str(source)])
+
+
+def test_tab_separated_files_have_columns(tmp_path):
+    (tmp_path / "a.tsv").write_text('id\ttext\n1\tshe said "no\n2\ta dog\n')
+    for streaming in (False, True):
+        documents = load_documents([str(tmp_path / "a.tsv")], streaming=streaming, cache_dir=str(tmp_path / "c"))
+        assert [row["text"] for row in documents] == ['she said "no', "a dog"]
+    with pytest.raises(ValueError, match=r"has \.tsv files: name them"):
+        load_documents([str(tmp_path)])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_saved_datasets_are_loaded(tmp_path, streaming):
+    rows = Dataset.from_dict({"text": ["one", "two"]})
+    rows.save_to_disk(tmp_path / "rows")
+    DatasetDict(train=rows, test=rows.select([0])).save_to_disk(tmp_path / "splits")
+    DatasetDict(test=rows).save_to_disk(tmp_path / "test")
+    for name in ("rows", "splits"):
+        documents = load_documents([str(tmp_path / name)], streaming=streaming)
+        assert [row["text"] for row in documents] == ["one", "two"]
+    with pytest.raises(ValueError, match="it has the splits test"):
+        load_documents([str(tmp_path / "test")], streaming=streaming)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [('{"text": "bad \\ud83d"}', r"line 2 has a lone surrogate in 'text', 'bad .ud83d'"), ("{", "line 2 is not JSON")],
+)
+def test_the_bad_line_of_json_lines_is_named(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "fine"}}\n{line}\n')
+    with pytest.raises(ValueError, match=message):
+        load_documents([str(tmp_path / "a.jsonl")], cache_dir=str(tmp_path / "cache"))

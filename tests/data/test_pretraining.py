@@ -362,6 +362,19 @@ def test_collator_refuses_tokenizers_it_cannot_mask_for(tokenizer):
         PretrainingCollator(words_only, whole_word_mask=True)
 
 
+def test_validation_documents_that_are_trained_on_are_left_out(corpus_file, tmp_path, tokenizer, caplog):
+    known = corpus_file.read_text().split("\n\n")[:3]
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("\n\n".join([*known, "The river begins.\nA cell.", "A theory explains.\nIt carries."]))
+    both = arguments(corpus_file, tmp_path, validation_corpus=[str(held_out)])
+    prepared = prepare_pretraining_data(both, tokenizer)
+    assert "3 of 5 validation documents are also training documents: left out" in caplog.text
+    assert 0 < len(prepared["validation"]) < 8
+    held_out.write_text("\n\n".join(known))
+    with pytest.raises(ValueError, match="3 of the 3 documents of validation_corpus are also in corpus"):
+        prepare_pretraining_data(both, tokenizer)
+
+
 def test_a_sample_of_the_documents_is_read(tmp_path, tiny_tokenizer):
     texts = [f"Document {index} is here. It has a second sentence, too." for index in range(200)]
     (tmp_path / "corpus.txt").write_text("\n\n".join(texts))

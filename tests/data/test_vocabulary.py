@@ -5,7 +5,8 @@ import pytest
 from transformers import AutoTokenizer, BertTokenizer
 
 from mobilebert_hf.data import check_vocabulary, load_tokenizer, train_wordpiece
-from mobilebert_hf.data.vocabulary import check_unknown_tokens, encode
+from mobilebert_hf.data.vocabulary import check_unknown_tokens, encode, measure_unknown
+from mobilebert_hf.data.vocabulary_file import write_vocabulary
 
 from ..workshop import in_fork
 
@@ -38,7 +39,10 @@ def test_cased_and_multilingual_text(tmp_path):
     assert "##中" not in cased.get_vocab()
     assert "##." not in cased.get_vocab()
     lower = train_wordpiece([str(tmp_path / "a.txt")], 80, tmp_path / "lower")
-    assert lower.tokenize("Ünder") == ["under"]
+    assert lower.tokenize("Ünder") == ["ünder"]
+    stripped = train_wordpiece([str(tmp_path / "a.txt")], 80, tmp_path / "stripped", strip_accents=True)
+    assert AutoTokenizer.from_pretrained(tmp_path / "stripped").tokenize("Ünder") == ["under"]
+    assert stripped.tokenize("Ünder") == ["under"]
 
 
 def test_vocabulary_smaller_than_the_alphabet(corpus_file, tmp_path):
@@ -88,3 +92,95 @@ def test_too_many_unknown_tokens(tokenizer):
         check_unknown_tokens(["the", "江河山"], tokenizer)
     with pytest.raises(ValueError, match="has no tokens"):
         check_unknown_tokens(["\u200b"], tokenizer)
+
+
+SENTENCES = {
+    "Hindi": "अपने पोस्ट में हिन्दी की किताबें हैं",
+    "Bengali": "বাংলাদেশের ভাষা আন্দোলন ছিল",
+    "Thai": "ภาษาไทย เป็น ภาษา ที่ มี วรรณยุกต์",
+    "Vietnamese": "tiếng việt có nhiều dấu thanh",
+    "Ukrainian": "їжак і ґедзь у київському лісі",  # noqa: RUF001
+    "German": "füße und bäume über größeren straßen",
+    "Arabic": "اللُّغَةُ العَرَبِيَّةُ جميلة",
+    "Korean": "한국어 문장을 읽습니다",
+    "Chinese": "中 文 句 子 很 多",
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_text_of_other_languages_comes_back(tmp_path, language, caplog):
+    text = SENTENCES[language]
+    (tmp_path / "a.txt").write_text("\n\n".join([text] * 25))
+    train_wordpiece([str(tmp_path / "a.txt")], 300, tmp_path / "tokenizer")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert loaded.decode(loaded(text, add_special_tokens=False)["input_ids"]) == text
+    assert "1 held-out documents: 0.00% of" in caplog.text
+
+
+def test_the_alphabet_covers_the_corpus(tmp_path):
+    characters = [chr(0x4E00 + index) for index in range(1500)]
+    text = "".join(characters) * 2 + "".join(characters[:1000]) * 50
+    (tmp_path / "a.txt").write_text(text)
+    everything = train_wordpiece([str(tmp_path / "a.txt")], 4000, tmp_path / "all", character_coverage=1)
+    assert set(characters) <= set(everything.get_vocab())
+    train_wordpiece([str(tmp_path / "a.txt")], 4000, tmp_path / "most", character_coverage=0.95)
+    assert len(load_tokenizer(tmp_path / "most")) < 1010
+    with pytest.raises(ValueError, match="or a smaller character_coverage than"):
+        train_wordpiece([str(tmp_path / "a.txt")], 1200, tmp_path / "small")
+    with pytest.raises(ValueError, match=r"character_coverage is 1\.5: expected a share"):
+        train_wordpiece([str(tmp_path / "a.txt")], 4000, tmp_path / "wrong", character_coverage=1.5)
+
+
+def test_unknown_pieces_are_named(tokenizer):
+    unknown = measure_unknown(["the river 江 江 河", "the " + "a" * 120], tokenizer)
+    assert unknown.pieces.most_common(2) == [("江", 2), ("河", 1)]
+    assert "a word of 120 characters" in str(unknown)
+    assert unknown.share == 4 / unknown.tokens
+
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "end", "unused"),
+    [
+        ([*SPECIAL, "a", "b", "c"], "\n", []),
+        ([*SPECIAL, "a", "", "b", "b", "c"], "\n", [6, 7]),
+        ([*SPECIAL, "a", "\u2028", "\x85", "\u00a0", "b", "c"], "\n", []),
+        ([*SPECIAL, "a", "", "b", "c"], "\r\n", [6]),
+        ([*SPECIAL, "a ", "b", "c"], "\n", []),
+    ],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_ids_are_line_numbers_in_both_directions(tmp_path, lines, end, unused, last, caplog):
+    (tmp_path / "vocab.txt").write_bytes((end.join(lines) + (end if last else "")).encode())
+    loaded = load_tokenizer(tmp_path / "vocab.txt")
+    assert len(loaded) == len(lines)
+    write_vocabulary(loaded.get_vocab(), tmp_path / "again.txt")
+    again = (tmp_path / "again.txt").read_bytes().decode().split("\n")[:-1]
+    for index, line in enumerate(lines):
+        expected = f"[unused line {index + 1}]" if index in unused else line.strip(" ")
+        assert loaded.convert_ids_to_tokens(index) == again[index] == expected
+    assert ("ids stay unused" in caplog.text) is bool(unused)
+    assert loaded.tokenize("[unused line 7]") != ["[unused line 7]"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "tokens"),
+    [
+        (["अपने", "पोस्ट"], "अपने पोस्ट", ["अपने", "पोस्ट"]),
+        (["über", "fluss"], "Über Fluss", ["über", "fluss"]),
+        (["uber", "fluss"], "Über Fluss", ["uber", "fluss"]),
+        (["Über", "fluss"], "Über fluss", ["Über", "fluss"]),
+    ],
+)
+def test_a_bare_vocabulary_file_says_how_text_is_normalized(tmp_path, words, text, tokens):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, *words]) + "\n", encoding="utf-8")
+    assert load_tokenizer(tmp_path / "vocab.txt").tokenize(text) == tokens
+
+
+def test_a_vocabulary_file_without_tokens_is_refused(tmp_path):
+    for content, message in ((b"\n\n", "has no tokens"), (b"\xff\n", "is not UTF-8")):
+        (tmp_path / "vocab.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(tmp_path / "vocab.txt")

@@ -1,20 +1,37 @@
 """Heads that are kept and heads that are new; adapters that PEFT puts in by itself."""
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+)
 
-from mobilebert_hf import IBBertConfig, IBBertForSequenceClassification, MobileBertConfig, MobileBertModel
+from mobilebert_hf import (
+    IBBertConfig,
+    IBBertForSequenceClassification,
+    MobileBertConfig,
+    MobileBertForMaskedLM,
+    MobileBertModel,
+)
+from mobilebert_hf.finetuning.adapter_folder import merge_adapter
 from mobilebert_hf.finetuning.encoder import (
     EncoderArguments,
     add_adapter,
     count_parameters,
     label_fields,
     load_encoder,
-    merge_adapter,
 )
 
+from .conftest import SIZES
+
+NOTHING_MISSING = {"missing_keys": set()}
 BINARY = ("negative", "positive")
 INPUTS = {"input_ids": torch.arange(5, 25).reshape(2, 10)}
 
@@ -86,7 +103,9 @@ def test_another_encoder_inside_the_class_with_a_head_is_said(tmp_path, monkeypa
     config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
     BertModel(config).save_pretrained(tmp_path)
     shallow = BertModel(BertConfig(**{**config.to_dict(), "num_hidden_layers": 1}))
-    monkeypatch.setattr("mobilebert_hf.finetuning.encoder.AutoModel.from_pretrained", lambda *_, **__: shallow)
+    monkeypatch.setattr(
+        "mobilebert_hf.finetuning.encoder.AutoModel.from_pretrained", lambda *_, **__: (shallow, NOTHING_MISSING)
+    )
     with pytest.raises(ValueError, match=r"another encoder inside than BertModel; they differ in encoder\.layer\.1"):
         load(tmp_path)
 
@@ -111,6 +130,51 @@ def test_adapters_need_no_names_and_merge_without_a_trace(pretrained, tmp_path, 
     torch.testing.assert_close(load(tmp_path)(**INPUTS).logits, expected, rtol=1e-3, atol=1e-4)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     assert set(merged.state_dict()) == set(load(pretrained).state_dict())
+
+
+TASK_TYPES = {
+    "SEQ_CLS": (AutoModelForSequenceClassification, "logits"),
+    "QUESTION_ANS": (AutoModelForQuestionAnswering, "start_logits"),
+    "FEATURE_EXTRACTION": (AutoModel, "last_hidden_state"),
+}
+
+
+@pytest.mark.parametrize("pooler", [True, False])
+@pytest.mark.parametrize(
+    ("task_type", "labels"),
+    [
+        ("SEQ_CLS", ("entailment", "neutral", "contradiction")),
+        ("SEQ_CLS", ()),
+        ("QUESTION_ANS", None),
+        ("FEATURE_EXTRACTION", None),
+    ],
+)
+def test_an_adapter_alone_is_as_good_as_the_merged_model(tmp_path, tiny_tokenizer, task_type, labels, pooler):
+    auto_class, output = TASK_TYPES[task_type]
+    torch.manual_seed(0)
+    base = MobileBertForMaskedLM(MobileBertConfig(vocab_size=len(tiny_tokenizer), **SIZES))  # without a pooler
+    base.save_pretrained(tmp_path / "base")
+    arguments = EncoderArguments(model=str(tmp_path / "base"), adapter="lora", pooler=pooler)
+    fields = {} if labels is None else label_fields(labels)
+    model = add_adapter(load_encoder(arguments, auto_class, **fields), arguments, task_type, steps=10).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    expected = model(**INPUTS)[output]
+    merge_adapter(model, tmp_path)
+    torch.manual_seed(1)
+    code = re.search(r"```python\n(.*)```", (tmp_path / "adapter" / "README.md").read_text(), re.DOTALL)[1]
+    names = {}
+    exec(code.replace('"adapter"', repr(str(tmp_path / "adapter"))), names)
+    torch.testing.assert_close(names["model"].eval()(**INPUTS)[output], expected, rtol=1e-4, atol=1e-5)
+    if labels:
+        assert tuple(names["config"].id2label.values()) == labels
+
+
+def test_random_weights_take_no_adapter():
+    with pytest.raises(ValueError, match="belongs to the weights of a model, but random_weights has none"):
+        EncoderArguments(model="org/name", adapter="lora", random_weights=True)
 
 
 def test_lora_trains_less_than_3_percent_of_the_real_networks():

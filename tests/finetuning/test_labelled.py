@@ -114,7 +114,8 @@ def test_the_report_has_classes_and_worst_examples(finished):
     record = ModelRecord.read(folder / "run")
     assert record.facts.source.role == "base"
     assert "fine-tuned on train" in record.facts.summary
-    assert str(folder) not in (folder / "run" / "README.md").read_text()
+    for published in ("README.md", "results.json"):
+        assert str(folder) not in (folder / "run" / published).read_text()
 
 
 @pytest.mark.slow

@@ -102,7 +102,9 @@ def test_unlabelled_texts_are_enough_and_the_student_follows_the_teacher(tiny_to
 def test_a_student_to_start_from_and_minutes(tiny_tokenizer, pretrained, tmp_path):
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
     data = write(tmp_path / "train.csv", "classify", 60)
-    results = run(teacher, data, tmp_path / "run", {"minutes": 0.05}, student=pretrained, size="auto")
+    results = run(
+        teacher, data, tmp_path / "run", {"minutes": 0.05, "num_train_epochs": 10}, student=pretrained, size="auto"
+    )
     steps = json.loads((tmp_path / "run" / "plan.json").read_text())["steps"]
     assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] <= steps
     assert results["scores"]["validation"]["accuracy"] >= 0
@@ -115,7 +117,7 @@ def test_a_student_to_start_from_and_minutes(tiny_tokenizer, pretrained, tmp_pat
 def test_features_are_transferred_on_a_corpus_before(tiny_tokenizer, tiny_corpus, tmp_path):
     teacher = save_teacher(tmp_path / "teacher", tiny_tokenizer)
     data = write(tmp_path / "train.csv", "classify", 60)
-    training = {"minutes": 0.2, "report_to": "none"}
+    training = {"minutes": 0.2, "num_train_epochs": 10}
     run(teacher, data, tmp_path / "run", training, corpus=[str(tiny_corpus)])
     assert (tmp_path / "run" / "general" / "results.json").is_file()
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").config.id2label[0] == "high"
@@ -155,6 +157,12 @@ def test_a_teacher_with_a_head_needs_texts_of_its_task(tiny_tokenizer, tmp_path)
         distillation_classes(["--teacher", teacher, "--corpus", "text"])
     assert TaskStudentArguments in distillation_classes(["--teacher", teacher, "--data", "a.csv"])
     assert TaskStudentArguments not in distillation_classes(["--teacher", teacher, "--objective", "features"])
+
+
+def test_steps_and_epochs_take_the_place_of_minutes(tmp_path):
+    for given, minutes in (({}, 5), ({"max_steps": 3}, None), ({"num_train_epochs": 2}, None)):
+        arguments = TaskDistillationArguments(str(tmp_path), minutes=5, use_cpu=True, **given)
+        assert arguments.minutes == minutes
 
 
 def test_what_makes_no_sense_is_refused(tiny_tokenizer, tmp_path, pretrained):

@@ -1,12 +1,14 @@
 """Publishing by the real client to a server on this machine, and loading from there without this package."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import huggingface_hub
 import pytest
 import torch
+import transformers
 import yaml
 from huggingface_hub import HfApi, ModelCard
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -47,6 +49,7 @@ def here(hub, online, monkeypatch):
     """This process' client talks to the server, as the writer."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
@@ -369,3 +372,66 @@ def test_the_trainer_publishes_with_its_card(here, tmp_path):
     assert (card.data.license, card.data.language) == ("apache-2.0", "de")
     assert "by progressive knowledge transfer" in card.text
     assert HfApi().model_info("org/student").sha
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"license": "Apache 2.0"}, "license='Apache 2.0' is no identifier of the Hub: use apache-2.0"),
+        ({"license": "nonsense"}, "use an identifier such as apache-2.0 or mit, or other"),
+        ({"language": "English"}, "language='English' is no code of ISO 639"),
+        ({"language": "en,de"}, "or multilingual for several"),
+        ({"language": "xx"}, "language='xx' is no code"),
+        ({"language": "xx-yy"}, "language='xx-yy' is no code"),
+    ],
+)
+def test_names_that_the_hub_does_not_take_are_refused_before_the_upload(folder, fields, message):
+    with pytest.raises(ValueError, match=message), prepare_publication(folder, "org/squad", **fields):
+        pass
+
+
+@pytest.mark.parametrize("language", ["de", "yue", "multilingual"])
+def test_codes_of_languages_are_taken(folder, language):
+    with prepare_publication(folder, "org/squad", language=language, license="cc-by-4.0") as publication:
+        assert ModelCard.load(publication.files["README.md"]).data.language == language
+
+
+@pytest.mark.parametrize("text", ["token: hf_" + "a1B2" * 9, "see {folder}/train.txt"])
+def test_tokens_and_local_paths_are_not_uploaded(folder, tmp_path, text):
+    copy = tmp_path / "squad.v1"  # a dot in a folder's name
+    shutil.copytree(folder, copy)
+    with prepare_publication(copy, "org/squad") as publication:
+        assert "README.md" in publication.files
+    (copy / "README.md").write_text("---\nlicense: mit\n---\n\n" + text.format(folder=copy.resolve()) + "\n")
+    with pytest.raises(ValueError, match=r"README\.md, line 5 has") as raised, prepare_publication(copy, "org/squad"):
+        pass
+    assert "a1B2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("architectures", [None, [], "absent"])
+def test_a_model_that_does_not_say_its_class_is_published(folder, tmp_path, architectures):
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = {**json.loads(path.read_text()), "architectures": architectures}
+    if architectures == "absent":
+        del config["architectures"]
+    path.write_text(json.dumps(config))
+    with prepare_publication(tmp_path / "model", "org/encoder") as publication:
+        assert ModelCard.load(publication.files["README.md"]).data.pipeline_tag == "feature-extraction"
+
+
+def test_a_local_teacher_is_no_link_wherever_it_is_now(folder, tmp_path, monkeypatch):
+    copy = tmp_path / "runs" / "student"
+    shutil.copytree(folder, copy)
+    (tmp_path / "runs" / "teacher").mkdir()
+    monkeypatch.chdir(tmp_path)
+    describe_squad_model("runs/teacher", "squad", "squad", measured={}).write(copy)
+    recipe = "# EncoderArguments, SquadArguments, TrainingArguments\n# mobilebert-hf 0.1.0, commit abc\n"
+    (copy / "recipe.yaml").write_text(recipe + "model: runs/teacher\n")
+    (tmp_path / "runs" / "teacher").rename(tmp_path / "gone")
+    with prepare_publication(copy, "org/squad") as publication:
+        card = publication.files["README.md"].read_text()
+        published = yaml.safe_load(publication.files["recipe.yaml"].read_text())
+    assert published == {"model": "teacher"}
+    assert "runs/teacher" not in card
+    assert ModelCard(card).data.base_model is None

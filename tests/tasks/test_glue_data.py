@@ -1,6 +1,7 @@
 """GLUE from local files and the Hub, and invalid files."""
 
 import gzip
+import json
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
@@ -113,7 +114,7 @@ def test_scores_are_from_0_to_5(tmp_path, score):
 def test_bytes_that_are_not_utf8_are_refused(tmp_path):
     (tmp_path / "CoLA").mkdir()
     (tmp_path / "CoLA" / "train.tsv").write_bytes(b"sentence\tlabel\nna\xefve\t1\n")
-    with pytest.raises(ValueError, match=r"train\.tsv is not UTF-8"):
+    with pytest.raises(ValueError, match=r"train\.tsv, line 2: not UTF-8"):
         load_glue(TASKS["cola"], str(tmp_path))
 
 
@@ -190,3 +191,60 @@ def test_examples_are_tokenized_as_pairs(folder, tiny_tokenizer):
     assert row["input_ids"] == tiny_tokenizer("A fox .", "One fox .", truncation=True, max_length=8)["input_ids"]
     assert len(row["input_ids"]) <= 8
     assert row["label"] == 1
+
+
+HEADER = "question1\tquestion2\tis_duplicate\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        (HEADER + "x\ty\t0\nA\rB\tC\t1\n", ["x", "A\rB"]),
+        (HEADER + "x\ty\t0\n\n", ["x"]),
+        (HEADER + "x\ty\t0\n\np\tq\t1\n", ["x", "p"]),
+        ((HEADER + "x\ty\t0\n\n").replace("\n", "\r\n"), ["x"]),
+        ((HEADER + "x\ty\t0\np\tq\t1\n").replace("\n", "\r"), ["x", "p"]),
+        (HEADER + "x" * 140_000 + "\ty\t0\n", ["x" * 140_000]),
+        (HEADER + "a\0b\ty\t0\n", ["a\0b"]),
+        (HEADER + "a\u2028b\x85c\ty\t0\n", ["a\u2028b\x85c"]),
+    ],
+)
+def test_lines_end_where_they_should(tmp_path, text, sentences):
+    (tmp_path / "QQP").mkdir()
+    (tmp_path / "QQP" / "train.tsv").write_bytes(text.encode())
+    assert load_glue(TASKS["qqp"], str(tmp_path))["train"]["sentence1"][:] == sentences
+
+
+def test_all_faults_of_a_file_are_named_or_left_out(tmp_path, caplog):
+    (tmp_path / "QQP").mkdir()
+    lines = [*(f"bad {number}" for number in range(25)), "x\ty\t0", "x\ty\tmaybe"]
+    (tmp_path / "QQP" / "train.tsv").write_text(HEADER + "\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"(?s)line 2: 1 columns.*line 21: .*and 6 more\n26 of 27 rows") as raised:
+        load_glue(TASKS["qqp"], str(tmp_path))
+    assert "line 22" not in str(raised.value)
+    splits = load_glue(TASKS["qqp"], str(tmp_path), skipped=tmp_path / "bad")
+    assert splits["train"]["sentence1"][:] == ["x"]
+    left_out = [json.loads(line) for line in (tmp_path / "bad" / "qqp-train.jsonl").read_text().splitlines()]
+    assert len(left_out) == 26
+    assert left_out[-1]["row"] == ["x", "y", "maybe"]
+    assert "26 of 27 rows are left out" in caplog.text
+
+
+def test_a_file_of_faults_alone_is_an_error_also_when_they_are_skipped(tmp_path):
+    (tmp_path / "QQP").mkdir()
+    (tmp_path / "QQP" / "train.tsv").write_text(HEADER + "x\n")
+    with pytest.raises(ValueError, match="No row is without a fault"):
+        load_glue(TASKS["qqp"], str(tmp_path), skipped=tmp_path / "bad")
+
+
+def test_the_list_of_pairs_in_mrpc_is_no_split(folder):
+    (folder / "MRPC" / "dev_ids.tsv").write_text("0\t1\n")
+    assert len(load_glue(TASKS["mrpc"], str(folder))["validation"]) == 1
+
+
+def test_missing_values_of_a_hub_dataset_are_named(tmp_path):
+    features = Features({"sentence": Value("string"), "label": Value("float64")})
+    rows = [{"sentence": None, "label": 0}, {"sentence": "a", "label": float("nan")}, {"sentence": "b", "label": None}]
+    hub_copy(tmp_path, TASKS["sst2"], [*rows, {"sentence": "good", "label": 1}], features)
+    with pytest.raises(ValueError, match=r"(?s)row 0: sentence1 is None.*row 1: label nan is.*row 2: label None is"):
+        load_glue(TASKS["sst2"], str(tmp_path))

@@ -99,6 +99,7 @@ def test_duplicates_between_splits_are_counted_and_named(tmp_path):
     assert note.startswith("1 validation examples are also training examples")
     assert "other.csv, line 3 is " in note
     assert "train.csv, line 3" in note
+    assert str(tmp_path) not in note, "notes are published with the results"
 
 
 @pytest.mark.parametrize(

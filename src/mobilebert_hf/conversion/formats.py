@@ -1,13 +1,16 @@
 """Converts checkpoints between the original format and transformers, and compares the outputs."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from .. import models
+from ..data.vocabulary import load_vocabulary
+from ..data.vocabulary_file import write_vocabulary
 from ..deployment.student import sample_inputs
 from ..files import atomic_write, atomic_write_text
 from ..models.configuration import MobileBertConfig
@@ -24,6 +27,8 @@ from .original import (
 
 TENSORFLOW, TRANSFORMERS = "tensorflow", "transformers"
 CHECKPOINT = "model.ckpt"
+INDEX = "checkpoint"  # names the latest checkpoint of a folder
+TRANSFORMERS_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 TOLERANCE = 1e-4
 # Model head by a variable that only checkpoints with this head have. The first match counts.
 HEADS = {
@@ -83,12 +88,19 @@ def find_checkpoint_prefix(source: str | Path) -> Path | None:
     path = Path(source)
     if Path(f"{path}.index").is_file():
         return path
-    if not path.is_dir() or (path / "config.json").is_file():
-        return None
     found = sorted(path.glob("*.index"))
+    if not found or any((path / name).is_file() for name in TRANSFORMERS_WEIGHTS):
+        return None
+    latest = re.search(r'^model_checkpoint_path: "(.+)"', _read_text(path / INDEX), re.MULTILINE)
+    if latest and (path / f"{Path(latest[1]).name}.index").is_file():
+        return path / Path(latest[1]).name
     if len(found) > 1:
         raise ValueError(f"{path} has several checkpoints. Pass one prefix, such as {found[0].with_suffix('')}.")
-    return found[0].with_suffix("") if found else None
+    return found[0].with_suffix("")
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def load_original(prefix: Path) -> tuple[PreTrainedModel, Any]:
@@ -105,7 +117,8 @@ def load_original(prefix: Path) -> tuple[PreTrainedModel, Any]:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             _fill(name, parameter, weights[_prefix(model) + name])
-    return model.eval(), _read_vocabulary(prefix.with_name(VOCABULARY))
+    vocabulary = prefix.with_name(VOCABULARY)
+    return model.eval(), load_vocabulary(vocabulary) if vocabulary.is_file() else None
 
 
 def _prefix(model: PreTrainedModel) -> str:
@@ -122,25 +135,15 @@ def _fill(name: str, parameter: torch.Tensor, values: torch.Tensor) -> None:
     parameter.copy_(values)
 
 
-def _read_vocabulary(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    tokens = path.read_text(encoding="utf-8").split("\n")
-    uncased = all(token == token.lower() for token in tokens if not token.startswith("["))
-    return BertTokenizer(str(path), do_lower_case=uncased)
-
-
 def save_original(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """Writes the checkpoint, its configuration, and the vocabulary if there is a tokenizer."""
     config: Any = model.config
     write_config(config, folder / CONFIG)
     weights = {_prefix(model) + name: parameter for name, parameter in model.named_parameters()}
     write_variables(folder / CHECKPOINT, to_original(weights, config.normalization_type))
-    # TensorFlow finds the checkpoint of a folder by this file.
-    atomic_write_text(folder / "checkpoint", f'model_checkpoint_path: "{CHECKPOINT}"\n')
+    atomic_write_text(folder / INDEX, f'model_checkpoint_path: "{CHECKPOINT}"\n')
     if tokenizer is not None:
-        tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-        atomic_write_text(folder / VOCABULARY, "\n".join(tokens) + "\n")
+        write_vocabulary(tokenizer.get_vocab(), folder / VOCABULARY)
 
 
 def load_transformers(source: str) -> tuple[PreTrainedModel, Any]:

@@ -4,46 +4,42 @@ Plain text is UTF-8 with one paragraph per line and a blank line between documen
 `datasets.load_dataset` reads (a Hub dataset, Parquet, JSON Lines, CSV, Arrow) have one document per row.
 """
 
-import bz2
+import csv
 import glob
-import gzip
-import io
+import json
 import logging
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any
 
-import pyarrow
-from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, concatenate_datasets, load_dataset
+from datasets import load_from_disk as load_saved
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.fingerprint import Hasher
+
+from .faults import shown, surrogate
+from .plain_text import NOT_PLAIN_TEXT, check_plain_text, format_suffix, open_text, read_documents
 
 logger = logging.getLogger(__name__)
 
 TEXT_SUFFIXES = (".txt", ".text")
-TABLE_BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".arrow": "arrow"}
+TABLE_BUILDERS = {
+    ".parquet": "parquet",
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".arrow": "arrow",
+}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?::(?P<configuration>[\w.-]+))?")
 FEATURES = Features({"text": Value("string")})
+# Without quotes: a quotation mark is a character of the text.
+TAB_SEPARATED = {"sep": "\t", "quoting": csv.QUOTE_NONE}
+# Files of the folders of `Dataset.save_to_disk` and `DatasetDict.save_to_disk`.
+SAVED = ("state.json", "dataset_dict.json")
 
-# The longest novels have 6 million characters. A longer document means that documents are not separated.
-MAX_DOCUMENT_BYTES = 32 * 2**20
 STREAM_SAMPLE_ROWS = 200
-
-
-def _open_zstandard(path: str | Path, mode: str) -> IO[bytes]:
-    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
-
-
-# How to open a file, by the suffix of its compression format.
-OPENERS: dict[str, Callable[..., Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _open_zstandard,
-}
 
 
 def load_documents(
@@ -111,7 +107,7 @@ def find_sources(corpus: Sequence[str]) -> tuple[list[Path], list[dict[str, Any]
             paths = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
             if not paths:
                 raise FileNotFoundError(f"no file matches {entry!r}: check the folder and quote the pattern")
-        elif hub and _suffix(path) not in (*TEXT_SUFFIXES, *TABLE_BUILDERS):
+        elif hub and format_suffix(path) not in (*TEXT_SUFFIXES, *TABLE_BUILDERS):
             tables.append({"path": entry.partition(":")[0], "name": hub["configuration"]})
             continue
         else:
@@ -126,25 +122,34 @@ def find_sources(corpus: Sequence[str]) -> tuple[list[Path], list[dict[str, Any]
 def _add_path(path: Path, files: list[Path], tables: list[dict[str, Any]]) -> None:
     """Adds a file, or the files of a folder, to the text files or to the sources with columns."""
     if path.is_file():
-        builder = TABLE_BUILDERS.get(_suffix(path))
-        if builder:
-            tables.append({"path": builder, "data_files": str(path)})
+        suffix = format_suffix(path)
+        if suffix in TABLE_BUILDERS:
+            table = {"path": TABLE_BUILDERS[suffix], "data_files": str(path)}
+            tables.append({**table, **TAB_SEPARATED} if suffix == ".tsv" else table)
+        elif suffix in NOT_PLAIN_TEXT:
+            raise ValueError(f"{path} is not plain text: convert it to text, one paragraph per line")
         else:
+            check_plain_text(path)
             files.append(path)
+        return
+    if any((path / name).is_file() for name in SAVED):
+        tables.append({"path": str(path)})
         return
     inside = [
         file
         for file in sorted(path.rglob("*"))
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
-    text_files = [file for file in inside if _suffix(file) in TEXT_SUFFIXES]
-    with_columns = [file for file in inside if _suffix(file) in TABLE_BUILDERS]
+    text_files = [file for file in inside if format_suffix(file) in TEXT_SUFFIXES]
+    with_columns = [file for file in inside if format_suffix(file) in TABLE_BUILDERS]
     if text_files and with_columns:
         raise ValueError(
             f"the folder {path} has both plain text ({text_files[0].name}) and files with columns "
             f"({with_columns[0].name}): name the files to read, or use a glob such as '{path}/*.txt'"
         )
     if with_columns:
+        if any(format_suffix(file) == ".tsv" for file in with_columns):
+            raise ValueError(f"the folder {path} has .tsv files: name them, or use a glob such as '{path}/*.tsv'")
         tables.append({"path": str(path)})
         return
     if not text_files:
@@ -156,79 +161,9 @@ def _add_path(path: Path, files: list[Path], tables: list[dict[str, Any]]) -> No
     if len(text_files) < len(inside):
         ignored = len(inside) - len(text_files)
         logger.warning("%s: %d text files are read, %d other files are ignored", path, len(text_files), ignored)
+    for file in text_files:
+        check_plain_text(file)
     files.extend(text_files)
-
-
-def _suffix(path: Path) -> str:
-    """The suffix of a file's format, without that of its compression."""
-    return Path(path.stem).suffix.lower() if path.suffix.lower() in OPENERS else path.suffix.lower()
-
-
-def open_text(path: Path) -> TextIO:
-    """Opens a UTF-8 file, compressed or not, with or without a byte-order mark. Line ends are not changed."""
-    opener = OPENERS.get(path.suffix.lower(), open)
-    return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8-sig", newline="")
-
-
-def read_documents(files: list[str], encoding_errors: str) -> Iterator[dict[str, str]]:
-    """Reads the documents of plain-text files, one at a time.
-
-    Args:
-        files (`list[str]`): paths, compressed or not.
-        encoding_errors (`str`): `"strict"` or `"replace"`.
-
-    Yields:
-        `dict[str, str]`: the `text` of one document, its paragraphs joined by newlines, without blank lines.
-
-    Raises:
-        ValueError: if a file is not UTF-8, cannot be decompressed, or a document is too long; names file and line.
-    """
-    for file in files:
-        paragraphs: list[str] = []
-        size = num_documents = 0
-        for number, line in _read_lines(file, encoding_errors):
-            if line:
-                paragraphs.append(line)
-                size += len(line)
-                if size > MAX_DOCUMENT_BYTES:
-                    raise ValueError(_too_long(file, number))
-            elif paragraphs:
-                yield {"text": "\n".join(paragraphs)}
-                paragraphs, size, num_documents = [], 0, num_documents + 1
-        if paragraphs:
-            yield {"text": "\n".join(paragraphs)}
-        elif not num_documents:
-            logger.warning("%s has no text", file)
-
-
-def _read_lines(file: str, encoding_errors: str) -> Iterator[tuple[int, str]]:
-    """Yields line numbers from 1 and stripped lines. Reads bytes to give the byte offset in error messages."""
-    opener = OPENERS.get(Path(file).suffix.lower(), open)
-    offset = 0
-    try:
-        with opener(file, "rb") as stream:
-            for number, raw in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES), b""), 1):
-                if len(raw) == MAX_DOCUMENT_BYTES:
-                    raise ValueError(_too_long(file, number))
-                try:
-                    line = raw.decode("utf-8", encoding_errors)
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{file} is not UTF-8: byte 0x{raw[error.start]:02x} at line {number} (byte offset "
-                        f"{offset + error.start}). Convert the file, for example with iconv, or set "
-                        "encoding_errors='replace' to read such bytes as U+FFFD"
-                    ) from error
-                offset += len(raw)
-                yield number, line.removeprefix("\ufeff").strip()
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"cannot read {file}: {error}. Check that it is complete and has the right suffix") from error
-
-
-def _too_long(file: str, number: int) -> str:
-    return (
-        f"the document of {file} that reaches line {number} is longer than {MAX_DOCUMENT_BYTES // 2**20} MiB: "
-        "expected one paragraph per line and blank lines between documents. Add blank lines"
-    )
 
 
 def _load_text(
@@ -262,13 +197,17 @@ def _load_table(
     """Loads one source with columns, and selects the text column and the rows with text."""
     name = source.get("data_files", source["path"])
     try:
-        table = load_dataset(**source, split="train", streaming=streaming, cache_dir=cache_dir)
+        if any((Path(name) / file).is_file() for file in SAVED):
+            table = _load_saved(name, streaming)
+        else:
+            table = load_dataset(**source, split="train", streaming=streaming, cache_dir=cache_dir)
     except (DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{name!r} is no local file or folder, and could not be loaded as a Hub dataset: {error}"
         ) from error
     except (ValueError, DatasetGenerationError) as error:
-        raise ValueError(f"cannot read a 'train' split with rows from {name!r}: {error.__cause__ or error}") from error
+        reason = _find_bad_line(source) or error.__cause__ or error
+        raise ValueError(f"cannot read a 'train' split with rows from {name!r}: {reason}") from error
     sample = list(table.take(STREAM_SAMPLE_ROWS)) if streaming else []
     columns = list(sample[0]) if sample else table.column_names
     if not columns or (streaming and not sample):
@@ -291,6 +230,32 @@ def _load_table(
     check_dropped(len(with_text), len(table), name, text_column)
     # An unfiltered table is faster to read, because it has no table of indices.
     return table if len(with_text) == len(table) else with_text
+
+
+def _load_saved(folder: str, streaming: bool) -> Dataset | IterableDataset:
+    """Loads a folder that was saved by `save_to_disk`, of several splits the split `train`."""
+    saved = load_saved(folder)
+    if isinstance(saved, DatasetDict):
+        if "train" not in saved:
+            raise ValueError(f"it has the splits {', '.join(saved)}")
+        saved = saved["train"]
+    return saved.to_iterable_dataset() if streaming else saved
+
+
+def _find_bad_line(source: dict[str, Any]) -> str | None:
+    """Names the first line of a JSON Lines file that is not JSON or has a lone surrogate, if there is one."""
+    if source["path"] != "json" or "data_files" not in source:
+        return None
+    with open_text(Path(source["data_files"])) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError as error:
+                return f"line {number} is not JSON ({error}). Correct or remove it"
+            for name, value in row.items() if isinstance(row, dict) else ():
+                if isinstance(value, str) and surrogate(value) is not None:
+                    return f"line {number} has a lone surrogate in {name!r}, {shown(value)}. Remove it"
+    return None
 
 
 def _have_text(documents: list[str | None]) -> list[bool]:

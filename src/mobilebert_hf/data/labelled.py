@@ -18,7 +18,8 @@ import datasets
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from .corpus import HUB_ID, OPENERS, open_text
+from .corpus import HUB_ID
+from .plain_text import OPENERS, open_text
 
 SPLITS = {
     "train": ("train", "training"),
@@ -56,6 +57,10 @@ class Examples:
     def where(self, index: int) -> str:
         """The place of a row, for messages."""
         return f"{self.source}, {self.unit} {self.numbers[index]}"
+
+    def public_place(self, index: int) -> str:
+        """The place of a row without the folder of its file, for results that may be published."""
+        return f"{Path(self.source).name}, {self.unit} {self.numbers[index]}"
 
     def select(self, indices: Sequence[int]) -> "Examples":
         """The rows of these indices."""

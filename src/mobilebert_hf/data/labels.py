@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .corpus import open_text
 from .labelled import Examples
+from .plain_text import open_text
 
 SEED = 42
 SHOWN = 5

@@ -4,6 +4,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ EXAMPLES = Features(
         "next_sentence_label": Value("int8"),
     }
 )
+
+CACHED_DOCUMENTS = 128  # other documents that a batch of documents keeps in memory
 
 IS_NEXT, IS_RANDOM = 0, 1  # as in transformers' next-sentence heads
 UNLABELLED = -100  # the label that transformers' losses ignore
@@ -80,11 +83,13 @@ class Document(NamedTuple):
         Returns:
             `Document`
         """
-        bounds = [0]
-        for length in np.asarray(lengths).tolist():
-            end = bounds[-1] + length
-            bounds += [*range(bounds[-1] + longest, end, longest), end]
-        return cls(np.asarray(ids, dtype=np.int32), bounds)
+        counts = np.asarray(lengths, dtype=np.int64)
+        if (counts > longest).any():
+            pieces = -(-counts // longest)  # of each sentence: full ones, and the rest
+            split = np.full(pieces.sum(), longest)
+            split[pieces.cumsum() - 1] = counts - (pieces - 1) * longest
+            counts = split
+        return cls(np.asarray(ids, dtype=np.int32), [0, *counts.cumsum().tolist()])
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,11 @@ def make_examples(
     def load(row: dict[str, Any]) -> Document:
         return Document.from_lengths(row["input_ids"], row["sentence_lengths"], longest)
 
+    @lru_cache(maxsize=CACHED_DOCUMENTS)  # the documents of a corpus of books are few and long
+    def load_other(index: int) -> Document:
+        assert pool is not None
+        return load(pool[index])
+
     own = [
         load({"input_ids": ids, "sentence_lengths": lengths})
         for ids, lengths in zip(batch["input_ids"], batch["sentence_lengths"], strict=True)
@@ -214,7 +224,7 @@ def make_examples(
         def draw(rng: Random, itself: int = itself, total: int = total) -> Document:
             other = rng.randrange(total - 1)
             other += other >= itself
-            return own[other] if pool is None else load(pool[other])
+            return own[other] if pool is None else load_other(other)
 
         for copy in range(settings.dupe_factor):
             rng = Random(f"{settings.seed}-{copy}-{index}")

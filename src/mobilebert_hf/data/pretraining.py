@@ -177,7 +177,7 @@ def prepare_pretraining_data(
     if held_out is None:
         train, validation = _split(tokens, arguments.validation_fraction)
     else:
-        train, validation = tokens, _tokenize(held_out, arguments, tokenizer)
+        train, validation = tokens, _without_copies(_tokenize(held_out, arguments, tokenizer), tokens)
     examples = DatasetDict(
         train=_pair(train, "train", arguments, pairs), validation=_pair(validation, "validation", arguments, pairs)
     )
@@ -253,6 +253,24 @@ def _split(tokens: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
         )
     held_out = digests <= np.sort(digests)[count - 1]
     return tokens.select(np.flatnonzero(~held_out)), tokens.select(np.flatnonzero(held_out))
+
+
+def _without_copies(validation: Dataset, train: Dataset) -> Dataset:
+    """Leaves out the validation documents that are also training documents."""
+    known, digests = (
+        np.asarray(part.with_format("numpy")["digest"][:], dtype=np.int64) for part in (train, validation)
+    )
+    new = ~np.isin(digests, known)
+    copies = int((~new).sum())
+    if not copies:
+        return validation
+    logger.warning("%d of %d validation documents are also training documents: left out", copies, len(new))
+    if new.sum() < MIN_DOCUMENTS:
+        raise ValueError(
+            f"{copies} of the {len(new)} documents of validation_corpus are also in corpus: validation needs at least "
+            f"{MIN_DOCUMENTS} others. Take other documents, or set validation_fraction instead of validation_corpus"
+        )
+    return validation.select(np.flatnonzero(new))
 
 
 def _pair(tokens: Dataset, split: str, arguments: PretrainingDataArguments, settings: PairSettings) -> Dataset:

@@ -25,7 +25,7 @@ from .networks import Needs, encoder_inputs
 from .teachers import EncoderTeacher, find_layers
 
 # Ridge strength, relative to the mean of the diagonal of the Gram matrix.
-RIDGE = 1e-3
+RIDGE = 1e-2
 # The largest difference between a layer's output and that of its last norm.
 SAME = 1e-6
 

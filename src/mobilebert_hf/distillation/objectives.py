@@ -311,7 +311,10 @@ class MaskedLM(OutputObjective):
 
 
 class NextSentence(OutputObjective):
-    """Next-sentence prediction on the labels: `next_sentence_loss`; evaluation adds `next_sentence_accuracy`."""
+    """Next-sentence prediction on the labels: `next_sentence_loss`; evaluation adds `next_sentence_accuracy`.
+
+    Examples without a label do not count.
+    """
 
     needed = Needs(heads=True)
 
@@ -333,10 +336,10 @@ class NextSentence(OutputObjective):
         """Loss and accuracy of the examples."""
         assert outputs.student.next_sentence_logits is not None
         logits, labels = outputs.student.next_sentence_logits.float(), outputs.inputs["next_sentence_label"]
-        one = torch.ones_like(labels)
+        pairs = (labels >= 0).long()  # single segments have no label
         return {
-            "next_sentence_loss": (F.cross_entropy(logits, labels, reduction="none"), one),
-            "next_sentence_accuracy": ((logits.argmax(-1) == labels).float(), one),
+            "next_sentence_loss": (F.cross_entropy(logits, labels, reduction="none"), pairs),
+            "next_sentence_accuracy": ((logits.argmax(-1) == labels).float(), pairs),
         }
 
     def evaluation_losses(self, num_layers: int) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoModelForPreTraining, PreTrainedTokenizerBase, set_seed
 
 from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer, train_wordpiece
+from ..data.vocabulary import CHARACTER_COVERAGE
 from ..files import atomic_write
 from ..models.configuration import PRESETS, IBBertConfig, MobileBertConfig
 from ..progress import show_progress
@@ -37,6 +38,13 @@ class ModelArguments:
     )
     vocab_size: int = field(default=30_522, metadata={"help": "Size of the vocabulary to train."})
     lowercase: bool = field(default=True, metadata={"help": "Whether the vocabulary to train is uncased."})
+    strip_accents: bool = field(
+        default=False, metadata={"help": "Whether the vocabulary to train is without accents and other marks."}
+    )
+    character_coverage: float = field(
+        default=CHARACTER_COVERAGE,
+        metadata={"help": "Share of the corpus' characters that the vocabulary to train represents."},
+    )
 
     def build_config(self, **fixed: Any) -> MobileBertConfig:
         """The configuration of the preset with the overrides and the `fixed` fields, which take precedence.
@@ -105,6 +113,8 @@ def load_or_train_tokenizer(
                     model.vocab_size,
                     aside,
                     lowercase=model.lowercase,
+                    strip_accents=model.strip_accents,
+                    character_coverage=model.character_coverage,
                     text_column=data.text_column,
                     encoding_errors=data.encoding_errors,
                 )

@@ -120,12 +120,19 @@ def _bottleneck_fields(size: str) -> dict[str, Any]:
     return {**BOTTLENECKS[size], "normalization_type": "no_norm", "hidden_act": "relu"}
 
 
-def choose_layers(count: int) -> tuple[int, ...]:
-    """Half of the layers: the first, the last two, and evenly spaced ones between them.
+def choose_layers(count: int, kept: int | None = None) -> tuple[int, ...]:
+    """Some of the layers: the first, the last two, and evenly spaced ones between them.
 
     Before training, the student's output is nearest to the teacher's so: the last layers change the most.
+
+    Args:
+        count: The number of the teacher's layers.
+        kept: The number of the student's layers; by default half, and at least two. One is the last layer.
     """
-    left_out = count - max(min(count, 2), round(count / 2))
+    kept = max(min(count, 2), round(count / 2)) if kept is None else kept
+    if kept == 1:
+        return (count - 1,)
+    left_out = count - kept
     gaps = {1 + round(index * max(count - 3, left_out) / left_out) for index in range(left_out)}
     return tuple(layer for layer in range(count) if layer not in gaps)
 

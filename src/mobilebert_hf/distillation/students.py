@@ -162,8 +162,7 @@ def fit_student(
         features = _masked_features(teacher, batches)
         report["logit_variance"] = initialize_masked_lm_head(model, teacher.model, features)
     if not config.use_bottleneck:
-        # The activations of the teacher's feed-forward networks are kept in memory.
-        report["layer_similarity"] = prune_layers(model.base_model, teacher, batches[: len(batches) // 2 + 1])
+        report["layer_similarity"] = prune_layers(model.base_model, teacher, batches)
     elif can_be_fitted(config):
         report["layer_similarity"] = _fit_bottlenecks(model.base_model, teacher, batches)
     return Initialized(model, report)

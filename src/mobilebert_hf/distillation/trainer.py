@@ -28,7 +28,7 @@ from ..training.compilation import compile_layers
 from ..training.durable import DurableTrainer
 from ..training.interruption import EndAt, hold_signals
 from ..training.meter import Meter
-from ..training.metric_sums import mean_metrics, stack_sums
+from ..training.metric_sums import has_positions, mean_metrics, stack_sums
 from ..training.normalizers import Normalizers, count_batch
 from ..training.optimizer import create_optimizer, per_group_scheduler
 from ..training.phases import Phase
@@ -312,7 +312,7 @@ class DistillationTrainer(DurableTrainer):
                 sums.update(objective.metrics(outputs))
         self._metric_names = list(sums)
         stacked = stack_sums(sums)
-        means = dict(zip(sums, mean_metrics(stacked), strict=True))
+        means = dict(zip(sums, mean_metrics(stacked).where(has_positions(stacked), 0.0), strict=True))
         return torch.stack([means[name] for name in self.evaluation_losses]).sum(), stacked, inputs["labels"][:, 0]
 
     @property
@@ -323,9 +323,10 @@ class DistillationTrainer(DurableTrainer):
         return [name for objective in final or self.objectives for name in objective.evaluation_losses(layers)]
 
     def _mean_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        means = mean_metrics(torch.as_tensor(prediction.predictions))
-        metrics = dict(zip(self._metric_names, means.tolist(), strict=True))
-        return {"loss": sum(metrics[name] for name in self.evaluation_losses), **metrics}
+        stacked = torch.as_tensor(prediction.predictions)
+        found = zip(self._metric_names, mean_metrics(stacked).tolist(), has_positions(stacked).tolist(), strict=True)
+        metrics = {name: mean for name, mean, measured in found if measured}
+        return {"loss": sum(metrics[name] for name in self.evaluation_losses if name in metrics), **metrics}
 
 
 def run_phases(make_trainer: Callable[[Phase], DistillationTrainer], phases: Sequence[Phase]) -> DistillationTrainer:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ class EncoderArguments:
     """Model and adapter.
 
     Raises:
-        ValueError: `quantization_aware` and `adapter` are both given.
+        ValueError: `adapter` is given together with `quantization_aware` or `random_weights`.
     """
 
     model: str = field(
@@ -62,6 +61,11 @@ class EncoderArguments:
                 f"quantization_aware trains the whole student, not with adapter={self.adapter!r}: train the adapter "
                 "first, then the merged model with quantization_aware."
             )
+        if self.random_weights and self.adapter is not None:
+            raise ValueError(
+                f"adapter={self.adapter!r} belongs to the weights of a model, but random_weights has none: leave one "
+                "of the two out."
+            )
 
 
 def load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -> PreTrainedModel:
@@ -100,7 +104,9 @@ def _load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -
         return auto_class.from_pretrained(arguments.model, config=config, dtype=torch.float32)
     model = auto_class.from_config(config)
     with _quiet():  # no warning that the weights of the pre-training heads are unused
-        encoder = AutoModel.from_pretrained(arguments.model, config=config, dtype=torch.float32)
+        encoder, loading = AutoModel.from_pretrained(
+            arguments.model, config=config, dtype=torch.float32, output_loading_info=True
+        )
     found = model.base_model.load_state_dict(encoder.state_dict(), strict=False)
     # One of the two may have a pooler that the other does not use.
     if wrong := [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.startswith("pooler")]:
@@ -108,6 +114,9 @@ def _load_encoder(arguments: EncoderArguments, auto_class: Any, **fields: Any) -
             f"{arguments.model}: {type(model).__name__} has another encoder inside than {type(encoder).__name__}; "
             f"they differ in {', '.join(wrong[:3])}."
         )
+    # A pooler that the checkpoint did not have is new, as the head is.
+    missing = (*found.missing_keys, *loading["missing_keys"])
+    model.new_modules = ["pooler"] if any("pooler" in name.split(".") for name in missing) else []
     return model
 
 
@@ -152,22 +161,9 @@ def add_adapter(model: nn.Module, arguments: EncoderArguments, task_type: str, s
     options: dict[str, Any] = {"task_type": task_type, **parse_mapping("adapter_options", arguments.adapter_options)}
     if kind.value == "ADALORA":
         options.setdefault("total_step", steps)
+    if new := getattr(model, "new_modules", []):
+        options["modules_to_save"] = [*(options.get("modules_to_save") or []), *new]
     return get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[kind](**options))
-
-
-def merge_adapter(model: nn.Module, folder: Path) -> PreTrainedModel:
-    """Saves the adapter to `folder/adapter` and merges it; a model without an adapter is returned as it is."""
-    adapted: Any = model
-    if not hasattr(model, "merge_and_unload"):
-        return adapted
-    from peft.utils import ModulesToSaveWrapper
-
-    adapted.save_pretrained(folder / "adapter")
-    merged = adapted.merge_and_unload()
-    for name, module in list(merged.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):  # some tuners do not unwrap the head
-            merged.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
-    return merged
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from ..tasks.kinds import KINDS
 from ..tasks.metrics import score_glue
 from ..tasks.submission import write_predictions, write_submission
 from . import glue_report
-from .arguments import TaskArguments
+from .arguments import FaultyRowArguments, TaskArguments
 from .bi_encoder import BiEncoder
 from .cross_encoder import CrossEncoder
 from .encoder import EncoderArguments, count_parameters
@@ -39,7 +39,7 @@ FROM_MNLI = ("rte", "mrpc", "stsb")
 
 
 @dataclass
-class GlueArguments(TaskArguments):
+class GlueArguments(FaultyRowArguments, TaskArguments):
     """GLUE: data, method and outputs."""
 
     data: str = field(
@@ -157,7 +157,8 @@ class GlueRecipe:
     def load(self, task: GlueTask) -> DatasetDict:
         """The tokenized splits of a task."""
         with self.training.main_process_first(desc=f"loading {task.name}"):
-            splits = load_glue(task, self.glue.data, self.glue.holdout)
+            skipped = self.glue.skipped_rows(self.training.output_dir)
+            splits = load_glue(task, self.glue.data, self.glue.holdout, skipped)
             if task.key != "ax" and ("train" not in splits or task.validation_splits[0] not in splits):
                 raise ValueError(
                     f"{task.name}: {self.glue.data} has {', '.join(splits)}, but training needs train and "

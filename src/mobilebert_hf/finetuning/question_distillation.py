@@ -48,7 +48,7 @@ def distill_questions(student: Any, training: Any, start: str | None, plan: Any)
         AutoTokenizer.from_pretrained(student.teacher),
     )
     with training.main_process_first(desc="building features"):
-        rows = make_features(load_training_questions(squad), tokenizer, squad, training=True)
+        rows = make_features(load_training_questions(squad, training.output_dir), tokenizer, squad, training=True)
         questions = load_squad(squad.validation, "validation")
         windows = make_features(questions, tokenizer, squad, training=False)
     collator = DataCollatorWithPadding(tokenizer)

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from ..data.batching import example_lengths
-from ..data.squad import build_features, is_version_2, load_squad
+from ..data.squad import is_version_2, load_squad
+from ..data.squad_windows import build_features
 from ..files import atomic_write_text
 from ..progress import show_progress
 from ..runs.run_folder import find_checkpoint, open_run_folder
@@ -29,7 +30,7 @@ from ..tasks.kinds import KINDS
 from ..tasks.squad_answers import NOTHING_FOUND, Answers, find_answers
 from ..tasks.squad_scores import squad_scores, squad_v2_scores
 from ..training import DurableTrainer
-from .arguments import TaskArguments
+from .arguments import FaultyRowArguments, TaskArguments
 from .encoder import EncoderArguments, add_adapter, count_parameters, load_encoder
 from .facts import describe_squad_model
 from .trainer import planned_steps, prepare_for_fine_tuning
@@ -40,7 +41,7 @@ HUB_DATASET = "rajpurkar/squad"
 
 
 @dataclass
-class SquadArguments(TaskArguments):
+class SquadArguments(FaultyRowArguments, TaskArguments):
     """SQuAD: data, windows and answers."""
 
     train: str = field(
@@ -50,6 +51,10 @@ class SquadArguments(TaskArguments):
     validation: str = field(
         default=HUB_DATASET,
         metadata={"help": "The same for validation. Questions without an answer make it SQuAD v2.0."},
+    )
+    repair_offsets: bool = field(
+        default=False,
+        metadata={"help": "Correct a wrong answer_start where the context has the answer exactly once."},
     )
     max_seq_length: int = field(
         default=KINDS["qa"].max_length,
@@ -96,8 +101,13 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
     set_seed(training.seed)
     tokenizer = AutoTokenizer.from_pretrained(encoder.model)
     with training.main_process_first(desc="building features"):
-        train = make_features(load_training_questions(squad), tokenizer, squad, training=True)
-        questions = load_squad(squad.validation, "validation")
+        train = make_features(load_training_questions(squad, training.output_dir), tokenizer, squad, training=True)
+        questions = load_squad(
+            squad.validation,
+            "validation",
+            repair_offsets=squad.repair_offsets,
+            skipped=squad.skipped_rows(training.output_dir),
+        )
         windows = make_features(questions, tokenizer, squad, training=False)
     model: nn.Module = load_encoder(encoder, AutoModelForQuestionAnswering)
     model = add_adapter(model, encoder, QUESTION_ANSWERING.adapter, planned_steps(training, len(train)))
@@ -131,9 +141,10 @@ def finetune_squad(encoder: EncoderArguments, squad: SquadArguments, training: T
     return scores
 
 
-def load_training_questions(squad: SquadArguments) -> Dataset:
+def load_training_questions(squad: SquadArguments, output_dir: str | None) -> Dataset:
     """The training questions: all, or a random sample of `max_train_samples`."""
-    questions = load_squad(squad.train, "train")
+    skipped = squad.skipped_rows(output_dir)
+    questions = load_squad(squad.train, "train", repair_offsets=squad.repair_offsets, skipped=skipped)
     if squad.max_train_samples is None:
         return questions
     return questions.shuffle(seed=0).select(range(min(squad.max_train_samples, len(questions))))

@@ -125,8 +125,17 @@ class TaskDistillationArguments(LabelledTrainingArguments):
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of AdamW."})
     minutes: float | None = field(
         default=None,
-        metadata={"help": "Plan the run to this time: steps are timed, and their number replaces num_train_epochs."},
+        metadata={
+            "help": "Plan the run to this time: the first steps are timed. max_steps and num_train_epochs, where one "
+            "is given, take its place."
+        },
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The command gives minutes by default.
+        if self.max_steps > 0 or self.num_train_epochs != LabelledTrainingArguments.num_train_epochs:
+            self.minutes = None
 
 
 RECIPE_ARGUMENTS = (TaskStudentArguments, TaskDistillationArguments)

@@ -88,6 +88,7 @@ def build_student(
         return with_token_types(dict(collator([dict(row) for row in part])))
 
     texts, auto_class, fields = unlabelled(rows), getattr(transformers, head.auto_class), head_fields(teacher)
+    teacher.cpu()  # where the student is solved for; it may have predicted elsewhere
     adapter = EncoderTeacher(teacher, shape.mapping)
     if start is not None:
         model = load_encoder(EncoderArguments(start), auto_class, **fields)

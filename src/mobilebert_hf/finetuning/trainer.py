@@ -8,7 +8,7 @@ from typing import TypeVar
 from transformers import TrainingArguments
 
 from ..training import DurableTrainer
-from .encoder import merge_adapter
+from .adapter_folder import merge_adapter
 
 AnyTrainer = TypeVar("AnyTrainer", bound=DurableTrainer)
 

@@ -16,9 +16,10 @@ from transformers import AutoTokenizer
 
 from ..deployment.student import load_student
 from ..runs.exports import MANIFEST, fingerprint, graph_files, graph_size, read_manifest, write_manifest
-from ..runs.facts import FACTS, PICTURE, ModelRecord
+from ..runs.facts import FACTS, PICTURE, ModelFacts, ModelRecord
 from ..runs.run_folder import RECIPE, Recipe
 from .card import CARD, eval_results, render_card
+from .checks import check_contents, check_names
 from .remote_code import add_remote_code
 from .run_card import build_card, is_own_card, remove_local_paths
 
@@ -81,10 +82,12 @@ def prepare_publication(
 
     Raises:
         FileNotFoundError: The configuration, the safetensors weights, or a graph of the exports is missing.
-        ValueError: `repo` is not a valid id, or `exports` is not an export of this model.
+        ValueError: `repo`, license or language is not one of the Hub, `exports` is not an export of this model, or a
+            file has a local path or an access token.
     """
     source = Path(folder)
     validate_repo_id(repo)
+    check_names(fields.get("license"), fields.get("language"))
     if repo.count("/") != 1:
         raise ValueError(f"repo={repo!r}: expected organization/name.")
     found = {path.relative_to(source).as_posix(): path for pattern in FILES for path in source.glob(pattern)}
@@ -107,7 +110,7 @@ def prepare_publication(
                 shutil.copyfile(local, staging / path)
             else:  # large files are not modified
                 (staging / path).symlink_to(local.resolve())
-        _make_public(staging, repo)
+        _make_public(staging, repo, record.facts)
         add_remote_code(staging)
         texts = eval_results(card)
         if not is_own_card(source):
@@ -116,14 +119,15 @@ def prepare_publication(
             (staging / path).parent.mkdir(exist_ok=True)
             (staging / path).write_text(text, encoding="utf-8")
         files = {path.relative_to(staging).as_posix(): path for path in staging.rglob("*") if path.is_file()}
+        check_contents(files, source)
         yield Publication(repo, files)
 
 
-def _make_public(folder: Path, repo: str) -> None:
+def _make_public(folder: Path, repo: str, facts: ModelFacts) -> None:
     """Removes local paths from recipe and manifest; adds input names and maximum length to the tokenizer's config."""
     if (path := folder / RECIPE).is_file():
         recipe = Recipe.read(path)
-        recipe._replace(values=remove_local_paths(recipe.values)).write(path)
+        recipe._replace(values=remove_local_paths(recipe.values, facts)).write(path)
     if (folder / MANIFEST).is_file():
         write_manifest(folder, replace(read_manifest(folder), model=repo))
     if (path := folder / "tokenizer_config.json").is_file():

@@ -43,5 +43,5 @@ def add_remote_code(folder: Path) -> None:
             **{f"AutoModel{head}": f"{name}.{prefix}{head}" for head in HEADS},
         }
         atomic_write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    elif config.get("architectures", [""])[0].endswith("ForQuestionAnswering"):
+    elif (config.get("architectures") or [""])[0].endswith("ForQuestionAnswering"):
         publish_code(folder)

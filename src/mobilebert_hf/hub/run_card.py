@@ -8,7 +8,7 @@ from typing import Any
 from ..files import atomic_write_text
 from ..reporting.page import draw_report
 from ..reporting.run_log import STATE
-from ..runs.facts import ModelRecord
+from ..runs.facts import ModelFacts, ModelRecord
 from ..runs.run_folder import RECIPE
 from ..tasks.heads import find_task
 from .card import CARD, MARKER, CardData, render_card
@@ -60,7 +60,7 @@ def build_card(
     values = {
         "name": name.split("/")[-1],
         "summary": f"{summary}\n\n{describe_shape(config)}",
-        "training": _training(record.arguments),
+        "training": _training(record.arguments, facts),
         "pipeline_tag": "sentence-similarity" if sentences else task.name,
         "library_name": "sentence-transformers" if sentences else "transformers",
         "base_model": facts.source.hub_id if facts.source else None,
@@ -96,18 +96,25 @@ def describe_shape(config: Mapping[str, Any]) -> str:
     )
 
 
-def _training(arguments: Mapping[str, Any]) -> str:
+def _training(arguments: Mapping[str, Any], facts: ModelFacts) -> str:
     if not arguments:
         return "The run left no recipe."
-    lines = "\n".join(f"| {name} | {value} |" for name, value in remove_local_paths(arguments).items())
+    lines = "\n".join(f"| {name} | {value} |" for name, value in remove_local_paths(arguments, facts).items())
     return f"Arguments that differ from their defaults:\n\n| | |\n| --- | --- |\n{lines}"
 
 
-def remove_local_paths(value: Any) -> Any:
-    """Replaces local paths in recipe values by their last part, and removes `output_dir`."""
+def remove_local_paths(value: Any, facts: ModelFacts) -> Any:
+    """Replaces local paths in recipe values by their last part, and removes `output_dir`.
+
+    The teacher or base model is a path if the run's facts say so, wherever it is now: `runs/teacher` looks like the id
+    of a model.
+    """
     if isinstance(value, Mapping):
-        return {name: remove_local_paths(part) for name, part in value.items() if name != "output_dir"}
+        return {name: remove_local_paths(part, facts) for name, part in value.items() if name != "output_dir"}
     if isinstance(value, list):
-        return [remove_local_paths(part) for part in value]
-    is_path = isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists())
-    return Path(value).name if is_path else value
+        return [remove_local_paths(part, facts) for part in value]
+    if not isinstance(value, str):
+        return value
+    source = facts.source
+    was_path = source is not None and source.hub_id is None and Path(value).name == source.name
+    return Path(value).name if was_path or Path(value).is_absolute() or Path(value).exists() else value

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import types
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 TASK = "question-answering"
 DEFAULT_MODEL = ("distilbert/distilbert-base-cased-distilled-squad", "564e9b5")
+PREPROCESS = ("padding", "doc_stride", "max_question_len", "max_seq_len")
+POSTPROCESS = ("top_k", "max_answer_len", "handle_impossible_answer", "align_to_words", "merge_duplicates")
+POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 MASKED = -10_000.0  # the logits of tokens outside the context
 
 
@@ -37,7 +41,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):
     # {'score': 0.92, 'start': 34, 'end': 40, 'answer': 'Berlin'}
     ```
 
-    Arguments, results, scores and offsets are those of the pipeline in transformers up to 5.2.
+    Arguments and results are those of the pipeline in transformers up to 5.2. Its scores and offsets, too, with
+    `merge_duplicates=True`; by default, the same text at several places is several answers.
     """
 
     _load_processor = False
@@ -54,36 +59,13 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} has no character offsets: use a fast tokenizer.")
 
-    def _sanitize_parameters(
-        self,
-        padding: Any = None,
-        top_k: int | None = None,
-        doc_stride: int | None = None,
-        max_answer_len: int | None = None,
-        max_seq_len: int | None = None,
-        max_question_len: int | None = None,
-        handle_impossible_answer: bool | None = None,
-        align_to_words: bool | None = None,
-        **inputs: Any,
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        for name, value in (("top_k", top_k), ("max_answer_len", max_answer_len)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} parameter should be >= 1 (got {value})")
-        preprocess = {
-            "padding": padding,
-            "doc_stride": doc_stride,
-            "max_question_len": max_question_len,
-            "max_seq_len": max_seq_len,
-        }
-        postprocess = {
-            "top_k": top_k,
-            "max_answer_len": max_answer_len,
-            "handle_impossible_answer": handle_impossible_answer,
-            "align_to_words": align_to_words,
-        }
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        for name in ("top_k", "max_answer_len"):
+            if given.get(name, 1) < 1:
+                raise ValueError(f"{name} parameter should be >= 1 (got {given[name]})")
         preprocess, postprocess = (
-            {name: value for name, value in arguments.items() if value is not None}
-            for arguments in (preprocess, postprocess)
+            {name: given[name] for name in names if name in given} for names in (PREPROCESS, POSTPROCESS)
         )
         return preprocess, {}, postprocess
 
@@ -98,20 +80,25 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             doc_stride (`int`, *optional*, defaults to 128): Number of tokens that consecutive windows share. If a
                 window has fewer context tokens than this, half of them are shared.
             max_answer_len (`int`, *optional*, defaults to 15): Maximum number of tokens of an answer.
-            max_seq_len (`int`, *optional*, defaults to 384): Maximum number of tokens of a window.
+            max_seq_len (`int`, *optional*, defaults to 384): Maximum number of tokens of a window, at most the number
+                of the model's position embeddings.
             max_question_len (`int`, *optional*): Number of tokens to truncate questions to. Not truncated by default.
             handle_impossible_answer (`bool`, *optional*, defaults to `False`): Whether `""` can be an answer.
             align_to_words (`bool`, *optional*, defaults to `True`): Whether answers consist of whole words.
+            merge_duplicates (`bool`, *optional*, defaults to `False`): Whether answers with the same text, ignoring
+                case, are one answer at the first place found, and scores are added over all windows, as in
+                transformers up to 5.2. Scores can then be larger than 1.
             kwargs: The arguments above, and those of every pipeline, such as `batch_size`.
 
         Returns:
-            A dictionary with `score` (0 to 1, summed over all spans with this text), `start` and `end` (in characters
-            of the context) and `answer`; a list of them for several answers; a list of these for several questions.
+            A dictionary with `score` (0 to 1: the probability in the window that is the most certain of it), `start`
+            and `end` (in characters of the context, without invisible characters at the edges) and `answer`; a list of
+            them for several answers; a list of these for several questions.
 
         Raises:
             KeyError: A dictionary has no `question` or `context`.
-            ValueError: A question or context is empty or None, their numbers differ, or a question is so long that
-                a window has no room for the context.
+            ValueError: A question or context is empty, None or has a lone surrogate, their numbers differ, a question
+                is so long that a window has no room for the context, or `max_seq_len` is too large for the model.
         """
         examples = _parse_inputs(args, kwargs)
         if isinstance(examples, list) and len(examples) == 1:
@@ -130,15 +117,20 @@ class QuestionAnsweringPipeline(ChunkPipeline):
     ) -> Iterator[dict[str, Any]]:
         """Yields windows of question and context: the tokenizer's tensors [1, seq], and `p_mask` [1, seq]."""
         example = _validate(example)
+        longest = count_positions(self.model)
         if max_seq_len is None:
-            longest = getattr(self.model.config, "max_position_embeddings", None) or 384
-            max_seq_len = min(self.tokenizer.model_max_length, longest, 384)
+            max_seq_len = min(self.tokenizer.model_max_length, longest or 384, 384)
+        elif longest and max_seq_len > longest:
+            raise ValueError(
+                f"`max_seq_len` is {max_seq_len}, but {type(self.model).__name__} has {longest} positions: set it to "
+                f"{longest} or less. Longer contexts are read in windows."
+            )
         if doc_stride is None:
             doc_stride = min(max_seq_len // 2, 128)
         if doc_stride > max_seq_len:
             raise ValueError(f"`doc_stride` ({doc_stride}) is larger than `max_seq_len` ({max_seq_len})")
         question = self._truncate(example["question"], max_question_len)
-        room = max_seq_len - len(self.tokenizer(question, "")["input_ids"])
+        room = max_seq_len - len(self.tokenizer(question, "", split_special_tokens=True)["input_ids"])
         if room < 1:
             raise ValueError(
                 f"The question has {max_seq_len - room} tokens, including special tokens, and max_seq_len is "
@@ -154,12 +146,13 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             return_token_type_ids=True,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
+            split_special_tokens=True,  # a [SEP] in the text is text
         )
         for window, input_ids in enumerate(encoded["input_ids"]):
             parts = encoded.sequence_ids(window)
             # An answer is in the context. [CLS] means no answer.
             outside = [
-                part != int(question_first) and token != self.tokenizer.cls_token_id
+                part != int(question_first) and not (part is None and token == self.tokenizer.cls_token_id)
                 for part, token in zip(parts, input_ids, strict=True)
             ]
             tensors = {name: encoded[name][window] for name in self.tokenizer.model_input_names if name in encoded}
@@ -174,7 +167,10 @@ class QuestionAnsweringPipeline(ChunkPipeline):
     def _truncate(self, question: str, max_tokens: int | None) -> str:
         if max_tokens is None:
             return question
-        offsets = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        encoded = self.tokenizer(
+            question, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+        )
+        offsets = encoded["offset_mapping"]
         return question if len(offsets) <= max_tokens else question[: offsets[max_tokens - 1][1]]
 
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -190,33 +186,46 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         handle_impossible_answer: bool = False,
         max_answer_len: int = 15,
         align_to_words: bool = True,
+        merge_duplicates: bool = False,
     ) -> Any:
         """Selects the best answers from all windows of a question."""
         # Several candidates can be the same words.
         candidates = 2 * top_k + 10 if align_to_words else top_k
-        answers: dict[str, dict[str, Any]] = {}
+        answers: dict[Any, dict[str, Any]] = {}  # by place, or by text
         null_score = 1.0
         for output in model_outputs:
-            probabilities, allowed = _probabilities(output)
-            # The tensors can have padding that the encoding does not have.
-            shift = int((output["input_ids"] == self.tokenizer.pad_token_id).sum()) if self._pads_left else 0
-            null_score = min(null_score, float(probabilities[:, shift].prod()))  # of [CLS]
-            allowed[shift] = False
+            (starts, ends), allowed = _probabilities(output)
+            # A batch can add padding that the encoding does not have.
+            shift = allowed.size - len(output["encoding"].ids) if self._pads_left else 0
+            null = shift + self._null_position(output["encoding"])
+            null_score = min(null_score, float(starts[null] * ends[null]))
+            allowed[null] = False
             context = output["example"]["context"]
-            start_probabilities, end_probabilities = probabilities
-            spans = best_spans(start_probabilities, end_probabilities, allowed, candidates, max_answer_len)
+            spans = best_spans(starts, ends, allowed, candidates, max_answer_len)
+            window: dict[tuple[int, int], float] = {}
             for start, end, score in spans:
-                begin, stop = self._to_characters(output["encoding"], start - shift, end - shift, align_to_words)
+                place = visible(
+                    context, *self._to_characters(output["encoding"], start - shift, end - shift, align_to_words)
+                )
+                window[place] = window.get(place, 0.0) + score
+            for (begin, stop), score in window.items():
                 text = context[begin:stop]
-                answer = answers.setdefault(text.lower(), {"score": 0.0, "start": begin, "end": stop, "answer": text})
-                answer["score"] += score
-        ranked = list(answers.values())
+                key = text.lower() if merge_duplicates else (begin, stop)
+                answer = answers.setdefault(key, {"score": 0.0, "start": begin, "end": stop, "answer": text})
+                answer["score"] = answer["score"] + score if merge_duplicates else max(answer["score"], score)
+        ranked = [answer for answer in answers.values() if answer["answer"]]
         if handle_impossible_answer or not ranked:  # there are no answers in a context of white space
             ranked.append(
                 {"score": null_score if handle_impossible_answer else 0.0, "start": 0, "end": 0, "answer": ""}
             )
         ranked = sorted(ranked, key=lambda answer: answer["score"], reverse=True)[:top_k]
         return ranked[0] if len(ranked) == 1 else ranked
+
+    def _null_position(self, encoding: Any) -> int:
+        """Index of the special token [CLS], which stands for no answer."""
+        pairs = zip(encoding.ids, encoding.sequence_ids, strict=True)
+        cls = self.tokenizer.cls_token_id
+        return next((index for index, (token, part) in enumerate(pairs) if part is None and token == cls), 0)
 
     @property
     def _pads_left(self) -> bool:
@@ -270,7 +279,36 @@ def _validate(example: Any) -> dict[str, str]:
             raise ValueError(f"`{name}` must be a string, not {type(example[name]).__name__}")
         if not example[name]:
             raise ValueError(f"`{name}` cannot be empty")
+        try:
+            example[name].encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"`{name}` has a lone surrogate at character {error.start}: remove it") from error
     return dict(example)
+
+
+def count_positions(model: Any) -> int | None:
+    """The longest sequence that a model with learned or fixed absolute positions takes; None for others."""
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES
+    ]
+    if not tables:
+        return None
+    # RoBERTa and its relatives count positions from the padding token's id + 1.
+    unused = (tables[0].padding_idx + 1) if tables[0].padding_idx is not None else 0
+    room = tables[0].num_embeddings - unused
+    return min(room, getattr(model.config, "max_position_embeddings", None) or room)
+
+
+def visible(text: str, begin: int, end: int) -> tuple[int, int]:
+    """Start and end of `text[begin:end]` without white space, control and zero-width characters at its edges."""
+
+    def hidden(char: str) -> bool:  # format characters from U+E0000 on spell the flags of regions
+        return char.isspace() or (unicodedata.category(char) in ("Cc", "Cf") and char < "\U000e0000")
+
+    shown = [index for index in range(begin, end) if not hidden(text[index])]
+    return (shown[0], shown[-1] + 1) if shown else (end, end)
 
 
 def _probabilities(output: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

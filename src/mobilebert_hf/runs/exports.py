@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from inspect import get_annotations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -106,11 +106,16 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads the manifest of an export folder.
 
     Raises:
-        ValueError: The folder has no manifest, or the manifest is damaged.
+        ValueError: The folder has no manifest, or the manifest is damaged or names a file outside of the folder.
     """
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} is not an export: it has no {MANIFEST}.")
-    return read_record(folder / MANIFEST, Manifest)
+    manifest = read_record(folder / MANIFEST, Manifest)
+    for name in manifest.graphs:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise ValueError(f"{folder / MANIFEST} names {name!r}: expected a path inside of the folder.")
+    return manifest
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Every producer of a model writes a `ModelFacts` to the run folder. Readers do no
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ HELD_OUT = {
     "eval_next_sentence_loss": ("next-sentence loss", "{:.3f}"),
     "eval_next_sentence_accuracy": ("next-sentence accuracy", "{:.1%}"),
 }
+# `owner/name` of a model or data set, of a data set with its configuration.
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
 HELD_OUT_NOTE = "Measured on held-out documents of the corpus."
 
 
@@ -148,7 +151,7 @@ class ModelRecord:
 
 def hub_id(name: str) -> str | None:
     """Returns `name` if it is the Hub id of a model or data set; None if it is a path."""
-    return None if Path(name).exists() or name.count("/") != 1 else name
+    return name if HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
 def public_name(name: str) -> str:

@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
         """Reads a file written by `write`.
 
         Raises:
-            ValueError: The file does not start with the comments that name classes and version.
+            ValueError: The file is not YAML, or does not start with the comments that name classes and version.
         """
         text = path.read_text(encoding="utf-8")
         comments = [line.removeprefix("# ") for line in text.splitlines()[:2] if line.startswith("# ")]
@@ -59,7 +59,13 @@ class Recipe(NamedTuple):
                 f"{path}: expected two comment lines at the start, the argument classes and the version of "
                 "mobilebert-hf, as written by a run."
             )
-        return cls(tuple(comments[0].split(", ")), yaml.safe_load(text) or {}, comments[1])
+        try:
+            values = yaml.safe_load(text) or {}
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: it is not YAML ({error}).") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is damaged: it has {values!r}, expected names and values.")
+        return cls(tuple(comments[0].split(", ")), values, comments[1])
 
     def write(self, path: Path) -> None:
         """Writes a recipe that can be run again."""

@@ -30,7 +30,7 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: it is not JSON ({error}).") from error
     try:
         return decode(kind, content, "")

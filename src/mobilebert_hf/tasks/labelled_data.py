@@ -115,7 +115,7 @@ def load_labelled(
             one, other = same[0]
             notes.append(
                 f"{len(same):,} {split} examples are also training examples, so scores are too high: "
-                f"{splits[split].where(other)} is {splits['train'].where(one)}. Remove them from one of the two."
+                f"{splits[split].public_place(other)} is {splits['train'].public_place(one)}. Remove them from one."
             )
     return LabelledData(kind, names, splits, notes)
 

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import softmax
 
+from ..data.edges import visible
 from ..files import atomic_write_text
 
 
@@ -123,8 +124,8 @@ def _rank(context: str, spans: list[tuple[float, float, int, int]], n_best: int)
     """The answers of the best spans, without duplicates."""
     seen: set[str] = set()
     for start_logit, end_logit, begin, end in sorted(spans, key=lambda span: -(span[0] + span[1])):
-        text = context[begin:end]
-        if text.strip() and text not in seen and len(seen) < n_best:
+        text = context[slice(*visible(context, begin, end))]
+        if text and text not in seen and len(seen) < n_best:
             seen.add(text)
             yield {"text": text, "start_logit": start_logit, "end_logit": end_logit}
 

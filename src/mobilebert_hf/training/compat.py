@@ -10,6 +10,7 @@ from accelerate.utils import DynamoBackend
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress, cached_file
 from transformers.utils.logging import tqdm
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 __all__ = [
     "OVERRIDDEN_METHODS",
     "EvalLoopOutput",
+    "ExportableState",
     "HubStrategy",
     "PushInProgress",
     "attention_implementation",
@@ -40,6 +42,7 @@ OVERRIDDEN_METHODS = {
     "_get_output_dir": (("trial",), "checkpoints are written to a staging folder"),
     "_save_checkpoint": (("model", "trial"), "checkpoints are renamed when they are complete"),
     "_push_from_checkpoint": (("checkpoint_folder",), "checkpoints are uploaded without local paths and pickles"),
+    "_load_callback_state": ((), "the states of callbacks are restored from a checkpoint"),
     "_run_epoch": (None, "a finished run takes no further step"),
     "_clip_grad_norm": (("model",), "the norm is computed once, and clipping survives one that overflows float32"),
     "_get_grad_norm": (("model", "grad_norm"), "the log shows the norm that was computed"),

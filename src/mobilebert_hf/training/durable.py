@@ -16,6 +16,7 @@ from ..runs.compat import sort_checkpoints
 from ..runs.facts import ModelFacts
 from ..runs.run_folder import find_checkpoint
 from ..runs.stages import RunStages
+from .callback_states import restore_callback_states
 from .finite_check import FiniteCheck
 from .interruption import Interruption, TrainingInterrupted
 from .publishing import Publisher
@@ -30,6 +31,7 @@ class DurableTrainer(Trainer):
       SIGINT ends it at once (see `interruption.py`).
     - A loss or gradient that is not finite ends it by a FloatingPointError before the step is taken (see
       `finite_check.py`).
+    - Callbacks go on with the states that they had in the checkpoint (see `callback_states.py`).
     - A checkpoint that cannot be written ends it by an OSError; the earlier ones are kept.
     - Model cards and publishing are those of `mobilebert-hf publish` (see `publishing.py`).
 
@@ -44,6 +46,7 @@ class DurableTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.ended_early = False
         self.args.logging_nan_inf_filter = False  # it hides what is to end the run
         self.facts = ModelFacts()
         self.publisher = Publisher(self)
@@ -72,6 +75,7 @@ class DurableTrainer(Trainer):
             self.stages.write(Path(self.args.output_dir or "."))
         if resume_from_checkpoint is True:
             resume_from_checkpoint = find_checkpoint(self.args)
+        self.ended_early = False
         checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         with self.interruption.catching(), self.training_context(checkpoint):
             result = super().train(resume_from_checkpoint, *args, **kwargs)
@@ -90,7 +94,7 @@ class DurableTrainer(Trainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Resumed from its last checkpoint, the library would take one step too many.
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self.ended_early:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
@@ -121,6 +125,9 @@ class DurableTrainer(Trainer):
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     # ---- checkpoints
+
+    def _load_callback_state(self) -> None:
+        self.ended_early = restore_callback_states(self)
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self.checkpoints.folder is None else str(self.checkpoints.folder)

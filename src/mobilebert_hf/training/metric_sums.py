@@ -19,6 +19,11 @@ def stack_sums(metric_sums: MetricSums) -> Tensor:
 
 
 def mean_metrics(stacked: Tensor) -> Tensor:
-    """The mean of each metric [metrics] of stacked sums [examples, metrics, (sum, count)]."""
+    """The mean of each metric [metrics] of stacked sums [examples, metrics, (sum, count)]; NaN without positions."""
     totals = stacked.double().sum(0)
     return totals[:, 0] / totals[:, 1]
+
+
+def has_positions(stacked: Tensor) -> Tensor:
+    """Whether a metric has any positions, bool [metrics], of stacked sums [examples, metrics, (sum, count)]."""
+    return stacked[..., 1].sum(0) > 0

@@ -13,7 +13,8 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from ...data.batching import example_lengths
-from ...data.squad import build_features, load_squad
+from ...data.squad import load_squad
+from ...data.squad_windows import build_features
 from ..check import Run
 from ..student import INPUTS
 from .networks import OURS, STOCK

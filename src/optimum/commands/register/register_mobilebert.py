@@ -20,7 +20,7 @@ class MobileBertExportCommand(BaseOptimumCLICommand):
         parser.add_argument("--format", default="onnx", help="onnx, openvino, executorch or tflite.")
         parser.add_argument("--quantize", help="int8 or int8-static. float32 by default.")
         parser.add_argument(
-            "--calibration", action="append", default=[], help="Text for int8-static: a file or folder. Repeatable."
+            "--calibration", nargs="+", action="extend", default=[], help="Text for int8-static: files or folders."
         )
         parser.add_argument("--no-folded", dest="folded", action="store_false", help="Do not fold the norms.")
         parser.add_argument("output", type=Path, help="Folder for graph, tokenizer and configuration.")
