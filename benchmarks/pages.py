@@ -17,6 +17,7 @@ import finetuning
 import processors
 import strategies
 import training_steps
+import trimming
 from mobilebert_hf.demo.report import Result, table_rows
 from mobilebert_hf.deployment.benchmark import report
 from mobilebert_hf.deployment.benchmark.run import RUNTIMES
@@ -33,6 +34,7 @@ STUDENTS = {
     "accuracy": accuracy,
     "processors": processors,
     "training-steps": training_steps,
+    "trimming": trimming,
 }
 TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?:.*\n)?<!-- /(?P=name) -->", re.DOTALL)
 

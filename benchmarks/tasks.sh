@@ -53,9 +53,25 @@ AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
 PYTHON
 }
 
-# run NAME KIND TRAIN VALIDATION OPTIONS...: all steps of a task. An empty VALIDATION holds a part of TRAIN out.
+# split FILE TRAIN VALIDATION: every tenth row, which no model sees, is for validation.
+split() {
+    python - "$@" <<'PYTHON'
+import csv
+import gzip
+import sys
+
+with gzip.open(sys.argv[1], "rt", encoding="utf-8", newline="") as stream:
+    heading, *rows = csv.reader(stream)
+for path, chosen in ((sys.argv[2], 0), (sys.argv[3], 1)):
+    with open(path, "w", encoding="utf-8", newline="") as stream:
+        part = (row for index, row in enumerate(rows) if (index % 10 == 9) == bool(chosen))
+        csv.writer(stream).writerows([heading, *part])
+PYTHON
+}
+
+# run NAME KIND TRAIN VALIDATION OPTIONS...: all steps of a task.
 run() {
-    name=$1 kind=$2 train=$3 held=${4:+--validation $4}
+    name=$1 kind=$2 train=$3 held="--validation $4"
     shift 4
     folder=$output/$name
     mkdir -p "$folder"
@@ -84,8 +100,11 @@ score() {
 for task in $tasks; do
     case $task in
     banking77)
-        run banking77 classify "$data/banking77/train.csv.gz" "" --max_seq_length 64
-        score banking77 "$data/banking77/train.csv.gz" --max-length 64
+        mkdir -p "$output/banking77"
+        train=$output/banking77/train.csv dev=$output/banking77/dev.csv
+        once banking77/split split "$data/banking77/train.csv.gz" "$train" "$dev"
+        run banking77 classify "$train" "$dev" --max_seq_length 64
+        score banking77 "$dev" --max-length 64
         ;;
     goemotions)
         columns="--text_column 1 --label_column 2"

@@ -141,9 +141,7 @@ def test_another_tokenizer_is_refused(assemble_here, tiny_tokenizer, tmp_path):
     export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "exported", "onnx", "int8")
     path = tmp_path / "exported" / "tokenizer.json"
     path.write_text(path.read_text().replace('"type": "WordPiece"', '"type": "Unigram"'))
-    with pytest.raises(
-        SystemExit, match="has a Unigram tokenizer: the page finds the places"
-    ):
+    with pytest.raises(SystemExit, match="has a Unigram tokenizer: the page finds the places"):
         assemble_here(tmp_path / "exported", tmp_path / "space")
 
 

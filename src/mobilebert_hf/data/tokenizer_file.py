@@ -47,10 +47,6 @@ class TokenizerFile:
         self._has_bytes = bool(self._model.get("byte_fallback")) and all(name in self._ids for name in BYTES)
         self._ranks = {tuple(merge): rank for rank, merge in enumerate(self._model.get("merges", ()))}
 
-    def __len__(self) -> int:
-        """The number of pieces, including those that were added to the model's."""
-        return len(self.pieces) + len(self._outside)
-
     @property
     def unknown(self) -> int | None:
         """The id of the unknown token, or None."""

@@ -103,8 +103,7 @@ def trim_tokenizer(
         required (`Sequence[int]`, *optional*): ids that are always kept.
 
     Raises:
-        ValueError: if the corpus has no tokens, if the number of pieces is too small, or if the tokenizer is of a kind
-            that cannot be trimmed.
+        ValueError: if the corpus has no tokens, or if the number of pieces is too small for what is always kept.
     """
     file = TokenizerFile(tokenizer)
     original = _plain(tokenizer)
