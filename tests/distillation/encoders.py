@@ -9,8 +9,33 @@ from mobilebert_hf.data import PretrainingDataArguments
 from mobilebert_hf.distillation import DistillationArguments, StudentArguments, distill
 
 from ..helpers import training_arguments
-from .test_teachers import FAMILIES, SIZES
 
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+DISTILBERT = {
+    "vocab_size": 100,
+    "dim": 32,
+    "n_layers": 3,
+    "n_heads": 2,
+    "hidden_dim": 64,
+    "max_position_embeddings": 64,
+}
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+FAMILIES = {
+    "Bert": SIZES,
+    "Roberta": SIZES,
+    "DistilBert": DISTILBERT,
+    "Electra": {**SIZES, "embedding_size": 16},
+    "MPNet": SIZES,
+    "ModernBert": {**SIZES, **TOKENS},
+}
 NORMALIZED = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
