@@ -6,7 +6,7 @@
 # TEACHER is a Hub id or folder; the corpus is German text; the pairs are those of PhilipMay/stsb_multi_mt, as a CSV file.
 # The same command goes on after an interruption. It ends with an error where the student is larger than that.
 #
-# The shape: every second layer of the teacher's 12 with a third of its neurons is 5.9M parameters, 20,000 pieces of 128
+# The shape: six of the teacher's 12 layers with a third of their neurons are 5.9M parameters, 20,000 pieces of 128
 # numbers are 2.6M, positions and the rest 0.3M.
 set -euo pipefail
 teacher=$1 corpus=$2 pairs=$3 output=$4

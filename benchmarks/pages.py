@@ -10,28 +10,30 @@ import re
 from pathlib import Path
 
 import accuracy
-import any_teacher
 import data
+import deployment
 import distillation
 import finetuning
 import processors
 import strategies
+import training_steps
 import trimming
 from mobilebert_hf.demo.report import Result, table_rows
 from mobilebert_hf.deployment.benchmark import report
-from mobilebert_hf.deployment.benchmark.run import DETAILS, RUNTIMES
+from mobilebert_hf.deployment.benchmark.run import RUNTIMES
 from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.tables import Rows, markdown_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "recipes" / "README.md", ROOT / "benchmarks" / "deployment" / "README.md"]
-DEMO, DEPLOYMENT = (ROOT / "benchmarks" / name / "results.json" for name in ("demo", "deployment"))
+DEMO = ROOT / "benchmarks" / "demo" / "results.json"
 STUDENTS = {
-    "any-teacher": any_teacher,
+    "distillation": distillation,
     "strategies": strategies,
     "finetuning": finetuning,
     "accuracy": accuracy,
     "processors": processors,
+    "training-steps": training_steps,
     "trimming": trimming,
 }
 TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?:.*\n)?<!-- /(?P=name) -->", re.DOTALL)
@@ -39,17 +41,16 @@ TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n(?:.*\n)?<!-- /(?P=name) -->", r
 
 def tables() -> dict[str, str]:
     """Every table in Markdown, by its name."""
-    speeds = json.loads(DEPLOYMENT.read_text(encoding="utf-8"))
+    speeds = json.loads(deployment.RESULTS.read_text(encoding="utf-8"))
     rows: dict[str, Rows] = {
         "demo": table_rows([Result(**row) for row in json.loads(DEMO.read_text(encoding="utf-8"))]),
-        "distillation": distillation.cells(json.loads(distillation.RESULTS.read_text(encoding="utf-8"))),
         "speed": report.summary_cells(speeds, 1, 128),
         "mixed": report.mixed_cells(speeds),
-        "limits": report.limit_cells(speeds),
+        "limits": deployment.limit_cells(speeds),
     }
-    for runtime in DETAILS:
+    for runtime in deployment.PROFILES:
         for precision in ("float32", "int8"):
-            rows[f"{runtime}-{precision}"] = report.detail_cells(speeds, RUNTIMES[runtime], precision)
+            rows[f"{runtime}-{precision}"] = deployment.detail_cells(speeds, RUNTIMES[runtime], precision)
     for name, module in STUDENTS.items():
         rows[name] = module.cells(json.loads(module.RESULTS.read_text(encoding="utf-8")))
     found = {name: markdown_table(table) for name, table in rows.items()}

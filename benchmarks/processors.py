@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 from mobilebert_hf.deployment import FORMATS
 from mobilebert_hf.deployment.calibration import calibration_batches
 from mobilebert_hf.deployment.check import run_pytorch
-from mobilebert_hf.deployment.formats import onnx
+from mobilebert_hf.deployment.formats.onnx_int8 import PRODUCTS
 from mobilebert_hf.deployment.network import prepare_for_export
 from mobilebert_hf.deployment.saturation import largest_pair
 from mobilebert_hf.deployment.scoring import predict
@@ -150,7 +150,7 @@ def _make_unsigned(path: Path) -> None:
     constants = {tensor.name: tensor for tensor in program.graph.initializer}
     names = set()
     for node in program.graph.node:
-        if node.op_type in onnx.INT8_OPERATORS:
+        if node.op_type in PRODUCTS:
             names |= {name for name in node.input if name in constants and constants[name].data_type == 3}
     for name in names:
         values = (numpy_helper.to_array(constants[name]).astype(np.int16) + 128).astype(np.uint8)

@@ -25,7 +25,7 @@ import yaml
 from rich.console import Console
 from transformers import AutoModel
 
-from any_teacher import Graph
+from distillation import Graph
 from mobilebert_hf.data import PretrainingDataArguments
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.benchmark.networks import Setting, write_stock

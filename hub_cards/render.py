@@ -98,7 +98,7 @@ def card_of_run(name: str, student: dict[str, Any], organization: str) -> CardDa
         speed_note=(
             f"One text of 128 tokens in ONNX Runtime on {results['threads']} threads of an "
             f"{results['machine']['cpu']}, medians, in turns. In 8 bits the teacher is quantized dynamically, the "
-            f"student statically. By `benchmarks/any_teacher.py`, {results['machine']['version']}."
+            f"student statically. By `benchmarks/distillation.py`, {results['machine']['version']}."
         ),
     )
 

@@ -1,42 +1,40 @@
-"""The benchmarks measure what they say, and what was recorded is within the limits that were set."""
+"""The benchmarks measure what they say."""
 
-import json
+import shutil
 
 import numpy as np
 import pytest
 
 import data
-import distillation
 import processors
-from mobilebert_hf.deployment import FORMATS, export
+import training_steps
+from mobilebert_hf.deployment import FORMATS
 from mobilebert_hf.deployment.student import load_student, sample_inputs
-
-from .deployment.helpers import save
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 64, "embedding_size": 32, "vocab_size": 1200}
 
 
 def test_the_plain_way_and_ours_compute_the_same():
-    rows = distillation.compare(**SIZES)
+    rows = training_steps.compare(**SIZES)
     assert {row["stage"] for row in rows} == {"layer 0", "layer 1", "distillation"}
     assert max(row["loss_error"] for row in rows) <= 1e-5
     assert max(row["gradient_error"] for row in rows) <= 5e-5, "so small a network sums up few terms"
 
 
 def test_an_error_would_be_seen():
-    pair = distillation.Pair((2, 16), **SIZES)
+    pair = training_steps.Pair((2, 16), **SIZES)
     pair.plain(0)()
     plain = pair.gradients()
     pair.ours(0)()
     ours = pair.gradients()
-    assert distillation.gradient_error(ours, plain) <= 1e-5
+    assert training_steps.gradient_error(ours, plain) <= 1e-5
     name = max(ours, key=lambda name: ours[name].abs().max())
     ours[name] = ours[name] * 1.001
-    assert distillation.gradient_error(ours, plain) > 1e-4
+    assert training_steps.gradient_error(ours, plain) > 1e-4
 
 
 def test_every_stage_is_timed_in_every_way():
-    rows = distillation.time_stages((2, 16), range(3), repeats=2, **SIZES)
+    rows = training_steps.time_stages((2, 16), range(3), repeats=2, **SIZES)
     assert [row["stage"] for row in rows] == ["layer 0", "layer 1", "distillation"]
     assert all(row[f"{way}_seconds"] > 0 for row in rows for way in ("plain", "hard", "soft", "bfloat16"))
 
@@ -45,7 +43,7 @@ def test_a_gpus_costs_are_shown_beside_the_plain_ways():
     costs = {"plain": 0.4, "ours": 0.2, "compiled": 0.1}
     stage = {way: {"seconds": seconds, "bytes": 1000 * seconds} for way, seconds in costs.items()}
     results = {"batch": [4, 100], "machine": {"peak_flops": 1e6}, "stages": {"layer 0": {"flops": 3e4, **stage}}}
-    assert distillation.gpu_cells(results)[1] == ["layer 0", "1,000", "2,000 (2.0x)", "4,000 (4.0x)", "0.25", "30%"]
+    assert training_steps.gpu_cells(results)[1] == ["layer 0", "1,000", "2,000 (2.0x)", "4,000 (4.0x)", "0.25", "30%"]
 
 
 def test_padding_is_counted():
@@ -55,36 +53,11 @@ def test_padding_is_counted():
     assert 0.2 < shares["random"] <= 0.25
 
 
-def test_the_recorded_costs_are_within_the_limits():
-    results = json.loads(distillation.RESULTS.read_text())
-    assert max(row["gradient_error"] for row in results["agreement"]) <= 1e-5
-    assert max(row["loss_error"] for row in results["agreement"]) <= 1e-5
-    for measured in results["shapes"].values():
-        summary = measured["summary"]
-        assert len(measured["stages"]) == 25
-        assert max(summary["transfer_hard"], summary["transfer_soft"]) <= 1 / 3
-        assert summary["distillation"] <= 0.7
-        assert max(summary["memory_transfer"], summary["memory_distillation"]) <= 0.5
-
-
-def test_the_recorded_data_rates_are_within_the_limits():
-    results = json.loads(data.RESULTS.read_text())
-    prepared = results["preparation"]
-    assert prepared["text_bytes"] >= 100e6
-    assert prepared["seconds"] <= 360
-    assert prepared["peak_bytes"] <= 2 * 2**30
-    assert prepared["seconds_again"] < prepared["seconds"] / 20
-    assert min(results["made_over_consumed"].values()) >= 10
-
-
 @pytest.mark.parametrize("quantize", ["int8", "int8-static"])
-def test_unsigned_weights_say_the_same(quantize, tiny_tokenizer, tiny_corpus, tmp_path):
-    model = save(tmp_path / "model", tiny_tokenizer)
-    export(
-        model, tmp_path / "out", "onnx", quantize, calibration=[str(tiny_corpus)] if quantize == "int8-static" else ()
-    )
-    path = tmp_path / "out" / FORMATS["onnx"].FILES[quantize]
-    source, head = load_student(model)
+def test_unsigned_weights_say_the_same(quantize, exported, tmp_path):
+    folder = exported("onnx", quantize)
+    path = shutil.copy(folder / FORMATS["onnx"].FILES[quantize], tmp_path)
+    source, head = load_student(folder.parent / "model")
     inputs = {name: value.numpy() for name, value in sample_inputs(source, 2, 33).items()}
     signed = FORMATS["onnx"].load(path, head)(inputs)["start_logits"]
     processors._make_unsigned(path)

@@ -18,7 +18,7 @@ from mobilebert_hf.training.normalizers import count_batch
 
 from .helpers import paper_arguments
 from .models.helpers import build
-from .workshop import FORKS, free_port
+from .workshop import FORKS, PATIENCE, free_port
 
 CONFIGURATIONS = sorted((Path(__file__).parents[1] / "recipes" / "accelerate").glob("*.yaml"))
 STEPS = 16
@@ -100,7 +100,7 @@ def test_a_student_sharded_by_fsdp2_takes_the_steps_of_a_whole_one(tmp_path, fre
         fork.start()
     expected = [pytest.approx(line, rel=1e-5) for line in take_steps(tmp_path, freezing)]
     for rank, fork in enumerate(forks):
-        fork.join()
+        fork.join(PATIENCE)
         assert fork.exitcode == 0
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
 

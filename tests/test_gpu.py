@@ -16,7 +16,7 @@ from mobilebert_hf.distillation import run as distillation
 from mobilebert_hf.models.packing import PACKED
 from mobilebert_hf.recipe import parse_recipe
 
-from .data.conftest import write_corpus
+from .data.helpers import write_corpus
 from .distillation.encoders import run_distillation, save_teacher
 from .helpers import paper_arguments, pretraining_model, training_logs
 from .invariant import test_invariant

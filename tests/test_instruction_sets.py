@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from .workshop import FORKS, INSTRUCTION_SETS, InstructionSet
+from .workshop import FORKS, INSTRUCTION_SETS, PATIENCE, InstructionSet
 
 # A run of this test diverged on processors with AVX2 alone.
 QUICK = ["tests/distillation/test_runs.py::test_every_group_learns_at_the_strategys_rate"]
@@ -18,13 +18,19 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("instructions", INSTRUCTION_SETS)
-@pytest.mark.parametrize("tests", [QUICK, pytest.param(ALL, marks=pytest.mark.slow)], ids=["quick", "all"])
+def cases():
+    for kind, tests in (("quick", QUICK), ("all", ALL)):
+        for name in INSTRUCTION_SETS:
+            slow = (kind, name) != ("quick", "avx2")
+            yield pytest.param(name, tests, id=f"{kind}-{name}", marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize(("instructions", "tests"), list(cases()))
 def test_other_rounding_changes_no_outcome(pytestconfig, tmp_path, instructions, tests):
     log = tmp_path / "log"
     process = FORKS.Process(target=_run_tests, args=(pytestconfig.rootpath, log, instructions, tests))
     process.start()
-    process.join()
+    process.join(PATIENCE)
     assert process.exitcode == 0, log.read_text()[-3000:]
 
 

@@ -1,4 +1,4 @@
-"""The recipes: a teacher from raw text, then a student of it as a user launches that, on a tiny corpus."""
+"""The recipes: a teacher from raw text, then a student of it, on a tiny corpus."""
 
 import json
 import sys
@@ -29,10 +29,9 @@ print(network.config.model_type, fill(f"the {fill.tokenizer.mask_token} engine")
 def workshop(tmp_path_factory, tiny_corpus):
     """With a trained teacher and a distilled student."""
     workshop = Workshop(tmp_path_factory.mktemp("recipes"), tiny_corpus)
-    forked = workshop.fork("pretrain", **workshop.pretraining())
-    assert forked.wait() == [0], forked.output[-3000:]
-    launched = workshop.distill()
-    assert launched.returncode == 0, launched.stderr[-3000:]
+    for recipe, values in (("pretrain", workshop.pretraining()), ("distill", workshop.distillation())):
+        forked = workshop.fork(recipe, **values)
+        assert forked.wait() == [0], forked.output[-3000:]
     return workshop
 
 

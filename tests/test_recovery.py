@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
+from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ from mobilebert_hf.distillation import DistillationTrainer
 from mobilebert_hf.hub import run_card
 from mobilebert_hf.runs.checkpoints import find_damage
 
-from .data.conftest import write_corpus
-from .workshop import RECIPES, Death, Workshop
+from .data.helpers import write_corpus
+from .workshop import PATIENCE, RECIPES, Death, Workshop
 
 # 4 layers' worth of stages in 18 steps of 64 examples: an epoch has 5 steps, a checkpoint comes after every third.
 STEPS = {"transfer_steps": 12, "distillation_steps": 6, "save_steps": 3, "gradient_accumulation_steps": 4}
@@ -41,11 +42,11 @@ class Undrawn:
             self.before()
 
 
-class DeathInStep:
-    """Ends the process by SIGKILL when it computes a loss for the `count`-th time."""
+class SignalInStep:
+    """Sends a signal to the process and its workers when it computes a loss for the `count`-th time."""
 
-    def __init__(self, count):
-        self.left = count
+    def __init__(self, number, count):
+        self.number, self.left = number, count
 
     def __call__(self):
         DistillationTrainer.compute_loss = self._counted(DistillationTrainer.compute_loss)
@@ -54,10 +55,13 @@ class DeathInStep:
         def counted(*args, **kwargs):
             self.left -= 1
             if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.killpg(os.getpid(), self.number)
             return compute_loss(*args, **kwargs)
 
         return counted
+
+
+DeathInStep = partial(SignalInStep, signal.SIGKILL)
 
 
 class SmallFiles:
@@ -185,8 +189,7 @@ def test_a_stream_goes_on_too(workshop, untouched, tmp_path):
 def test_two_processes_go_on_too(workshop, untouched, tmp_path, moment, options):
     death = DEATHS[moment](tmp_path / "run")
     run = start(workshop, tmp_path / "run", 2, death, **options)
-    while all(process.is_alive() for process in run.processes):
-        time.sleep(0.05)
+    wait_for_any([process.sentinel for process in run.processes], PATIENCE)
     run.signal(signal.SIGKILL)  # as a launcher ends the others
     run.wait()
     finish(workshop, tmp_path / "run", 2, **options)
@@ -291,14 +294,11 @@ def test_a_disk_that_is_really_full_ends_the_run_too(workshop, untouched, tmp_pa
     ids=["SIGTERM", "SIGINT-workers", "SIGINT", "SIGTERM-workers"],
 )
 def test_a_signal_ends_the_run_with_a_checkpoint(workshop, untouched, tmp_path, number, options):
-    run = start(workshop, tmp_path / "run", **options)
-    while not (tmp_path / "run" / "checkpoint-3").exists():
-        assert run.processes[0].is_alive(), run.output[-3000:]
-        time.sleep(0.01)
-    os.killpg(run.processes[0].pid, number)
+    run = start(workshop, tmp_path / "run", before=SignalInStep(number, 4 * 4 + 1), **options)
     assert run.wait() == [0], run.output[-3000:]
     assert f"{number.name}: writing a checkpoint after this step" in run.output
     assert "the same command goes on from there" in run.output
+    assert (tmp_path / "run" / "checkpoint-5").is_dir()
     assert not (tmp_path / "run" / "model.safetensors").exists()
     finish(workshop, tmp_path / "run")
     assert weights(tmp_path / "run") == untouched()

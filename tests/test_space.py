@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -80,12 +81,6 @@ def assemble(*words):
     return subprocess.run([sys.executable, ASSEMBLE, *map(str, words)], capture_output=True, text=True)
 
 
-@pytest.fixture
-def exported(tiny_tokenizer, tmp_path):
-    export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "exported", "onnx", "int8")
-    return tmp_path / "exported"
-
-
 @pytest.mark.slow
 def test_the_page_answers_in_a_browser(exported, tmp_path):
     npm = shutil.which("npm")
@@ -96,7 +91,7 @@ def test_the_page_answers_in_a_browser(exported, tmp_path):
     if installed.returncode:
         pytest.skip(f"npm could not install {', '.join(PACKAGES)}: {installed.stderr[-500:]}")
     space = tmp_path / "space"
-    assembled = assemble(exported, space, "--modules", tmp_path / "node_modules")
+    assembled = assemble(exported("onnx", "int8"), space, "--modules", tmp_path / "node_modules")
     assert assembled.returncode == 0, assembled.stderr
     (tmp_path / "visit.mjs").write_text(VISIT)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=space))
@@ -135,20 +130,27 @@ def test_the_places_of_answers_are_found_in_node(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-def test_another_tokenizer_is_refused(exported, tmp_path):
-    path = exported / "tokenizer.json"
+@pytest.fixture
+def assemble_here():
+    """The script in this process."""
+    return runpy.run_path(str(ASSEMBLE))["main"]
+
+
+@pytest.mark.usefixtures("instant_exports")
+def test_another_tokenizer_is_refused(assemble_here, tiny_tokenizer, tmp_path):
+    export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "exported", "onnx", "int8")
+    path = tmp_path / "exported" / "tokenizer.json"
     path.write_text(path.read_text().replace('"type": "WordPiece"', '"type": "Unigram"'))
-    other = assemble(exported, tmp_path / "space")
-    assert other.returncode == 1
-    assert "has a Unigram tokenizer: the page finds the places of answers for WordPiece only" in other.stderr
+    with pytest.raises(SystemExit, match="has a Unigram tokenizer: the page finds the places"):
+        assemble_here(tmp_path / "exported", tmp_path / "space")
 
 
-def test_what_is_missing_is_told(exported, tiny_tokenizer, tmp_path):
-    missing = assemble(exported, tmp_path / "space", "--modules", tmp_path)
-    assert missing.returncode == 1
-    assert "npm install --ignore-scripts @huggingface/transformers" in missing.stderr
+@pytest.mark.usefixtures("instant_exports")
+def test_what_is_missing_is_told(assemble_here, tiny_tokenizer, tmp_path):
+    export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "exported", "onnx", "int8")
+    with pytest.raises(SystemExit, match=r"npm install --ignore-scripts @huggingface/transformers"):
+        assemble_here(tmp_path / "exported", tmp_path / "space", modules=tmp_path)
     export(save(tmp_path / "masks", tiny_tokenizer, "ForMaskedLM"), tmp_path / "other")
-    other = assemble(tmp_path / "other", tmp_path / "space")
-    assert other.returncode == 1
-    assert "of a student that answers questions" in other.stderr
+    with pytest.raises(SystemExit, match="of a student that answers questions"):
+        assemble_here(tmp_path / "other", tmp_path / "space")
     assert not (tmp_path / "space").exists()

@@ -1,6 +1,7 @@
 """Recipes in processes of their own: launched as a user does it, or forked from one that has everything imported."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import platform
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -167,6 +169,24 @@ def fork_with(recipe, config, before=None, **values):
     return run
 
 
+def in_fork(function, *arguments):
+    """The result of a function in a forked process."""
+    receiver, sender = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_send, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        pytest.fail(f"{function.__name__} failed in the forked process; see its output")
+    finally:
+        process.join(PATIENCE)
+
+
+def _send(sender, function, arguments):
+    sender.send(function(*arguments))
+
+
 class InstructionSet:
     """Limits a process that has not computed anything yet to one of `INSTRUCTION_SETS`."""
 
@@ -209,10 +229,18 @@ def _writes(mode, flags):
     return bool(flags & (os.O_WRONLY | os.O_RDWR)) if isinstance(flags, int) else any(m in mode for m in "wax+")
 
 
+# Below those that the system hands out to whoever asks, and others in each test process: what is free now must be so
+# until the processes that are told of it have started.
+PORTS = itertools.count(10_000 + 100 * (os.getpid() % 200))
+
+
 def free_port():
+    return next(port for port in PORTS if _is_free(port))
+
+
+def _is_free(port):
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _environment(rank, processes, port):

@@ -3,8 +3,14 @@
 from typing import Any
 
 from tqdm import tqdm
-from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 # More layers do not fit into a line.
 MAX_LAYERS = 13

@@ -13,7 +13,7 @@ from mobilebert_hf.data import PretrainingCollator, PretrainingDataArguments, pr
 from mobilebert_hf.data import pretraining as module
 from mobilebert_hf.data.pairs import IS_NEXT, Document, PairSettings, build_pairs, make_examples, split_sentences
 
-from .conftest import write_corpus
+from .helpers import write_corpus
 
 
 def arguments(corpus_file, tmp_path, **changes) -> PretrainingDataArguments:

@@ -21,7 +21,7 @@ from mobilebert_hf.data import (
 )
 from mobilebert_hf.data.streaming import make_block
 
-from .conftest import write_corpus
+from .helpers import write_corpus
 
 FILES = 4
 BLOCK = 8

@@ -10,8 +10,7 @@ from mobilebert_hf import fold
 from mobilebert_hf.deployment.network import prepare_for_export
 from mobilebert_hf.deployment.ort_encoder import factor, lower
 
-from ..models.helpers import build, make_batch, run
-from ..models.test_folding import SHAPES, median_error, scaled, worst
+from ..models.helpers import SHAPES, build, make_batch, median_error, run, scaled, worst
 
 # Wide enough that query and key are less work as two matmuls.
 WIDE = {"hidden_size": 48, "intra_bottleneck_size": 16}

@@ -15,23 +15,23 @@ from mobilebert_hf.deployment.network import prepare_for_export
 from mobilebert_hf.deployment.quantization import QuantizeDequantize, QuantizedLinear, quantize_static
 from mobilebert_hf.deployment.student import load_student, sample_inputs
 from mobilebert_hf.models.encoder import NoNorm
-from mobilebert_hf.runs.exports import graph_files
+from mobilebert_hf.runs.exports import graph_files, read_manifest
 
 from .helpers import TINY, save
 
-# Every format in one kind, ONNX in both; the others take long to convert.
+QUANTIZED = ("int8", "int8-static")
+
+# Of every quantizer and runtime; the others take long to convert.
 CASES = [
-    ("onnx", "int8", {}),
-    ("onnx", "int8-static", {}),
-    ("openvino", "int8-static", {}),
-    ("executorch", "int8", {}),
-    ("tflite", "int8-static", {}),
-    pytest.param("onnx", "int8-static", TINY, marks=pytest.mark.slow),
-    pytest.param("openvino", "int8", {}, marks=pytest.mark.slow),
-    pytest.param("executorch", "int8-static", {}, marks=pytest.mark.slow),
-    pytest.param("tflite", "int8", {}, marks=pytest.mark.slow),
+    ("onnx", "int8"),
+    ("onnx", "int8-static"),
+    ("openvino", "int8-static"),
+    ("tflite", "int8"),
+    *(
+        pytest.param(format, quantize, marks=pytest.mark.slow)
+        for format, quantize in (("openvino", "int8"), ("tflite", "int8-static"), *product(["executorch"], QUANTIZED))
+    ),
 ]
-FORMATS_TO_CALIBRATE = ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "tflite"))]
 
 
 @pytest.fixture
@@ -39,35 +39,52 @@ def calibration(tiny_corpus):
     return [str(tiny_corpus)]
 
 
-@pytest.mark.parametrize(("format", "quantize", "fields"), CASES)
-def test_every_format_runs_in_eight_bits(format, quantize, fields, tiny_tokenizer, calibration, tmp_path):
-    model = save(tmp_path / "model", tiny_tokenizer, **fields)
-    text = calibration if quantize == "int8-static" else ()
-    errors = export(model, tmp_path / "out", format, quantize, calibration=text)
-    assert 0 < max(errors.values()) <= 0.25
+@pytest.mark.parametrize(("format", "quantize"), CASES)
+def test_every_format_runs_in_eight_bits(format, quantize, exported):
+    check_eight_bits(exported(format, quantize), format, quantize)
+
+
+@pytest.mark.slow
+def test_a_tiny_student_runs_in_eight_bits(tiny_tokenizer, calibration, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer, **TINY)
+    export(model, tmp_path / "out", "onnx", "int8-static", calibration=calibration)
+    check_eight_bits(tmp_path / "out", "onnx", "int8-static")
+
+
+def check_eight_bits(folder, format, quantize):
     file = FORMATS[format].FILES[quantize]
-    assert json.loads((tmp_path / "out" / "export.json").read_text())["graphs"][file]["quantize"] == quantize
-    source, task = load_student(model)
-    run = FORMATS[format].load(tmp_path / "out" / file, task)
+    graph = read_manifest(folder).graphs[file]
+    assert graph.quantize == quantize
+    assert 0 < max(graph.relative_errors.values()) <= 0.25
+    source, task = load_student(folder.parent / "model")
+    run = FORMATS[format].load(folder / file, task)
     inputs = [sample_inputs(source, 1, length, seed) for seed, length in enumerate([1, 2, 64, *[40] * 10])]
     logits = [run({name: value.numpy() for name, value in row.items()})["start_logits"] for row in inputs]
     assert [output.shape[1] for output in logits[:3]] == [1, 2, 64]
     assert len(np.unique(np.concatenate(logits[3:]))) > 256, "what the head gives out is rounded"
 
 
-@pytest.mark.parametrize("fields", [{}, pytest.param(TINY, marks=pytest.mark.slow)])
-def test_lite_rt_hands_all_layers_to_xnnpack_at_once(fields, tiny_tokenizer, tmp_path):
+def test_lite_rt_hands_all_layers_to_xnnpack_at_once(exported):
+    check_delegates(exported("tflite", "int8"))
+
+
+@pytest.mark.slow
+def test_lite_rt_hands_all_layers_of_a_tiny_student_to_xnnpack_at_once(tiny_tokenizer, tmp_path):
+    export(save(tmp_path / "model", tiny_tokenizer, **TINY), tmp_path / "out", "tflite", "int8")
+    check_delegates(tmp_path / "out")
+
+
+def check_delegates(folder):
     from ai_edge_litert.interpreter import Interpreter
 
-    model = save(tmp_path / "model", tiny_tokenizer, **fields)
-    export(model, tmp_path / "out", "tflite", "int8")
-    interpreter = Interpreter(str(tmp_path / "out" / "tflite" / "model_int8.tflite"))
+    interpreter = Interpreter(str(folder / "tflite" / "model_int8.tflite"))
     interpreter.allocate_tensors()
     # A slice of open length, which none of XNNPACK's is, would end what a delegate takes; no public call counts them.
     names = [operator["op_name"] for operator in interpreter._get_ops_details()]
     assert names.count("DELEGATE") == 2, "one for the position ids before the embedding lookup, one for the rest"
 
 
+@pytest.mark.usefixtures("instant_exports")
 def test_files_of_one_model_lie_together(tiny_tokenizer, calibration, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     for quantize in (None, "int8", "int8-static"):
@@ -82,16 +99,15 @@ def test_files_of_one_model_lie_together(tiny_tokenizer, calibration, tmp_path):
     }
 
 
-def test_the_graph_says_what_the_rounded_network_says(tiny_tokenizer, calibration, tmp_path):
+def test_the_graph_says_what_the_rounded_network_says(exported, tiny_tokenizer, calibration):
     """The error of int8 is already in the PyTorch model; ONNX Runtime adds almost nothing."""
-    model = save(tmp_path / "model", tiny_tokenizer)
-    source, task = load_student(model)
-    batches = calibration_batches(calibration, tiny_tokenizer, 32, 2)
+    folder = exported("onnx", "int8-static")
+    source, task = load_student(folder.parent / "model")
+    # As `export` calibrates.
+    batches = calibration_batches(calibration, tiny_tokenizer, source.config.max_position_embeddings, 2)
     network = prepare_for_export(source)
     quantize_static(network, batches)
-    path = tmp_path / "model.onnx"
-    FORMATS["onnx"].write(prepare_for_export(source), task, path, "int8-static", batches)
-    run = FORMATS["onnx"].load(path, task)
+    run = FORMATS["onnx"].load(folder / FORMATS["onnx"].FILES["int8-static"], task)
     exact, rounded, graph = [], [], []
     with torch.inference_mode():
         for batch in batches:
@@ -104,28 +120,17 @@ def test_the_graph_says_what_the_rounded_network_says(tiny_tokenizer, calibratio
     assert (graph - rounded).pow(2).mean() <= 0.25 * (rounded - exact).pow(2).mean()
 
 
-def test_a_student_with_one_token_type_is_quantized(tiny_tokenizer, calibration, tmp_path):
+@pytest.mark.parametrize(
+    "format", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "tflite"))]
+)
+def test_unusual_students_are_quantized(format, tiny_tokenizer, calibration, tmp_path):
+    """Rows without weights, which keep their biases, units that no text wakes, and one token type."""
     model = save(tmp_path / "model", tiny_tokenizer, type_vocab_size=1)
-    assert max(export(model, tmp_path / "out", "onnx", "int8-static", calibration=calibration).values()) <= 0.3
-
-
-@pytest.mark.parametrize("format", FORMATS_TO_CALIBRATE)
-def test_rows_without_weights_keep_their_biases(format, tiny_tokenizer, calibration, tmp_path):
-    model = save(tmp_path / "model", tiny_tokenizer)
     source, _ = load_student(model)
     with torch.no_grad():
         for norm in (module for module in source.modules() if isinstance(module, NoNorm)):
             norm.bias.normal_()
             norm.weight[::4] = 0
-    source.save_pretrained(model)
-    export(model, tmp_path / "out", format, "int8-static", calibration=calibration, tolerance=0.05)
-
-
-@pytest.mark.parametrize("format", FORMATS_TO_CALIBRATE)
-def test_units_that_no_text_wakes_are_quantized(format, tiny_tokenizer, calibration, tmp_path):
-    model = save(tmp_path / "model", tiny_tokenizer)
-    source, _ = load_student(model)
-    with torch.no_grad():
         source.base_model.encoder.layer[0].intermediate.dense.bias.fill_(-1e3)
     source.save_pretrained(model)
     export(model, tmp_path / "out", format, "int8-static", calibration=calibration, tolerance=0.05)
@@ -201,7 +206,7 @@ def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(format, quantize, cal
     tokenizer = BertTokenizer.from_pretrained(tmp_path)
     text = calibration if quantize == "int8-static" else ()
     sizes = []
-    for layers in (1, 3):
+    for layers in (1, 2):
         folder, output = tmp_path / f"model-{layers}", tmp_path / f"out-{layers}"
         torch.manual_seed(0)
         MobileBertForQuestionAnswering(MobileBertConfig(num_hidden_layers=layers)).save_pretrained(folder)
@@ -209,33 +214,45 @@ def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(format, quantize, cal
         export(folder, output, format, quantize, calibration=text, tolerance=np.inf)
         files = graph_files(output, FORMATS[format].FILES[quantize])
         sizes.append(sum(file.stat().st_size for file in files))
-    one, three = sizes
-    whole = one + (MobileBertConfig().num_hidden_layers - 1) * (three - one) / 2
+    one, two = sizes
+    whole = one + (MobileBertConfig().num_hidden_layers - 1) * (two - one)
     assert 24e6 < whole <= 27e6
 
 
-def test_a_quantization_aware_student_is_exported_with_the_ranges_it_learned(tiny_tokenizer, calibration, tmp_path):
-    model = AutoModelForQuestionAnswering.from_pretrained(save(tmp_path / "model", tiny_tokenizer))
-    aware = fold(model, quantization_aware=True).train()
-    tokens = [sample_inputs(aware, 8, 40, seed) for seed in range(60)]
+@pytest.fixture(scope="module")
+def aware(tiny_tokenizer, tmp_path_factory):
+    """The folder of a student that has learned its ranges."""
+    folder = tmp_path_factory.mktemp("aware")
+    model = AutoModelForQuestionAnswering.from_pretrained(save(folder, tiny_tokenizer))
+    student = fold(model, quantization_aware=True).train()
     with torch.no_grad():
-        for batch in tokens:
-            aware(**batch)
-    aware.eval().save_pretrained(tmp_path / "aware")
-    tiny_tokenizer.save_pretrained(tmp_path / "aware")
+        for seed in range(60):
+            student(**sample_inputs(student, 8, 40, seed))
+    student.eval().save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_quantization_aware_student_is_exported_with_the_ranges_it_learned(aware, calibration, tmp_path):
     output = tmp_path / "out"
-    errors = export(tmp_path / "aware", output, "onnx", "int8-static", tolerance=0.05)
-    assert 0 < max(errors.values()) <= 0.05
-    # What is not rounded, or measures its own ranges, leaves rounding out.
-    assert max(export(tmp_path / "aware", output, "onnx").values()) <= 1e-5
-    for format in ("onnx", "openvino"):
-        quantize, text = ("int8", ()) if format == "onnx" else ("int8-static", calibration)
-        assert 0 < max(export(tmp_path / "aware", output, format, quantize, calibration=text).values()) <= 0.25
+    assert 0 < max(export(aware, output, "onnx", "int8-static", tolerance=0.05).values()) <= 0.05
     config = json.loads((output / "config.json").read_text())
     assert (config["model_type"], config["hidden_act"]) == ("mobilebert", "relu6")
     assert config["architectures"] == ["MobileBertForQuestionAnswering"]
     assert "quantization_aware" not in config
     with pytest.raises(ValueError, match=r"has learned its quantization ranges. Remove calibration"):
-        export(tmp_path / "aware", tmp_path / "other", "onnx", "int8-static", calibration=calibration)
+        export(aware, tmp_path / "other", "onnx", "int8-static", calibration=calibration)
     with pytest.raises(ValueError, match="Pass it as calibration"):
-        export(tmp_path / "aware", tmp_path / "other", "openvino", "int8-static")
+        export(aware, tmp_path / "other", "openvino", "int8-static")
+
+
+@pytest.mark.usefixtures("instant_exports")
+def test_a_quantization_aware_student_is_not_rounded_in_float32(aware, tmp_path):
+    assert max(export(aware, tmp_path / "out", "onnx").values()) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "quantize"), [("onnx", "int8"), ("openvino", "int8-static")])
+def test_what_measures_its_own_ranges_leaves_the_learned_ones_out(format, quantize, aware, calibration, tmp_path):
+    text = calibration if quantize == "int8-static" else ()
+    assert 0 < max(export(aware, tmp_path / "out", format, quantize, calibration=text).values()) <= 0.25

@@ -78,22 +78,41 @@ def test_neighbours_of_one_sign_share_the_range(width):
 
 
 @pytest.mark.parametrize(("format", "quantize"), GRAPHS)
-@pytest.mark.parametrize("fields", [{}, pytest.param(TINY, marks=pytest.mark.slow)])
-def test_every_matmul_of_a_graph_is_looked_at(format, quantize, fields, tiny_tokenizer, tiny_corpus, tmp_path):
-    model = save(tmp_path / "model", tiny_tokenizer, **fields)
+def test_every_matmul_of_a_graph_is_looked_at(format, quantize, exported):
+    check_matmuls(exported(format, quantize), format, quantize)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "quantize"), GRAPHS)
+def test_every_matmul_of_a_tiny_students_graph_is_looked_at(format, quantize, tiny_tokenizer, tiny_corpus, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer, **TINY)
     text = [str(tiny_corpus)] if quantize == "int8-static" else ()
     export(model, tmp_path / "out", format, quantize, calibration=text)
-    found = dict(FORMATS[format].unsigned_matmuls(tmp_path / "out" / FORMATS[format].FILES[quantize]))
+    check_matmuls(tmp_path / "out", format, quantize)
+
+
+def check_matmuls(folder, format, quantize):
+    found = dict(FORMATS[format].unsigned_matmuls(folder / FORMATS[format].FILES[quantize]))
     # ONNX Runtime's attention has the matmuls of query, key and value, which the other graphs have in one with more.
-    layers = 2 * (4 + 2 * load_student(model)[0].config.num_feedforward_networks)
+    layers = 2 * (4 + 2 * load_student(folder.parent / "model")[0].config.num_feedforward_networks)
     assert layers <= len(found) <= layers + 5
     assert all(largest_pair(weight) <= LARGEST_PAIR for weight in found.values())
     assert max(np.abs(weight).max() for weight in found.values()) == 127
     assert {weight.shape[1] for weight in found.values()} <= {16, 32, 48, 64}, "[out, in]"
 
 
-def test_weights_that_saturate_are_refused(tiny_tokenizer, tiny_corpus, monkeypatch, tmp_path):
-    """As the runtimes' own quantizers choose scales."""
+@pytest.mark.usefixtures("instant_exports")
+def test_weights_that_saturate_are_refused(tiny_tokenizer, monkeypatch, tmp_path):
+    model = save(tmp_path / "model", tiny_tokenizer)
+    saturating = [("matmul", np.full((2, 4), 100, dtype=np.int8))]
+    monkeypatch.setattr(FORMATS["onnx"], "unsigned_matmuls", lambda path: saturating)
+    with pytest.raises(ValueError, match=r"matmul would saturate on x86 processors without VNNI.* 128 is allowed"):
+        export(model, tmp_path / "out", "onnx", "int8")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.slow
+def test_scales_of_the_runtimes_own_quantizers_are_refused(tiny_tokenizer, tiny_corpus, monkeypatch, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer)
     monkeypatch.setattr(onnx_format, "_weight_scales", lambda model: {})
     monkeypatch.setattr(openvino_format, "_requantize", lambda *args: None)

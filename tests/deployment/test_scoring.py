@@ -19,8 +19,8 @@ from mobilebert_hf.finetuning.squad import SquadArguments, finetune_squad
 from mobilebert_hf.models.fake_quantization import disable_fake_quantization
 from mobilebert_hf_cli import app
 
-from ..data.conftest import WORDS
-from ..finetuning.test_squad import write as write_squad
+from ..data.helpers import WORDS
+from ..finetuning.helpers import write_squad
 from .helpers import save
 
 LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
@@ -38,7 +38,10 @@ def glue(tmp_path_factory):
     return folder, sentences, labels
 
 
-def test_glue_scores_are_those_of_the_pipeline(glue, tiny_tokenizer, tiny_corpus, tmp_path):
+@pytest.mark.parametrize("formats", ["instant_exports", pytest.param("real", marks=pytest.mark.slow)])
+def test_glue_scores_are_those_of_the_pipeline(formats, request, glue, tiny_tokenizer, tiny_corpus, tmp_path):
+    if formats != "real":
+        request.getfixturevalue(formats)
     folder, sentences, labels = glue
     model = save(tmp_path / "model", tiny_tokenizer, "ForSequenceClassification", **LABELS)
     export(model, tmp_path / "out")
@@ -55,8 +58,9 @@ def test_glue_scores_are_those_of_the_pipeline(glue, tiny_tokenizer, tiny_corpus
 
 
 @pytest.mark.parametrize("impossible", [0.0, 0.4])
-def test_squad_scores_are_those_of_the_recipe(impossible, tiny_tokenizer, tmp_path):
-    model = save(tmp_path / "model", tiny_tokenizer)
+def test_squad_scores_are_those_of_the_recipe(impossible, exported, tmp_path):
+    shutil.copytree(exported("onnx"), tmp_path / "out")
+    model = str(exported("onnx").parent / "model")
     questions = write_squad(tmp_path / "dev.json", 30, seed=0, impossible=impossible)
     squad = SquadArguments(
         ["squad"],
@@ -70,13 +74,13 @@ def test_squad_scores_are_those_of_the_recipe(impossible, tiny_tokenizer, tmp_pa
         str(tmp_path / "run"), learning_rate=0.0, max_steps=1, use_cpu=True, disable_tqdm=True, report_to="none"
     )
     expected = finetune_squad(EncoderArguments(model), squad, training)
-    export(model, tmp_path / "out")
     scores = score_export(tmp_path / "out", "squad", questions, max_length=64)
     exact = "exact" if impossible else "exact_match"
     for found in scores.values():
         assert found == pytest.approx({exact: expected[f"eval_{exact}"], "f1": expected["eval_f1"]})
 
 
+@pytest.mark.usefixtures("instant_exports")
 def test_labels_may_be_in_another_order(glue, tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer, "ForSequenceClassification", **LABELS)
     export(model, tmp_path / "out")
@@ -90,6 +94,7 @@ def test_labels_may_be_in_another_order(glue, tiny_tokenizer, tmp_path):
     assert score_export(tmp_path / "flipped", "sst2", str(glue[0])) == expected
 
 
+@pytest.mark.usefixtures("instant_exports")
 def test_the_command_shows_what_each_graph_loses(glue, tiny_tokenizer, tmp_path):
     model = save(tmp_path / "model", tiny_tokenizer, "ForSequenceClassification", **LABELS)
     export(model, tmp_path / "out")
@@ -100,6 +105,7 @@ def test_the_command_shows_what_each_graph_loses(glue, tiny_tokenizer, tmp_path)
     assert any("onnx/model.onnx" in line and "(+0.00)" in line for line in done.output.splitlines())
 
 
+@pytest.mark.usefixtures("instant_exports")
 def test_a_quantization_aware_student_is_scored_beside_float32(glue, tiny_tokenizer, tmp_path, monkeypatch):
     model = save(tmp_path / "model", tiny_tokenizer, "ForSequenceClassification", **LABELS)
     aware = fold(AutoModelForSequenceClassification.from_pretrained(model), quantization_aware=True).train()
@@ -119,6 +125,7 @@ def test_a_quantization_aware_student_is_scored_beside_float32(glue, tiny_tokeni
     assert not torch.allclose(rounded, reference)
 
 
+@pytest.mark.usefixtures("instant_exports")
 def test_what_cannot_be_scored(glue, tiny_tokenizer, tmp_path):
     export(save(tmp_path / "model", tiny_tokenizer), tmp_path / "out")
     shutil.move(tmp_path / "model", tmp_path / "moved")

@@ -15,8 +15,7 @@ from mobilebert_hf.distillation.networks import Needs
 from mobilebert_hf.distillation.shapes import student_shape
 from mobilebert_hf.distillation.teachers import EncoderTeacher
 
-from .encoders import build, random_batch
-from .test_teachers import FAMILIES
+from .encoders import FAMILIES, build, random_batch
 
 COUNTS = torch.ones(100)
 

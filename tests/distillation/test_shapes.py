@@ -8,8 +8,7 @@ from mobilebert_hf import MobileBertModel
 from mobilebert_hf.distillation.costs import forward_flops
 from mobilebert_hf.distillation.shapes import BOTTLENECKS, choose_layers, compare_sizes, student_shape
 
-from .encoders import build, random_batch
-from .test_teachers import FAMILIES
+from .encoders import FAMILIES, build, random_batch
 
 
 @pytest.mark.parametrize("family", FAMILIES)

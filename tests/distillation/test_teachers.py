@@ -8,36 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobilebert_hf.distillation.networks import Needs
 from mobilebert_hf.distillation.teachers import EncoderTeacher
 
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "vocab_size": 100,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
-DISTILBERT = {
-    "vocab_size": 100,
-    "dim": 32,
-    "n_layers": 3,
-    "n_heads": 2,
-    "hidden_dim": 64,
-    "max_position_embeddings": 64,
-}
-TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-FAMILIES = {
-    "Bert": SIZES,
-    "Roberta": SIZES,
-    "DistilBert": DISTILBERT,
-    "Electra": {**SIZES, "embedding_size": 16},
-    "MPNet": SIZES,
-    "ModernBert": {**SIZES, **TOKENS},
-    "Albert": {**SIZES, "embedding_size": 16, "num_hidden_groups": 1},
-    "DebertaV2": {**SIZES, "conv_kernel_size": 3, "relative_attention": True, "position_biased_input": False},
-    "EuroBert": {**SIZES, "num_key_value_heads": 2},
-    "NomicBert": SIZES,
-}
+from .encoders import FAMILIES
 
 
 def build(family, head="Model"):

@@ -5,18 +5,8 @@ import torch
 
 from mobilebert_hf import MobileBertConfig, MobileBertForPreTraining
 
-from ..data.conftest import WORDS
-
-SIZES = {
-    "num_hidden_layers": 2,
-    "hidden_size": 32,
-    "embedding_size": 16,
-    "intra_bottleneck_size": 16,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-    # Without the normalisation that NoNorm leaves out, so small a network learns only if it was pre-trained.
-    "normalization_type": "layer_norm",
-}
+from ..data.helpers import WORDS
+from .helpers import SIZES
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from mobilebert_hf.tasks.glue_data import load_glue
 from mobilebert_hf.tasks.glue_tasks import TASKS
 
 from ..distillation.encoders import CLS, save_modules
-from .test_glue import arguments
+from .helpers import glue_arguments
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def finished(pretrained, glue_folder, tmp_path_factory):
     """A folder with runs of two tasks, and answers for the server."""
     output = tmp_path_factory.mktemp("bi_encoder") / "runs"
     options = {"task": ["stsb", "rte"], "bi_encoder": True, "predict": True}
-    finetune_glue(*arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, **options))
+    finetune_glue(*glue_arguments(pretrained, glue_folder, output, **options))
     return output
 
 
@@ -74,7 +74,7 @@ def test_the_card_says_how_texts_are_compared(finished):
 
 
 def test_adapter_and_early_stopping_go_along(pretrained, glue_folder, tmp_path):
-    call = arguments(
+    call = glue_arguments(
         *(pretrained, glue_folder, tmp_path),
         encoder={"adapter": "lora"},
         training={"num_train_epochs": 3, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
@@ -93,7 +93,7 @@ def test_a_sentence_encoder_is_trained_through_its_own_modules(pretrained, glue_
     source = tmp_path / "source"
     shutil.copytree(pretrained, source)
     save_modules(source, pooling=CLS, prompts={"query": "river: "}, default_prompt_name="query", max_seq_length=30)
-    call = arguments(
+    call = glue_arguments(
         *(str(source), glue_folder, tmp_path / "out"),
         training={"num_train_epochs": 1, "learning_rate": 1e-9},
         task=["rte"],
@@ -115,14 +115,14 @@ def test_a_sentence_encoder_is_trained_through_its_own_modules(pretrained, glue_
 @pytest.mark.parametrize("task", ["cola", "mnli", "ax"])
 def test_other_tasks_are_refused(task, pretrained, glue_folder, tmp_path):
     with pytest.raises(ValueError, match="choose tasks from mrpc, stsb, qqp, qnli, rte, wnli"):
-        finetune_glue(*arguments(pretrained, glue_folder, tmp_path / "out", task=[task], bi_encoder=True))
+        finetune_glue(*glue_arguments(pretrained, glue_folder, tmp_path / "out", task=[task], bi_encoder=True))
     assert not (tmp_path / "out").exists()
 
 
 def test_no_bi_encoder_starts_from_mnli(pretrained, glue_folder, tmp_path):
     with pytest.raises(ValueError, match="mnli_init"):
         finetune_glue(
-            *arguments(pretrained, glue_folder, tmp_path / "out", task=["rte"], bi_encoder=True, mnli_init=True)
+            *glue_arguments(pretrained, glue_folder, tmp_path / "out", task=["rte"], bi_encoder=True, mnli_init=True)
         )
     assert not (tmp_path / "out").exists()
 

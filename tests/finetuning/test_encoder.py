@@ -29,7 +29,7 @@ from mobilebert_hf.finetuning.encoder import (
     load_encoder,
 )
 
-from .conftest import SIZES
+from .helpers import SIZES
 
 NOTHING_MISSING = {"missing_keys": set()}
 BINARY = ("negative", "positive")

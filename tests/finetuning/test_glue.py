@@ -8,39 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, TrainingArguments, pipeline
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from mobilebert_hf import MobileBertConfig, MobileBertForPreTraining
 from mobilebert_hf.deployment import export
 from mobilebert_hf.deployment.scoring import score_export
 from mobilebert_hf.finetuning import glue
-from mobilebert_hf.finetuning.encoder import EncoderArguments
-from mobilebert_hf.finetuning.glue import RECIPE_ARGUMENTS, GlueArguments, finetune_glue
-from mobilebert_hf.finetuning.sweep import GridArguments
+from mobilebert_hf.finetuning.glue import RECIPE_ARGUMENTS, finetune_glue
 from mobilebert_hf.recipe import parse_recipe
 from mobilebert_hf.runs.facts import ModelRecord
 
 from ..workshop import RECIPES, fork_with
-from .conftest import SIZES
-
-TRAINING = {
-    "learning_rate": 3e-3,
-    "num_train_epochs": 4,
-    "per_device_train_batch_size": 8,
-    "save_strategy": "no",
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "report_to": "none",
-}
-
-
-def arguments(model, folder, output, grid=None, encoder=None, training=None, **glue):
-    return (
-        EncoderArguments(model=model, **(encoder or {})),
-        GlueArguments(data=folder, max_seq_length=32, **glue),
-        GridArguments(**(grid or {})),
-        TrainingArguments(str(output), **{**TRAINING, **(training or {})}),
-    )
+from .helpers import SIZES, TRAINING, glue_arguments
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +27,7 @@ def finished(pretrained, glue_folder, tmp_path_factory):
     """A folder with runs of four tasks, two seeds each, and answers for the server."""
     output = tmp_path_factory.mktemp("glue") / "runs"
     tasks = ["ax", "rte", "stsb", "mnli", "cola", "RTE"]
-    finetune_glue(*arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, task=tasks, predict=True))
+    finetune_glue(*glue_arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, task=tasks, predict=True))
     return output
 
 
@@ -59,7 +38,7 @@ def test_every_task_and_seed_has_its_results(finished):
     for task in results["tasks"].values():
         assert list(task["seeds"]) == ["1", "2"]
         assert task["median"] == pytest.approx(sum(task["seeds"].values()) / 2)
-        assert task["setting"] == {"batch_size": 8, "learning_rate": 3e-3, "epochs": 4}
+        assert task["setting"] == {"batch_size": 16, "learning_rate": 5e-3, "epochs": 6}
     assert set(results["tasks"]["mnli"]["metrics"]) == {"acc matched", "acc mismatched"}
     assert results["tasks"]["stsb"]["majority"] is None, "a constant has no correlation"
 
@@ -87,7 +66,7 @@ def test_the_best_model_is_kept_and_loads(finished):
     record = ModelRecord.read(folders[0])
     assert {(score.dataset, score.config) for score in record.facts.scores} == {("nyu-mll/glue", "mnli")}
     assert record.facts.source.role == "base"
-    assert record.arguments["learning_rate"] == 3e-3
+    assert record.arguments["learning_rate"] == 5e-3
 
 
 def test_the_answers_are_in_the_servers_form(finished):
@@ -113,12 +92,12 @@ def test_the_answers_are_in_the_order_of_the_questions(finished, glue_folder):
 def test_only_what_is_missing_is_run(finished, pretrained, glue_folder, tmp_path, monkeypatch):
     output = tmp_path / "runs"
     shutil.copytree(finished, output)
-    again = arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, task=["cola"])
+    again = glue_arguments(pretrained, glue_folder, output, {"seeds": [1, 2]}, task=["cola"])
     before = {path: path.stat().st_mtime_ns for path in output.glob("CoLA/*/results.json")}
     finetune_glue(*again)
     assert {path: path.stat().st_mtime_ns for path in output.glob("CoLA/*/results.json")} == before
-    grid = {"seeds": [1, 2], "learning_rates": [3e-3, 1e-4]}
-    runs = finetune_glue(*arguments(pretrained, glue_folder, output, grid, task=["cola"]))
+    grid = {"seeds": [1, 2], "learning_rates": [5e-3, 1e-4]}
+    runs = finetune_glue(*glue_arguments(pretrained, glue_folder, output, grid, task=["cola"]))
     assert len(runs["cola"]) == 4
     after = {path: path.stat().st_mtime_ns for path in output.glob("CoLA/*/results.json")}
     assert len(after) == 4
@@ -131,16 +110,16 @@ def test_only_what_is_missing_is_run(finished, pretrained, glue_folder, tmp_path
 def test_rte_starts_from_mnli(finished, pretrained, glue_folder, tmp_path):
     output = tmp_path / "runs"
     shutil.copytree(finished / "MNLI", output / "MNLI")
-    call = arguments(pretrained, glue_folder, output, task=["rte"], mnli_init=True)
+    call = glue_arguments(pretrained, glue_folder, output, task=["rte"], mnli_init=True)
     [run] = finetune_glue(*call)["rte"]
     assert Path(run.details["model"]).parent == output / "MNLI"
     with pytest.raises(ValueError, match="MNLI has no finished run: add mnli to the tasks"):
-        finetune_glue(*arguments(pretrained, glue_folder, tmp_path / "other", task=["rte"], mnli_init=True))
+        finetune_glue(*glue_arguments(pretrained, glue_folder, tmp_path / "other", task=["rte"], mnli_init=True))
 
 
 def test_early_stopping_takes_the_best_epoch(pretrained, glue_folder, tmp_path):
     training = {"num_train_epochs": 20, "seed": 1}
-    call = arguments(pretrained, glue_folder, tmp_path, task=["cola"], early_stopping=3, training=training)
+    call = glue_arguments(pretrained, glue_folder, tmp_path, task=["cola"], early_stopping=3, training=training)
     [run] = finetune_glue(*call)["cola"]
     [folder] = (tmp_path / "CoLA").iterdir()
     assert run.score > 0.5
@@ -149,7 +128,7 @@ def test_early_stopping_takes_the_best_epoch(pretrained, glue_folder, tmp_path):
 
 
 def test_an_adapter_leaves_a_plain_model(pretrained, glue_folder, tmp_path):
-    call = arguments(
+    call = glue_arguments(
         pretrained, glue_folder, tmp_path, task=["cola"], encoder={"adapter": "lora", "adapter_options": {"r": 4}}
     )
     [run] = finetune_glue(*call)["cola"]
@@ -160,13 +139,14 @@ def test_an_adapter_leaves_a_plain_model(pretrained, glue_folder, tmp_path):
     assert (folder / "adapter" / "adapter_config.json").is_file()
 
 
+@pytest.mark.usefixtures("instant_exports")
 def test_a_quantization_aware_run_goes_to_the_device_with_its_ranges(glue_folder, tiny_tokenizer, tmp_path):
     torch.manual_seed(0)
     fields = {**SIZES, "normalization_type": "no_norm"}
     student = MobileBertForPreTraining(MobileBertConfig(vocab_size=len(tiny_tokenizer), **fields))
     student.save_pretrained(tmp_path / "student")
     tiny_tokenizer.save_pretrained(tmp_path / "student")
-    settings = arguments(
+    settings = glue_arguments(
         str(tmp_path / "student"),
         glue_folder,
         tmp_path / "runs",
@@ -199,7 +179,7 @@ def test_a_quantization_aware_run_goes_to_the_device_with_its_ranges(glue_folder
 )
 def test_what_makes_no_sense_is_refused_before_training(pretrained, glue_folder, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        finetune_glue(*arguments(pretrained, glue_folder, tmp_path, **changes))
+        finetune_glue(*glue_arguments(pretrained, glue_folder, tmp_path, **changes))
     assert not list(tmp_path.glob("*/*/model.safetensors"))
 
 
@@ -208,8 +188,9 @@ def test_a_task_without_dev_set_says_what_to_do(pretrained, glue_folder, tmp_pat
     shutil.copytree(Path(glue_folder) / "CoLA", data / "CoLA")
     (data / "CoLA" / "dev.tsv").unlink()
     with pytest.raises(ValueError, match=r"needs train and validation.* set holdout"):
-        finetune_glue(*arguments(pretrained, str(data), tmp_path / "runs", task=["cola"]))
-    [run] = finetune_glue(*arguments(pretrained, str(data), tmp_path / "runs", task=["cola"], holdout=0.25))["cola"]
+        finetune_glue(*glue_arguments(pretrained, str(data), tmp_path / "runs", task=["cola"]))
+    call = glue_arguments(pretrained, str(data), tmp_path / "runs", task=["cola"], holdout=0.25)
+    [run] = finetune_glue(*call)["cola"]
     assert run.details["train_examples"] == 300
 
 
@@ -232,7 +213,7 @@ def die_after_the_first_run():
 def test_a_killed_sweep_goes_on(pretrained, glue_folder, tmp_path):
     output = tmp_path / "runs"
     values = {"model": pretrained, "data": glue_folder, "task": ["cola"], "max_seq_length": 32, "seeds": [1, 2]}
-    options = {**values, **TRAINING, "output_dir": str(output), "save_strategy": "steps", "save_steps": 50}
+    options = {**values, **TRAINING, "output_dir": str(output), "save_strategy": "steps", "save_steps": 40}
     killed = fork_with("finetune", tmp_path / "killed.yaml", die_after_the_first_run, **options)
     assert killed.exit_code == -signal.SIGKILL, killed.output[-2000:]
     [first] = output.glob("CoLA/*/results.json")

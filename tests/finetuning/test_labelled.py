@@ -21,7 +21,7 @@ from mobilebert_hf.finetuning.labelled import (
 from mobilebert_hf.runs.facts import ModelRecord
 from mobilebert_hf.tasks.labelled_data import Columns
 
-from ..data.conftest import WORDS
+from ..data.helpers import WORDS
 from ..helpers import mobilebert
 
 TRAINING = {

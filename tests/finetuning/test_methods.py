@@ -9,7 +9,7 @@ from mobilebert_hf.data.labelled import Examples
 from mobilebert_hf.finetuning.methods import IGNORED, TagMethod, TextMethod
 from mobilebert_hf.tasks.kinds import KINDS
 
-from ..data.conftest import WORDS
+from ..data.helpers import WORDS
 from ..deployment.helpers import save
 
 TAGS = ("B-X", "I-X", "O")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
 
-from .test_squad import write
+from .helpers import write_squad
 from .test_task_distillation import SIZES, run
 
 
@@ -15,7 +15,7 @@ def test_a_student_answers_questions_as_its_teacher(tiny_tokenizer, tmp_path):
     config = BertConfig(vocab_size=len(tiny_tokenizer), initializer_range=0.2, **SIZES)
     BertForQuestionAnswering(config).save_pretrained(tmp_path / "teacher")
     tiny_tokenizer.save_pretrained(tmp_path / "teacher")
-    train, dev = write(tmp_path / "train.json", 30, seed=0), write(tmp_path / "dev.json", 8, seed=1)
+    train, dev = write_squad(tmp_path / "train.json", 30, seed=0), write_squad(tmp_path / "dev.json", 8, seed=1)
     results = run(str(tmp_path / "teacher"), train, tmp_path / "run", validation=dev)
     for side in (results["scores"], results["teacher"]["scores"]):
         assert set(side["validation"]) == {"f1", "exact_match"}

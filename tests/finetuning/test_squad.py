@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 from pathlib import Path
 
@@ -22,40 +21,18 @@ from mobilebert_hf.recipe import parse_recipe
 from mobilebert_hf.tasks.squad_scores import squad_scores, squad_v2_scores
 from mobilebert_hf.training import DurableTrainer
 
-from ..data.conftest import WORDS
 from ..workshop import RECIPES, fork_with
-
-WINDOWS = {"max_seq_length": 40, "doc_stride": 8, "max_question_length": 12, "feature_processes": 1}
-
-
-def write(path, count, seed, impossible=0.0):
-    """Questions that name a word, the answer being the word after it, in an official file."""
-    rng = random.Random(seed)
-    words = sorted(set(WORDS.split()))
-    questions = []
-    for index in range(count):
-        context = rng.sample(words, 14)
-        place = rng.randrange(13)
-        missing = rng.random() < impossible
-        asked = next(word for word in words if word not in context) if missing else context[place]
-        text = " ".join(context)
-        answer = {"text": context[place + 1], "answer_start": len(" ".join(context[: place + 1])) + 1}
-        qas = [
-            {"id": f"q{index}", "question": asked, "answers": [] if missing else [answer], "is_impossible": missing}
-        ]
-        questions.append({"context": text, "qas": qas})
-    path.write_text(json.dumps({"data": [{"title": "words", "paragraphs": questions}]}))
-    return str(path)
+from .helpers import WINDOWS, write_squad
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squad")
     return {
-        "train": write(folder / "train.json", 200, seed=0),
-        "dev": write(folder / "dev.json", 40, seed=1),
-        "train_v2": write(folder / "train-v2.json", 200, seed=2, impossible=0.4),
-        "dev_v2": write(folder / "dev-v2.json", 40, seed=3, impossible=0.4),
+        "train": write_squad(folder / "train.json", 200, seed=0),
+        "dev": write_squad(folder / "dev.json", 40, seed=1),
+        "train_v2": write_squad(folder / "train-v2.json", 200, seed=2, impossible=0.4),
+        "dev_v2": write_squad(folder / "dev-v2.json", 40, seed=3, impossible=0.4),
     }
 
 

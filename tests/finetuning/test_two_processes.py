@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ..workshop import RECIPES, Workshop, free_port
-from .test_squad import WINDOWS, write
+from .helpers import WINDOWS, write_squad
 
 COMMON = {
     "learning_rate": 3e-3,
@@ -61,8 +61,8 @@ def test_pairs_apart(pretrained, glue_folder, tmp_path, tiny_corpus):
 @pytest.mark.slow
 def test_squad(pretrained, tmp_path, tiny_corpus):
     workshop = Workshop(tmp_path, tiny_corpus)
-    train = write(tmp_path / "train.json", 100, seed=0)
-    dev = write(tmp_path / "dev.json", 31, seed=1, impossible=0.3)
+    train = write_squad(tmp_path / "train.json", 100, seed=0)
+    dev = write_squad(tmp_path / "dev.json", 31, seed=1, impossible=0.3)
     options = {"model": pretrained, "task": "squad", "train": train, "validation": dev, **WINDOWS}
     launch(workshop, 2, **options, output_dir=tmp_path / "two")
     results = json.loads((tmp_path / "two" / "eval_results.json").read_text())

@@ -47,6 +47,7 @@ class HubServer:
     def __init__(self, tokens):
         self.tokens, self.repositories, self.blobs = tokens, {}, {}
         self.requests = []
+        self.lock = threading.Lock()
         # Large files of which the first attempts to upload are cut off.
         self.fail_uploads = 0
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -191,8 +192,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self.answer(200, {"transfer": "basic", "objects": objects})
 
     def upload(self, oid):
-        if self.hub.fail_uploads:
-            self.hub.fail_uploads -= 1
+        with self.hub.lock:  # the client uploads by several threads
+            cut_off = self.hub.fail_uploads > 0
+            self.hub.fail_uploads -= cut_off
+        if cut_off:
             return self.refuse(507, "", "The disk is full")
         assert hashlib.sha256(self.body).hexdigest() == oid
         self.hub.blobs[oid] = self.body
@@ -201,6 +204,12 @@ class _Handler(BaseHTTPRequestHandler):
     def commit(self, repo, revision):
         if (repository := self.repository(repo)) is None or not self.may_write(repo):
             return None
+        with self.hub.lock:  # a run's uploads in the background may meet
+            oid = self.add_commit(repository, revision)
+        url = f"{self.hub.url}/{repo}/commit/{oid}"
+        return self.answer(200, {"commitUrl": url, "commitOid": oid, "hookOutput": ""})
+
+    def add_commit(self, repository, revision):
         _, before = repository.find(revision)
         files = dict(before)
         for line in self.body.decode().splitlines():
@@ -210,9 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.hub.blobs[value["oid"]]
-        oid = repository.commit(revision, files)
-        url = f"{self.hub.url}/{repo}/commit/{oid}"
-        return self.answer(200, {"commitUrl": url, "commitOid": oid, "hookOutput": ""})
+        return repository.commit(revision, files)
 
     def info(self, repo, revision="main"):
         if (repository := self.repository(repo)) is None:

@@ -8,18 +8,23 @@ import sys
 import huggingface_hub
 import pytest
 import torch
+import transformers
 import yaml
 from huggingface_hub import HfApi, ModelCard
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from mobilebert_hf.deployment import export
+from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer
+from mobilebert_hf.distillation.pretrain import RECIPE_ARGUMENTS, pretrain
 from mobilebert_hf.finetuning.facts import describe_squad_model
 from mobilebert_hf.hub import prepare_publication, publish
+from mobilebert_hf.recipe import parse_recipe
 
-from ..data.conftest import write_corpus
+from ..data.helpers import write_corpus
 from ..deployment.helpers import save
+from ..helpers import mobilebert, training_arguments
 from ..models.helpers import build, run
-from ..workshop import RECIPES, Workshop
+from ..workshop import Workshop
 from .hub_server import HubServer
 
 WRITER, READER = "hf_writer", "hf_reader"
@@ -43,6 +48,8 @@ def online(monkeypatch):
 def here(hub, online, monkeypatch):
     """This process' client talks to the server, as the writer."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
@@ -91,19 +98,14 @@ print(json.dumps([start.tolist(), answerer(question="Which river is long?", cont
 """
 
 
-def test_a_student_loads_with_transformers_alone(hub, folder, tmp_path):
-    exported = tmp_path / "exported"
-    export(folder, exported, "onnx", "int8")
-    command = [sys.executable, "-c", "from mobilebert_hf_cli import run; run()", "publish", str(folder)]
-    command += ["--repo", "org/squad", "--exports", str(exported), "--license", "apache-2.0", "--language", "en"]
-    environment = hub.environment(tmp_path / "home", WRITER)
+def test_a_student_loads_with_transformers_alone(here, folder, exported, tmp_path, monkeypatch, capsys):
+    words = ["publish", folder, "--repo", "org/squad", "--exports", exported("onnx", "int8")]
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    published = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert published.returncode == 0, published.stderr[-2000:]
-    assert published.stdout.splitlines()[-1].startswith(f"{hub.url}/org/squad/commit/")
+    assert mobilebert(monkeypatch, *words, "--license", "apache-2.0", "--language", "en") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{here.url}/org/squad/commit/")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
-    files = hub.files("org/squad")
+    files = here.files("org/squad")
     assert set(files) == {
         ".eval_results/squad.yaml",
         ".gitattributes",
@@ -119,7 +121,7 @@ def test_a_student_loads_with_transformers_alone(hub, folder, tmp_path):
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    loaded = elsewhere(hub, tmp_path / "reader", LOAD, CONTEXT)
+    loaded = elsewhere(here, tmp_path / "reader", LOAD, CONTEXT)
     assert loaded.returncode == 0, loaded.stderr[-2000:]
     start, answer = json.loads(loaded.stdout)
     model = build_of(folder)
@@ -198,16 +200,6 @@ def test_a_teacher_loads_with_its_code(head, here, tmp_path):
         torch.testing.assert_close(torch.tensor(found), value, rtol=1e-4, atol=1e-5)
 
 
-VERSIONS = """
-import json, transformers
-weights = {}
-for revision in ("main", "next", sys.argv[1]):
-    model = transformers.AutoModel.from_pretrained("org/squad", revision=revision)
-    weights[revision] = float(model.embeddings.word_embeddings.weight[1, 0])
-print(json.dumps(weights))
-"""
-
-
 def test_versions_are_pinned(here, folder, tiny_tokenizer, tmp_path):
     with prepare_publication(folder, "org/squad") as publication:
         first = publish(publication).oid
@@ -219,29 +211,23 @@ def test_versions_are_pinned(here, folder, tiny_tokenizer, tmp_path):
     save(tmp_path / "third", tiny_tokenizer, initializer_range=0.9)
     with prepare_publication(tmp_path / "third", "org/squad") as publication:
         publish(publication, update=True, revision="next")
-    loaded = elsewhere(here, tmp_path / "reader", VERSIONS, first)
-    assert loaded.returncode == 0, loaded.stderr[-2000:]
-    weights = json.loads(loaded.stdout)
+    weights = {}
+    for revision in ("main", "next", first):
+        model = AutoModel.from_pretrained("org/squad", revision=revision, cache_dir=tmp_path / "cache")
+        weights[revision] = model.embeddings.word_embeddings.weight[1, 0].item()
     assert len(set(weights.values())) == 3
     expected = build_of(folder).mobilebert.embeddings.word_embeddings.weight[1, 0].item()
     assert weights[first] == pytest.approx(expected)
 
 
-PRIVATE = """
-import transformers
-try:
-    print(transformers.AutoConfig.from_pretrained("org/squad").hidden_size)
-except OSError as error:
-    print("refused")
-"""
-
-
-def test_private_stays_private(here, folder, tmp_path):
-    with prepare_publication(folder, "org/squad") as publication:
+def test_private_stays_private(here, folder, tmp_path, monkeypatch):
+    with prepare_publication(folder, "org/private") as publication:
         publish(publication, private=True)
-    for token, printed in ((WRITER, "32"), ("", "refused"), (READER, "refused")):
-        loaded = elsewhere(here, tmp_path / f"home{token}", PRIVATE, token=token)
-        assert loaded.stdout.split() == [printed], loaded.stderr[-2000:]
+    assert AutoConfig.from_pretrained("org/private", cache_dir=tmp_path / "writer").hidden_size == 32
+    for token in ("", READER):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(OSError, match="org/private"):
+            AutoConfig.from_pretrained("org/private", cache_dir=tmp_path / f"home{token}")
 
 
 def test_an_upload_that_was_interrupted_is_repeated(here, folder):
@@ -295,6 +281,7 @@ def test_dry_run_lists_the_files(here, folder, capsys):
     assert here.requests == []
 
 
+@pytest.mark.usefixtures("instant_exports")
 def test_what_is_no_model_is_refused(folder, tiny_tokenizer, tmp_path):
     def refuse(error, message, source, repo="org/squad", exports=None):
         with pytest.raises(error, match=message), prepare_publication(source, repo, exports):
@@ -321,50 +308,27 @@ def test_what_is_no_model_is_refused(folder, tiny_tokenizer, tmp_path):
     refuse(FileNotFoundError, lacks, tmp_path / "other", exports=tmp_path / "exported")
 
 
-PUSH = """
-import torch
-from mobilebert_hf import IBBertForPreTraining, MobileBertForPreTraining
-from mobilebert_hf.distillation import DistillationArguments, DistillationTrainer
-from tests.models.helpers import student_config, teacher_config
-rows = [{"input_ids": torch.arange(5, 15), "attention_mask": torch.ones(10, dtype=torch.long),
-    "token_type_ids": torch.zeros(10, dtype=torch.long), "labels": torch.arange(5, 15),
-    "next_sentence_label": torch.tensor(0)}] * 16
-arguments = DistillationArguments(sys.argv[1], transfer_steps=3, distillation_steps=1, save_strategy="no",
-    use_cpu=True, per_device_train_batch_size=8,
-    strategy="progressive", hub_model_id="org/student", report_to="none")
-trainer = DistillationTrainer(MobileBertForPreTraining(student_config()), IBBertForPreTraining(teacher_config()),
-    arguments, train_dataset=rows)
-trainer.train()
-print(trainer.push_to_hub(license="apache-2.0", language="de").commit_url)
-"""
-
-
 @pytest.fixture
 def workshop(here, tiny_tokenizer, tmp_path):
     """Recipes on a small corpus, by users who may write to the server."""
     tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    workshop = Workshop(tmp_path, write_corpus(tmp_path / "corpus.txt", documents=20))
-    workshop.environment = here.environment(tmp_path / "home", WRITER)
-    return workshop
+    return Workshop(tmp_path, write_corpus(tmp_path / "corpus.txt", documents=20))
 
 
 def pretrain_and_push(workshop, **options):
     values = workshop.pretraining(
         tokenizer=str(workshop.folder / "tokenizer"), push_to_hub=True, hub_model_id="org/teacher", **options
     )
-    config = workshop.write("pretrain", **values)
-    trained = workshop.run(sys.executable, str(RECIPES / "pretrain.py"), "--config", str(config))
-    assert trained.returncode == 0, trained.stderr[-2000:]
-    return trained.stderr
+    pretrain(*parse_recipe(RECIPE_ARGUMENTS, ["--config", str(workshop.write("pretrain", **values))]))
 
 
 @pytest.mark.parametrize(
     ("strategy", "kept"),
     [("every_save", []), pytest.param("checkpoint", ["last-checkpoint"], marks=pytest.mark.slow)],
 )
-def test_a_recipe_publishes_while_it_trains_and_at_its_end(strategy, kept, here, workshop, tmp_path):
-    printed = pretrain_and_push(workshop, save_steps=2, hub_strategy=strategy, hub_always_push=True)
-    assert "was not uploaded" not in printed
+def test_a_recipe_publishes_while_it_trains_and_at_its_end(strategy, kept, here, workshop, tmp_path, caplog):
+    pretrain_and_push(workshop, save_steps=2, hub_strategy=strategy, hub_always_push=True)
+    assert "was not uploaded" not in caplog.text
     files = here.files("org/teacher")
     assert {"README.md", "config.json", "modeling_ib_bert.py", "model.safetensors", "recipe.yaml"} <= set(files)
     assert sorted({name.split("/")[0] for name in files if "checkpoint" in name}) == kept
@@ -375,17 +339,33 @@ def test_a_recipe_publishes_while_it_trains_and_at_its_end(strategy, kept, here,
     assert sum("config.json" in files for _, files in here.repositories["org/teacher"].commits) >= 3
 
 
-def test_a_checkpoint_that_is_not_uploaded_is_told_of(here, workshop):
+def test_a_checkpoint_that_is_not_uploaded_is_told_of(here, workshop, caplog):
     here.fail_uploads = 1
-    assert "A checkpoint was not uploaded (" in pretrain_and_push(workshop, save_steps=3)
+    pretrain_and_push(workshop, save_steps=3)
+    assert "A checkpoint was not uploaded (" in caplog.text
     assert "model.safetensors" in here.files("org/teacher")
 
 
 def test_the_trainer_publishes_with_its_card(here, tmp_path):
-    environment = here.environment(tmp_path / "home", WRITER)
-    command = [sys.executable, "-c", f"import sys\n{PUSH}", str(tmp_path / "student")]
-    pushed = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert pushed.returncode == 0, pushed.stderr[-2000:]
+    ids, ones = torch.arange(5, 15), torch.ones(10, dtype=torch.long)
+    row = {"input_ids": ids, "attention_mask": ones, "token_type_ids": 0 * ones, "labels": ids}
+    arguments = training_arguments(
+        DistillationArguments,
+        tmp_path / "student",
+        transfer_steps=3,
+        distillation_steps=1,
+        strategy="progressive",
+        hub_model_id="org/student",
+        report_to="none",
+    )
+    trainer = DistillationTrainer(
+        build("MobileBert", "ForPreTraining"),
+        build("IBBert", "ForPreTraining"),
+        arguments,
+        train_dataset=[{**row, "next_sentence_label": torch.tensor(0)}] * 16,
+    )
+    trainer.train()
+    assert "/commit/" in trainer.push_to_hub(license="apache-2.0", language="de").commit_url
     files = here.files("org/student")
     assert {"README.md", "config.json", "model.safetensors"} <= set(files)
     card = ModelCard(files["README.md"].decode())

@@ -17,7 +17,7 @@ import pytest
 
 from mobilebert_hf.data import train_wordpiece
 
-from ..data.conftest import write_corpus
+from ..data.helpers import write_corpus
 from ..workshop import INSTRUCTION_SETS, TEACHER, InstructionSet, Workshop
 
 TOLERANCE = 1e-5

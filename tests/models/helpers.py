@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mobilebert_hf import IBBertConfig, MobileBertConfig, models
+from mobilebert_hf.models.encoder import NoNorm
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VOCAB = 99
@@ -30,6 +31,17 @@ SMALL = {
     "max_position_embeddings": 40,
 }
 STUDENT = {**SMALL, "intra_bottleneck_size": 32, "intermediate_size": 48}
+TINY = {"use_bottleneck_attention": True, "key_query_shared_bottleneck": False, "num_feedforward_networks": 2}
+# Students that fold in different ways.
+SHAPES = {
+    "mobilebert": {},
+    "tiny": TINY,
+    "query and key read the wide state": {"key_query_shared_bottleneck": False},
+    "gelu": {"hidden_act": "gelu"},
+    "no trigram": {"trigram_input": False},
+    "padding seen": {"mask_padding": False},
+    "pooler": {"classifier_activation": True},
+}
 TEACHER = {**SMALL, "intra_bottleneck_size": 96, "intermediate_size": 128}
 
 
@@ -118,6 +130,32 @@ def assert_same_outputs(actual, expected, tolerance=1e-5):
         pairs = zip(actual[name], value, strict=True) if isinstance(value, tuple) else [(actual[name], value)]
         for ours, theirs in pairs:
             assert relative_error(ours, theirs) <= tolerance, name
+
+
+def worst(actual, expected):
+    return max(relative_error(actual[name], value) for name, value in expected.items() if torch.is_tensor(value))
+
+
+def scaled(draw_exponent, zeros, shape):
+    """A student with norm weights of any size and sign."""
+    model = build(head="ForQuestionAnswering", num_hidden_layers=2, **shape)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, NoNorm):
+                size = module.weight.shape
+                signs = torch.randint(0, 2, size, generator=generator) * 2 - 1
+                exponents = (torch.rand(size, generator=generator) * 2 - 1) * draw_exponent
+                module.weight.copy_(signs * 10**exponents)
+                module.weight[torch.rand(size, generator=generator) < zeros] = 0
+                module.bias.normal_(generator=generator)
+    return model
+
+
+def median_error(actual, expected):
+    """The median over sequences of the largest error, relative to the output's largest value."""
+    errors = [(actual[name] - exact).abs().amax(-1) / exact.abs().max() for name, exact in expected.items()]
+    return torch.stack(errors).amax(0).median().item()
 
 
 ORIGINAL_LAYER_NAMES = (

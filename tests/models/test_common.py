@@ -2,6 +2,7 @@
 
 import unittest
 
+import pytest
 import torch
 
 from mobilebert_hf import IBBertConfig, MobileBertConfig, models
@@ -79,8 +80,14 @@ class FamilyTest(common.ModelTesterMixin):
         return inputs
 
 
+# Most of the common tests go through all classes. The heads are on the same body and have tests of their own: two
+# classes in the fast tests.
+def classes(family, *heads):
+    return tuple(getattr(models, f"{family}{head}") for head in heads)
+
+
 class MobileBertCommonTest(FamilyTest, unittest.TestCase):
-    all_model_classes = (models.MobileBertModel, *(getattr(models, f"MobileBertFor{head}") for head in TABLES))
+    all_model_classes = classes("MobileBert", "Model", "ForPreTraining")
 
     def setUp(self):
         # The fields of stock transformers' own MobileBERT tester.
@@ -88,7 +95,17 @@ class MobileBertCommonTest(FamilyTest, unittest.TestCase):
 
 
 class IBBertCommonTest(FamilyTest, unittest.TestCase):
-    all_model_classes = (models.IBBertModel, *(getattr(models, f"IBBertFor{head}") for head in TABLES))
+    all_model_classes = classes("IBBert", "Model", "ForPreTraining")
 
     def setUp(self):
         self.model_tester = Tester(IBBertConfig, intra_bottleneck_size=96, intermediate_size=128)
+
+
+@pytest.mark.slow
+class MobileBertHeadsCommonTest(MobileBertCommonTest):
+    all_model_classes = classes("MobileBert", *(f"For{head}" for head in TABLES if head != "PreTraining"))
+
+
+@pytest.mark.slow
+class IBBertHeadsCommonTest(IBBertCommonTest):
+    all_model_classes = classes("IBBert", *(f"For{head}" for head in TABLES if head != "PreTraining"))

@@ -10,22 +10,20 @@ from torch import nn
 from mobilebert_hf import FoldedMobileBertConfig, FoldedMobileBertForQuestionAnswering, fold, models
 from mobilebert_hf.models.encoder import NoNorm
 
-from .helpers import HEADS, assert_same_outputs, build, make_batch, relative_error, run, student_config
-
-TINY = {"use_bottleneck_attention": True, "key_query_shared_bottleneck": False, "num_feedforward_networks": 2}
-SHAPES = {
-    "mobilebert": {},
-    "tiny": TINY,
-    "query and key read the wide state": {"key_query_shared_bottleneck": False},
-    "gelu": {"hidden_act": "gelu"},
-    "no trigram": {"trigram_input": False},
-    "padding seen": {"mask_padding": False},
-    "pooler": {"classifier_activation": True},
-}
-
-
-def worst(actual, expected):
-    return max(relative_error(actual[name], value) for name, value in expected.items() if torch.is_tensor(value))
+from .helpers import (
+    HEADS,
+    SHAPES,
+    TINY,
+    assert_same_outputs,
+    build,
+    make_batch,
+    median_error,
+    relative_error,
+    run,
+    scaled,
+    student_config,
+    worst,
+)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -62,28 +60,6 @@ def test_a_layer_has_few_matmuls(shape, matmuls):
     before_attention = [("narrow", width), ("projection", 3 * width)] if matmuls == 2 else [("projection", 4 * width)]
     assert calls[:matmuls] == before_attention
     assert len(calls) == matmuls + 2 + 2 * config.num_feedforward_networks
-
-
-def scaled(draw_exponent, zeros, shape):
-    """A student with norm weights of any size and sign."""
-    model = build(head="ForQuestionAnswering", num_hidden_layers=2, **shape)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, NoNorm):
-                size = module.weight.shape
-                signs = torch.randint(0, 2, size, generator=generator) * 2 - 1
-                exponents = (torch.rand(size, generator=generator) * 2 - 1) * draw_exponent
-                module.weight.copy_(signs * 10**exponents)
-                module.weight[torch.rand(size, generator=generator) < zeros] = 0
-                module.bias.normal_(generator=generator)
-    return model
-
-
-def median_error(actual, expected):
-    """The median over sequences of the largest error, relative to the output's largest value."""
-    errors = [(actual[name] - exact).abs().amax(-1) / exact.abs().max() for name, exact in expected.items()]
-    return torch.stack(errors).amax(0).median().item()
 
 
 @settings(max_examples=40, deadline=None)

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from ..data import PretrainingDataArguments, check_vocabulary
 from ..files import atomic_write_text
 from ..progress import show_progress
+from ..runs.compat import broadcast_object_list
 from ..runs.run_folder import open_run_folder
 from ..tables import terminal_table
-from ..training.compat import broadcast_object_list
 from ..training.phases import Phase, plan_phases
 from .arguments import DistillationArguments, StudentArguments
 from .facts import describe_student

@@ -24,12 +24,12 @@ from ..distillation.task_objectives import LogitsType, TaskLogits
 from ..distillation.teachers import EncoderTeacher
 from ..files import atomic_write_text
 from ..recipe import parse_mapping
+from ..runs.compat import broadcast_object_list
 from ..runs.run_folder import open_run_folder
 from ..tables import terminal_table
 from ..tasks.kinds import KINDS, Kind, kind_of_model
 from ..tasks.labelled_data import LabelledData, load_labelled
 from ..training import DurableTrainer
-from ..training.compat import broadcast_object_list
 from .arguments import ExampleArguments
 from .labelled import LabelledTrainingArguments, finish, keep_best_epoch, make_method, make_trainer, show_data
 from .labelled_report import comparison_rows, describe_task_student

@@ -12,9 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
-
 from ..files import atomic_write_text, flush
+from .compat import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 logger = logging.getLogger(__name__)
 

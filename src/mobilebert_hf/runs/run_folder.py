@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers import TrainingArguments
-from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..files import atomic_write_text
 from ..machine import describe_version
 from .checkpoints import last_good_checkpoint
+from .compat import broadcast_object_list, default_accelerator_config
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ LIBRARY_DEFAULTS = {
     "disable_tqdm": False,
     "debug": [],
     "report_to": [],
-    "accelerator_config": {k: v for k, v in AcceleratorConfig().to_dict().items() if k != "use_configured_state"},
+    "accelerator_config": default_accelerator_config(),
     "hub_token": "<HUB_TOKEN>",
 }
 

@@ -48,11 +48,6 @@ class Kind:
     max_length: int = 128
     optional: tuple[str, ...] = ()
 
-    @property
-    def has_pairs(self) -> bool:
-        """Whether every example has two texts."""
-        return "text_pair" in self.columns and "text_pair" not in self.optional
-
 
 # A model for one text or for two does not say so: the file does.
 SINGLE = {

@@ -1,4 +1,4 @@
-"""Everything private or unstable of transformers, accelerate and torch that training uses, in one place.
+"""Everything private or unstable of transformers, accelerate and torch that training uses, beside `runs.compat`.
 
 Each item has a contract test in `tests/training/test_compat.py`, which says what breaks when a library changes it.
 """
@@ -6,12 +6,12 @@ Each item has a contract test in `tests/training/test_compat.py`, which says wha
 from typing import Any
 
 import torch
-from accelerate.utils import DynamoBackend, broadcast_object_list
+from accelerate.utils import DynamoBackend
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, rotate_checkpoints, sort_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress, cached_file
 from transformers.utils.logging import tqdm
 
@@ -24,7 +24,6 @@ __all__ = [
     "HubStrategy",
     "PushInProgress",
     "attention_implementation",
-    "broadcast_object_list",
     "find_file",
     "mark_scheduler_as_created",
     "per_process_batch_size",
@@ -32,7 +31,6 @@ __all__ = [
     "rotate_checkpoints",
     "sdpa_attention_forward",
     "sdpa_mask",
-    "sort_checkpoints",
     "take_over_compilation",
     "tqdm",
     "wait_for_pushes",

@@ -12,11 +12,11 @@ from transformers import Trainer
 
 from ..files import move_files
 from ..runs.checkpoints import STAGING
+from ..runs.compat import sort_checkpoints
 from ..runs.facts import ModelFacts
 from ..runs.run_folder import find_checkpoint
 from ..runs.stages import RunStages
 from .callback_states import restore_callback_states
-from .compat import sort_checkpoints
 from .finite_check import FiniteCheck
 from .interruption import Interruption, TrainingInterrupted
 from .publishing import Publisher

@@ -1,6 +1,12 @@
 """Looks after each accumulated batch whether training can go on: finite loss, finite gradients, no signal.
 
 The norm of the gradients that the check needs is the one that clipping uses and the log shows; it is computed once.
+
+The flags are read in every step: the host waits for the backward pass once before the optimizer. A later look would
+find that a broken step was taken. A step that the device itself leaves out, by a flag that stays there, is known to
+the fused optimizers of PyTorch alone; LAMB, those of `pytorch-optimizer`, and the moments that stages reset are not.
+The schedule, the step count and the callbacks would go on as well, and a signal could not end training at the same
+step on all processes. The cost is that the next step's kernels are not launched while the backward pass runs.
 """
 
 import math
@@ -12,7 +18,7 @@ from torch import Tensor, nn
 
 from accelerate import DistributedType
 
-from .compat import sort_checkpoints
+from ..runs.compat import sort_checkpoints
 from .gradients import LARGEST_SQUARED, clip_gradients, gradients_of, scaled_norm, total_norm
 
 

@@ -34,101 +34,19 @@ def cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
     return [list(HEADINGS), *lines]
 
 
-def detail_cells(results: dict[str, Any], runtime: str, precision: str) -> list[list[str]]:
-    """Returns the profile of the student in a runtime."""
-    measured = results["details"][runtime][precision]
-    return _operator_cells(measured) if "operators" in measured else _part_cells(measured)
-
-
-def limit_cells(results: dict[str, Any]) -> list[list[str]]:
-    """Returns measured and possible speedups, a row for each runtime and precision.
-
-    "matmuls only" is the speedup if nothing but the student's matmuls took time; "matmuls at peak" if they ran at the
-    machine's peak and the rest took as long as now. The last row is the ratio of FLOPs.
-    """
-    first = results["rows"][0]
-    medians = _medians(results, first["rows"], first["tokens"])
-    lines = []
-    for runtime, precisions in results["details"].items():
-        for precision, measured in precisions.items():
-            ours, stock, bert = (medians[runtime, precision, name] for name in (OURS, STOCK, BERT))
-            matmuls, at_peak = _limits(measured)
-            speeds = stock / ours, stock / ours / matmuls, bert / ours, bert / ours / matmuls, bert / ours / at_peak
-            lines.append([f"{runtime}, {precision}", *(f"{speed:.2f}x" for speed in speeds)])
-    flops = {name: network["flops"][str(first["tokens"])] for name, network in results["networks"].items()}
-    fewer = [f"{flops[name] / flops[OURS]:.2f}x" for name in (STOCK, BERT)]
-    limits = [f"vs. {BERT}, matmuls only", f"vs. {BERT}, matmuls at peak"]
-    heading = ["", "vs. stock", "vs. stock, matmuls only", f"vs. {BERT}", *limits]
-    return [heading, *lines, ["FLOPs", fewer[0], "", fewer[1], "", ""]]
-
-
-def _limits(measured: dict[str, Any]) -> tuple[float, float]:
-    """Returns two shares of the time: that of the matmuls, and what would remain with all of them at peak."""
-    rows = measured.get("operators") or measured["parts"]
-    total = sum(row["ms"] for row in rows) if "operators" in measured else rows[-1]["ms"]
-    matmuls = [row for row in rows if row["flops"]]
-    spent = sum(row["ms"] for row in matmuls)
-    needed = sum(row["flops"] for row in matmuls) / measured["peak_gflops"] / 1e6
-    return spent / total, 1 - (spent - needed) / total
-
-
-def _operator_cells(measured: dict[str, Any]) -> list[list[str]]:
-    """Operators without FLOPs that take less than 1 % of the time are summed up in the last row."""
-    total = sum(row["ms"] for row in measured["operators"])
-    lines, rest = [], 0.0
-    for row in measured["operators"]:
-        if row["ms"] < total / 100 and not row["flops"]:
-            rest += row["ms"]
-            continue
-        gflops = row["flops"] / row["ms"] / 1e6 if row["ms"] else 0.0  # profilers round to microseconds
-        lines.append(
-            [
-                " ".join([row["operator"], " to ".join(map(str, row["widths"]))]).strip(),
-                str(row["count"]),
-                f"{1e3 * row['ms'] / row['count']:.0f} us",
-                f"{100 * row['ms'] / total:.0f} %",
-                f"{100 * gflops / measured['peak_gflops']:.0f} %" if gflops else "",
-            ]
-        )
-    heading = ["operator, widths", "calls", "per call", "share of time", "share of peak"]
-    return [heading, *lines, ["all others", "", "", f"{100 * rest / total:.0f} %", ""]]
-
-
-def _part_cells(measured: dict[str, Any]) -> list[list[str]]:
-    *parts, whole = measured["parts"]
-    rest = whole["ms"] - sum(part["ms"] for part in parts)
-    lines = [
-        [
-            part["part"],
-            f"{part['ms']:.1f} ms",
-            f"{100 * part['ms'] / whole['ms']:.0f} %",
-            f"{100 * part['flops'] / part['ms'] / 1e6 / measured['peak_gflops']:.0f} %",
-        ]
-        for part in parts
-    ]
-    others = ["all others", f"{rest:.1f} ms", f"{100 * rest / whole['ms']:.0f} %", ""]
-    return [["part of all layers", "time", "share of time", "share of peak"], *lines, others]
-
-
 def tables(results: dict[str, Any]) -> Iterator[Table]:
-    """Yields the tables of the first shape, of mixed lengths if measured, and of the profiles."""
+    """Yields the tables of the first shape, and of mixed lengths if measured."""
     first = results["rows"][0]
     title = f"{first['rows']} x {first['tokens']} tokens, {results['threads']} threads, {results['machine']['cpu']}"
     yield terminal_table(cells(results, first["rows"], first["tokens"]), title)
     if lengths := results["mixed"]["lengths"]:
         title = f"{len(lengths)} texts of {min(lengths)} to {max(lengths)} tokens"
         yield terminal_table(mixed_cells(results), title)
-    for runtime, precisions in results["details"].items():
-        for precision, measured in precisions.items():
-            title = f"{runtime}, {precision}, {first['tokens']} tokens; peak {measured['peak_gflops']:.0f} GFLOPS"
-            yield terminal_table(detail_cells(results, runtime, precision), title)
-    if results["details"]:
-        yield terminal_table(limit_cells(results), "Measured and possible speedups")
 
 
 def summary_cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[str]]:
     """Returns the medians of one shape, a row for each runtime and precision."""
-    medians = _medians(results, rows, tokens)
+    medians = medians_of(results, rows, tokens)
     lines = []
     for runtime, precision in dict.fromkeys(key[:2] for key in medians):
         ours, stock, bert = (medians[runtime, precision, name] for name in (OURS, STOCK, BERT))
@@ -137,8 +55,8 @@ def summary_cells(results: dict[str, Any], rows: int, tokens: int) -> list[list[
     return [["", BERT, STOCK, OURS, "vs. stock", f"vs. {BERT}"], *lines]
 
 
-def _medians(results: dict[str, Any], rows: int, tokens: int) -> dict[tuple[str, str, str], float]:
-    """Milliseconds by runtime, precision and network."""
+def medians_of(results: dict[str, Any], rows: int, tokens: int) -> dict[tuple[str, str, str], float]:
+    """Returns the milliseconds of one shape by runtime, precision and network."""
     return {
         (row["runtime"], row["precision"], row["network"]): row["median_ms"]
         for row in results["rows"]

@@ -24,8 +24,6 @@ from .networks import OURS, Setting, build_networks, count_flops, precisions_of,
 from .report import plot, tables
 
 RUNTIMES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "tflite": "LiteRT"}
-# The module of this package that profiles a runtime.
-DETAILS = {"onnx": "operators", "openvino": "operators", "tflite": "parts"}
 # File beside a cached graph with the fingerprint of its network and the version that wrote it.
 SOURCE = "source.json"
 # Batch size and sequence length.
@@ -105,7 +103,7 @@ def _new_results(
         for name, network in networks.items()
     }
     results = {"machine": describe_machine(), "threads": threads, "networks": sizes}
-    return {**results, "rows": [], "mixed": {"lengths": texts, "rows": []}, "details": {}}
+    return {**results, "rows": [], "mixed": {"lengths": texts, "rows": []}}
 
 
 def _measure(
@@ -121,17 +119,14 @@ def _measure(
         "graphs": {name: str(path) for name, path in graphs.items()},
     }
     labels = {"runtime": runtime, "precision": setting.precision}
-    measured = _run_job(job)
+    measured = run_job(job)
     results["rows"] += _rows(job, measured["times"], {**labels, "version": describe_version()})
     results["mixed"]["rows"] += [
         {**labels, "way": way, "median_ms": median(times)} for way, times in measured["mixed"].items()
     ]
-    if _has_details(networks[OURS], setting):
-        results["details"].setdefault(runtime, {})[setting.precision] = _run_job(job, DETAILS[setting.runtime])
     order = list(RUNTIMES.values()).index
     for rows in (results["rows"], results["mixed"]["rows"]):
         rows.sort(key=lambda row: order(row["runtime"]))
-    results["details"] = {name: results["details"][name] for name in sorted(results["details"], key=order)}
     atomic_write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
 
 
@@ -160,7 +155,6 @@ def reuse_results(
         return
     results["rows"] = [row for row in earlier["rows"] if row["runtime"] not in measured]
     results["mixed"]["rows"] = [row for row in earlier["mixed"]["rows"] if row["runtime"] not in measured]
-    results["details"] = {name: found for name, found in earlier["details"].items() if name not in measured}
 
 
 def parse_shape(text: str) -> tuple[int, int]:
@@ -204,17 +198,11 @@ def _is_cached(folder: Path, source: dict[str, str]) -> bool:
     return json.loads((folder / SOURCE).read_text(encoding="utf-8")) == source
 
 
-def _has_details(network: PreTrainedModel, setting: Setting) -> bool:
-    """Returns whether the student can be profiled. `parts` needs a folded student."""
-    module = DETAILS.get(setting.runtime) if setting.precision != "bfloat16" else None
-    return module == "operators" or (module == "parts" and network.config.normalization_type == "no_norm")
-
-
 def _rows(job: dict[str, Any], times: dict[str, Any], labels: dict[str, str]) -> list[dict[str, Any]]:
     """Returns a row for each graph and shape. Peak memory is measured in a separate process for each graph."""
     rows = []
     for name, path in job["graphs"].items():
-        alone = _run_job({**job, "graphs": {name: path}, "shapes": job["shapes"][:1], "seconds": 0.0, "lengths": []})
+        alone = run_job({**job, "graphs": {name: path}, "shapes": job["shapes"][:1], "seconds": 0.0, "lengths": []})
         for shape, by_name in times.items():
             batch, tokens = parse_shape(shape)
             median_ms = median(by_name[name])
@@ -234,10 +222,20 @@ def _rows(job: dict[str, Any], times: dict[str, Any], labels: dict[str, str]) ->
     return rows
 
 
-def _run_job(job: dict[str, Any], module: str = "worker") -> dict[str, Any]:
-    """Runs a module of this package as a process and returns its JSON output, the last line that it prints."""
-    command = [sys.executable, "-m", f"{__package__}.{module}"]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
+def run_job(job: dict[str, Any], worker: Sequence[str] = ("-m", f"{__package__}.worker")) -> dict[str, Any]:
+    """Runs a job by a Python module or script in its own process.
+
+    Args:
+        job: Input of the script, in JSON.
+        worker: Arguments of Python.
+
+    Returns:
+        What the script prints in its last line, in JSON.
+
+    Raises:
+        ChildProcessError: The script failed.
+    """
+    done = subprocess.run([sys.executable, *worker], input=json.dumps(job), capture_output=True, text=True)
     if done.returncode:
         raise ChildProcessError(f"Timing {job['format']} failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

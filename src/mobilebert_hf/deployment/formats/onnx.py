@@ -1,7 +1,7 @@
 """ONNX, for ONNX Runtime, transformers.js and Optimum. The file names are those that transformers.js expects."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from ..ort_encoder import lower
 from ..ort_int8 import lower_int8
 from ..quantization import quantize_static
 from ..student import dynamic_shapes, example_inputs
+from .onnx_int8 import unsigned_matmuls  # noqa: F401 (part of the format)
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = 'pip install "mobilebert-hf[export]"'
 FOLDS = ()
-# Operators with uint8 activations and int8 weights.
-INT8_OPERATORS = ("MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QLinearConv")
 FILES = {None: "onnx/model.onnx", "int8": "onnx/model_quantized.onnx", "int8-static": "onnx/model_int8.onnx"}
 
 
@@ -85,21 +84,6 @@ def _weight_scales(model: Any) -> dict[str, list[dict[str, Any]]]:
             # The quantizer first converts Gemm to MatMul, whose weight is [in, out].
             scales[weight.name] = [{"axis": 1, "scale": scale, "zero_point": 0} for scale in found.numpy()]
     return scales
-
-
-def unsigned_matmuls(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields name and int8 weight [out, in] of each matmul with unsigned activations."""
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(path).graph
-    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
-    for node in graph.node:
-        # The weight of a convolution is its fourth input, [out, in, 1].
-        index = 3 if node.op_type == "QLinearConv" else 1
-        if node.op_type in INT8_OPERATORS and node.input[index] in constants:
-            weight = numpy_helper.to_array(constants[node.input[index]])
-            yield node.input[index], weight[:, :, 0] if node.op_type == "QLinearConv" else weight.T
 
 
 def load(path: Path, task: Task, threads: int = 1) -> Run:

@@ -20,6 +20,14 @@ INSTALL = 'pip install "mobilebert-hf[openvino]"'
 FOLDS = (None,)
 # Equal constants of up to this many bytes are shared.
 SHARED_BYTES = 64
+# Operators that multiply matrices, in int8 if both inputs are quantized. Attention (`ScaledDotProductAttention`) is
+# computed in float32.
+PRODUCTS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul")
+# Operators from an int8 constant to its float values, and those that only change a layout.
+DEQUANTIZE = ("Convert", "Multiply", "Subtract")
+LAYOUT = ("Reshape", "Squeeze", "Transpose", "Unsqueeze")
+# Operators that may read an int8 constant.
+OTHERS = ("Add", "Broadcast", "Concat", "Constant", "Gather", "ShapeOf", "Slice", "StridedSlice")
 FILES = {
     None: "openvino/openvino_model.xml",
     "int8": "openvino/openvino_model_int8.xml",
@@ -113,15 +121,69 @@ def _requantize(constant: Any, weight: torch.Tensor) -> None:
 
 
 def unsigned_matmuls(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields name and int8 weight [out, in] of each matmul with unsigned activations.
+    """Yields name and int8 weight [out, in] of each matmul or convolution with unsigned activations.
 
     Files with int8 weights only yield nothing: OpenVINO chooses the activation type for the processor.
+
+    Raises:
+        ValueError: An operator multiplies int8 in a way that is not known here.
     """
     import openvino
 
-    program = openvino.Core().read_model(path)
-    if any(node.get_type_name() == "FakeQuantize" for node in program.get_ordered_ops()):
-        yield from ((name, weight.get_node().data) for name, weight in _matmul_weights(program, "i8"))
+    nodes = openvino.Core().read_model(path).get_ordered_ops()
+    if any(node.get_type_name() == "FakeQuantize" for node in nodes):
+        for node in nodes:
+            if node.get_type_name() not in (*DEQUANTIZE, *LAYOUT, *OTHERS):
+                yield from _weight_rows(path.name, node)
+
+
+def _weight_rows(file: str, node: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields name and weight [out, in] of a product, if it has int8 weights."""
+    kind, name, attributes = node.get_type_name(), node.get_friendly_name(), node.get_attributes()
+    weights = [_int8_weight(value) for value in node.input_values()]
+    found = next((weight for weight in weights if weight is not None), None)
+    if found is None:
+        sources = [_before_layout(value) for value in node.input_values()] if kind in PRODUCTS else []
+        if any(_int8_weight(source) is not None for source in sources):
+            raise _refusal(file, node, "changes the layout of its int8 weights")
+        if sum(source.get_node().get_type_name() == "FakeQuantize" for source in sources) > 1:
+            raise _refusal(file, node, "multiplies two tensors that are quantized at run time")
+    elif kind == "MatMul":
+        # The rows of the first matrix or the columns of the second are the outputs.
+        first = weights[0] is not None
+        is_transposed = attributes["transpose_a" if first else "transpose_b"]
+        rows = found if first != is_transposed else np.swapaxes(found, -1, -2)
+        yield name, rows.reshape(-1, rows.shape[-1])
+    elif kind == "Convolution" and np.prod(found.shape[2:]) == 1:
+        yield name, found.reshape(found.shape[:2])
+    else:
+        raise _refusal(file, node, f"has int8 weights {list(found.shape)}")
+
+
+def _int8_weight(value: Any) -> np.ndarray | None:
+    """The int8 constant that a value is dequantized from, or None."""
+    node = value.get_node()
+    if node.get_type_name() == "Constant":
+        is_weight = value.get_element_type().to_string() == "i8" and len(value.get_shape()) > 1
+        return node.data if is_weight else None
+    if node.get_type_name() not in DEQUANTIZE:
+        return None
+    found = [weight for weight in map(_int8_weight, node.input_values()) if weight is not None]
+    return max(found, key=lambda weight: weight.size, default=None)  # the others are zero points
+
+
+def _before_layout(value: Any) -> Any:
+    """The value before its layout was changed."""
+    while value.get_node().get_type_name() in LAYOUT:
+        value = value.get_node().input_value(0)
+    return value
+
+
+def _refusal(file: str, node: Any, reason: str) -> ValueError:
+    return ValueError(
+        f"{file}: the operator {node.get_type_name()} ({node.get_friendly_name()}) {reason}. It cannot be checked for "
+        "saturation on x86 processors without VNNI. Nothing was written."
+    )
 
 
 def load(path: Path, task: Task, threads: int = 1, **options: Any) -> Run:

@@ -1,6 +1,6 @@
 """Profiles the student in LiteRT, which has no operator profiler: times each part of the layers as its own graph.
 
-python -m mobilebert_hf.deployment.benchmark.parts < job.json > parts.json
+python benchmarks/parts.py < job.json > parts.json
 """
 
 import io
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...machine import time_interleaved
-from ...models.modeling_folded import FoldedLayer
-from ...tasks.heads import QUESTION_ANSWERING
-from ..formats import tflite
-from ..network import prepare_for_export
-from ..single_sequence import single_sequence_attention_forward
-from .networks import OURS, build_network
-from .worker import text_inputs
+from mobilebert_hf.deployment.benchmark.networks import OURS, build_network
+from mobilebert_hf.deployment.benchmark.worker import text_inputs
+from mobilebert_hf.deployment.formats import tflite
+from mobilebert_hf.deployment.network import prepare_for_export
+from mobilebert_hf.deployment.single_sequence import single_sequence_attention_forward
+from mobilebert_hf.machine import time_interleaved
+from mobilebert_hf.models.modeling_folded import FoldedLayer
+from mobilebert_hf.tasks.heads import QUESTION_ANSWERING
 
 # Dimensions of square matmuls. The fastest is the machine's peak.
 PEAK_SIZES = (512, 1024, 2048)

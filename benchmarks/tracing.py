@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..formats.openvino import compile_graph
+from mobilebert_hf.deployment.formats.openvino import compile_graph
 
 RUNS = 30
 # All dimensions of the matmul that measures the machine's peak.

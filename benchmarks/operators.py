@@ -1,6 +1,6 @@
 """Profiles the operators of a graph and measures the machine's peak with one large matmul.
 
-python -m mobilebert_hf.deployment.benchmark.operators < job.json > operators.json
+python benchmarks/operators.py < job.json > operators.json
 """
 
 import json
@@ -14,20 +14,31 @@ from typing import Any
 
 import numpy as np
 
-from .networks import OURS
-from .tracing import PEAK_SIZE, RUNS, TRACERS, Event
-from .worker import text_inputs
+from mobilebert_hf.deployment.benchmark.networks import OURS
+from mobilebert_hf.deployment.benchmark.worker import text_inputs
+from tracing import PEAK_SIZE, RUNS, TRACERS, Event
 
 
 def main() -> None:
     """Reads a job from standard input and writes the times of operators to standard output."""
-    job = json.load(sys.stdin)
+    json.dump(measure(json.load(sys.stdin)), sys.stdout)
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Profiles the student.
+
+    Args:
+        job: `format`; `precision`; `threads`; `graphs` with the student's path; `shapes`, of which the first is used.
+
+    Returns:
+        `operators`: see `summarize`; `peak_gflops`: of one large matmul.
+    """
     tracer, threads = TRACERS[job["format"]], job["threads"]
     events = tracer.trace(Path(job["graphs"][OURS]), text_inputs(*job["shapes"][0]), threads)
     with TemporaryDirectory() as folder:
         peak = tracer.trace(*tracer.write_peak(Path(folder), job["precision"] == "int8"), threads)
     fastest = min(event.milliseconds for event in peak if event.widths)
-    json.dump({"operators": summarize(events), "peak_gflops": 2 * PEAK_SIZE**3 / fastest / 1e6}, sys.stdout)
+    return {"operators": summarize(events), "peak_gflops": 2 * PEAK_SIZE**3 / fastest / 1e6}
 
 
 def summarize(events: Sequence[Event]) -> list[dict[str, Any]]:
