@@ -105,11 +105,6 @@ def test_a_sentence_encoder_is_trained_through_its_own_modules(pretrained, glue_
     before, after = (SentenceTransformer(str(path), device="cpu") for path in (source, folder))
     np.testing.assert_allclose(after.encode(texts), before.encode(texts), rtol=1e-3, atol=1e-5)
     assert (after[1].pooling_mode, after.default_prompt_name, after.max_seq_length) == ("cls", "query", 30)
-    rows = load_glue(TASKS["rte"], glue_folder)["validation"]
-    threshold = json.loads((folder / "results.json").read_text())["decision"]["threshold"]
-    right = (cosines(folder, rows) > threshold) == (np.array(rows["label"]) == 0)
-    scores = json.loads((folder / "results.json").read_text())["scores"]["validation"]
-    assert scores["accuracy"] == pytest.approx(right.mean())
 
 
 @pytest.mark.parametrize("task", ["cola", "mnli", "ax"])
