@@ -22,15 +22,16 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.benchmark.networks import Setting, write_stock
 from mobilebert_hf.deployment.check import Run
 from mobilebert_hf.deployment.network import foldable
 from mobilebert_hf.deployment.student import INPUTS
+from mobilebert_hf.distillation.loading import Consent
 from mobilebert_hf.distillation.report import result_rows
-from mobilebert_hf.distillation.sentence_encoder import score_similarity
+from mobilebert_hf.distillation.sentence_encoder import load_sentence_modules, score_similarity
 from mobilebert_hf.files import atomic_write_text
 from mobilebert_hf.hub.run_card import remove_local_paths
 from mobilebert_hf.machine import describe_machine, time_interleaved
@@ -85,7 +86,8 @@ def main(
     times = time_interleaved({name: lambda run=run: run(inputs) for name, run in runs.items()}, SECONDS)
     splits = load_glue(TASKS["stsb"], task_data)
     split = next(name for name in ("validation", "train") if name in splits)
-    tokenizer = AutoTokenizer.from_pretrained(student)
+    modules = load_sentence_modules(str(student), Consent())
+    modules.limit(LENGTH)
     results = {
         **json.loads((student / "results.json").read_text()),
         "machine": describe_machine(),
@@ -94,7 +96,7 @@ def main(
             name: {
                 "bytes": files[name].stat().st_size,
                 "milliseconds": statistics.median(times[name]),
-                "task": score_similarity(Graph(run), tokenizer, splits[split], LENGTH),
+                "task": score_similarity(Graph(run), modules, splits[split])[0],
             }
             for name, run in runs.items()
         },

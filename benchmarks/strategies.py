@@ -23,7 +23,7 @@ from mobilebert_hf.data import PretrainingDataArguments
 from mobilebert_hf.distillation import DistillationArguments, StudentArguments, distill, student_shape
 from mobilebert_hf.distillation.costs import step_flops
 from mobilebert_hf.distillation.strategies import Strategy
-from mobilebert_hf.distillation.students import load_encoder
+from mobilebert_hf.distillation.teacher_files import load_teacher
 from mobilebert_hf.distillation.trainer import NOMINAL_STEP
 from mobilebert_hf.files import atomic_write, atomic_write_text
 from mobilebert_hf.machine import describe_machine
@@ -92,7 +92,7 @@ def arguments_for(name: str, output: Path, steps: int) -> DistillationArguments:
 
 def costs_of(student: StudentArguments) -> Any:
     """A function from arguments to the operations of their run, for a nominal batch."""
-    network = load_encoder(student.teacher, "pooled")
+    network = load_teacher(student).network
     shape = student_shape(network, student.size, student.layers)
     model = MobileBertModel(shape.config, add_pooling_layer=False)
 

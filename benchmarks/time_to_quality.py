@@ -23,7 +23,7 @@ import numpy as np
 import typer
 import yaml
 from rich.console import Console
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from distillation import Graph
 from mobilebert_hf.data import PretrainingDataArguments
@@ -31,7 +31,8 @@ from mobilebert_hf.deployment import FORMATS, export
 from mobilebert_hf.deployment.benchmark.networks import Setting, write_stock
 from mobilebert_hf.deployment.student import INPUTS
 from mobilebert_hf.distillation import DistillationArguments, StudentArguments, distill
-from mobilebert_hf.distillation.sentence_encoder import score_similarity
+from mobilebert_hf.distillation.loading import Consent
+from mobilebert_hf.distillation.sentence_encoder import load_sentence_modules, score_similarity
 from mobilebert_hf.files import atomic_write, atomic_write_text
 from mobilebert_hf.machine import describe_machine, time_interleaved
 from mobilebert_hf.tables import terminal_table
@@ -107,7 +108,7 @@ def measure(folder: Path, pairs: Any, threads: int) -> dict[str, Any]:
     parameters = json.loads((folder / "results.json").read_text())["student"]["parameters"]
     return {
         "parameters": parameters,
-        "graphs": measure_graphs(files, AutoTokenizer.from_pretrained(folder), pairs, threads),
+        "graphs": measure_graphs(files, str(folder), pairs, threads),
     }
 
 
@@ -123,15 +124,17 @@ def measure_teacher(teacher: str, folder: Path, pairs: Any, threads: int) -> dic
     parameters = sum(parameter.numel() for name, parameter in network.named_parameters() if "pooler" not in name)
     return {
         "parameters": parameters,
-        "graphs": measure_graphs(files, AutoTokenizer.from_pretrained(teacher), pairs, threads),
+        "graphs": measure_graphs(files, teacher, pairs, threads),
     }
 
 
 def measure_graphs(
-    files: dict[str, tuple[str, Path]], tokenizer: Any, pairs: Any, threads: int
+    files: dict[str, tuple[str, Path]], model: str, pairs: Any, threads: int
 ) -> dict[str, dict[str, float]]:
     """Bytes, median milliseconds and score of graphs, timed in turns, each runtime by itself."""
     graphs: dict[str, dict[str, float]] = {}
+    modules = load_sentence_modules(model, Consent())
+    modules.limit(LENGTH)
     ids = np.random.default_rng(0).integers(1000, 20_000, (1, LENGTH))
     inputs = dict(zip(INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
     for format_name in dict.fromkeys(name for name, _ in files.values()):
@@ -139,7 +142,7 @@ def measure_graphs(
         runs = {name: FORMATS[format_name].load(path, HEADS["Model"], threads) for name, path in own.items()}
         times = time_interleaved({name: lambda run=run: run(inputs) for name, run in runs.items()}, SECONDS)
         for name, path in own.items():
-            score = score_similarity(Graph(runs[name]), tokenizer, pairs, LENGTH)
+            [score] = score_similarity(Graph(runs[name]), modules, pairs)
             graphs[name] = {
                 "bytes": path.stat().st_size,
                 "milliseconds": statistics.median(times[name]),

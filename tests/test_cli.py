@@ -1,5 +1,6 @@
 """The command `mobilebert-hf` as a user types it."""
 
+import itertools
 import re
 import resource
 import subprocess
@@ -97,6 +98,24 @@ def test_every_recipe_file_parses_and_its_networks_can_be_made(path, tmp_path):
             }
     else:
         assert model.build_config().num_hidden_layers > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "minutes"),
+    [
+        ([], "30"),
+        (["--minutes", "5"], "5.0"),
+        (["--distillation_steps", "9"], None),
+        (["--transfer-steps=9"], None),
+        (["--config", "file.yaml"], None),
+    ],
+)
+def test_numbers_of_steps_count_in_place_of_the_default_minutes(monkeypatch, options, minutes):
+    given = []
+    monkeypatch.setattr("mobilebert_hf_cli.recipes._run", lambda context, words, *rest: given.extend(words))
+    assert mobilebert(monkeypatch, "distill", "--teacher", "t", "--processes", "1", *options) == 0
+    found = [value for name, value in itertools.pairwise(given) if name == "--minutes"]
+    assert (found[-1] if found else None) == minutes
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,10 @@ def distill(
     output: Annotated[Path | None, typer.Option(help="Output folder for the student.")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Planned duration, which sets the numbers of steps. 30 by default without --config."),
+        typer.Option(
+            help="Planned duration, which sets the numbers of steps. 30 by default without --config and numbers of "
+            "steps."
+        ),
     ] = None,
     latency: Annotated[
         float | None, typer.Option(help="Choose the student's layers: at most this many ms for a text of 128 tokens.")
@@ -83,8 +86,10 @@ def distill(
     given = {"teacher": teacher, "output_dir": output, "minutes": minutes}
     options = [option for name, value in given.items() if value is not None for option in (f"--{name}", str(value))]
     options += ["--corpus", *corpus] if corpus else []
-    has_config = any(argument.split("=")[0] == "--config" for argument in context.args)
-    defaults = [] if has_config else machine_options(processes)
+    names = {argument.split("=")[0].replace("-", "_") for argument in context.args if argument.startswith("--")}
+    defaults = [] if "__config" in names else machine_options(processes)
+    if names & {"__transfer_steps", "__distillation_steps"}:
+        defaults = defaults[2:]  # the steps count in place of the minutes
     _run(context, [*defaults, *options, *context.args], processes, show_help)
 
 

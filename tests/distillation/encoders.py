@@ -4,6 +4,8 @@ import json
 
 import torch
 import transformers
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from mobilebert_hf.data import PretrainingDataArguments
 from mobilebert_hf.distillation import DistillationArguments, StudentArguments, distill
@@ -35,12 +37,16 @@ FAMILIES = {
     "Electra": {**SIZES, "embedding_size": 16},
     "MPNet": SIZES,
     "ModernBert": {**SIZES, **TOKENS},
+    "Albert": {**SIZES, "embedding_size": 16, "num_hidden_groups": 1},
+    "DebertaV2": {**SIZES, "conv_kernel_size": 3, "relative_attention": True, "position_biased_input": False},
+    "EuroBert": {**SIZES, "num_key_value_heads": 2},
+    "NomicBert": SIZES,
 }
-NORMALIZED = [
-    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
-]
+MEAN = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+CLS = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
+TEXT = "the a of to in is and cat dog sat on mat saw another plane takes off people music river city old red"
+WORDS = TEXT.split()
+PREFIX = "sentence_transformers.models."
 
 
 def build(family, head="Model", **changes):
@@ -57,6 +63,60 @@ def random_batch(rows=8, length=12, vocab=90):
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
 
 
+def save_modules(folder, kinds=("Pooling", "Normalize"), pooling=MEAN, prefix=PREFIX, transformer="", **settings):
+    """The files of sentence-transformers; `settings` are those of the whole model, such as prompts."""
+    rows = [{"idx": 0, "name": "0", "path": transformer, "type": f"{prefix}Transformer"}]
+    for index, kind in enumerate(kinds, 1):
+        path = folder / f"{index}_{kind}"
+        path.mkdir()
+        rows.append({"idx": index, "name": str(index), "path": path.name, "type": f"{prefix}{kind}"})
+        if kind == "Pooling":
+            (path / "config.json").write_text(json.dumps(pooling))
+        if kind == "Dense":
+            save_dense(path)
+    (folder / "modules.json").write_text(json.dumps(rows))
+    limits = {name: settings.pop(name) for name in ("max_seq_length", "do_lower_case") if name in settings}
+    (folder / transformer / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64, **limits}))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+
+
+def save_dense(folder, width=32, dimensions=16, file="model.safetensors"):
+    generator = torch.Generator().manual_seed(0)
+    weights = {"linear.weight": torch.randn(dimensions, width, generator=generator) / 6, "linear.bias": torch.ones(16)}
+    activation = "torch.nn.modules.activation.Tanh"
+    sizes = {"in_features": width, "out_features": dimensions, "bias": True, "activation_function": activation}
+    (folder / "config.json").write_text(json.dumps(sizes))
+    if file.endswith(".bin"):
+        torch.save(weights, folder / file)
+    else:
+        save_file(weights, folder / file)
+
+
+def unigram_tokenizer():
+    """A tokenizer like XLM-R's: padding is 1, there are no token types, and the mask is <mask>."""
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    words = [(f"\u2581{word}", -3.0 - index / 50) for index, word in enumerate(WORDS)]
+    letters = [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz.,?"]
+    vocab = [*special, *words, ("\u2581", -8.0), *letters, ("<mask>", 0.0)]
+    return transformers.XLMRobertaTokenizer(vocab=vocab, model_max_length=64)
+
+
+def byte_tokenizer():
+    """A tokenizer like RoBERTa's, of bytes."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    state = json.loads(bpe.to_str())["model"]
+    vocab = {**state["vocab"], "<mask>": len(state["vocab"])}
+    merges = [tuple(merge) for merge in state["merges"]]
+    return transformers.RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=64)
+
+
 def save_teacher(folder, tokenizer, family="Bert", head="Model", sentence_encoder=False, dtype=None, **changes):
     """A teacher with random weights that are large enough for its layers to differ."""
     ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "initializer_range": 0.2}
@@ -65,7 +125,7 @@ def save_teacher(folder, tokenizer, family="Bert", head="Model", sentence_encode
     model.to(dtype or torch.float32).save_pretrained(folder, max_shard_size=shards)
     tokenizer.save_pretrained(folder)
     if sentence_encoder:
-        (folder / "modules.json").write_text(json.dumps(NORMALIZED))
+        save_modules(folder)
     return folder
 
 
@@ -81,6 +141,8 @@ def run_distillation(teacher, corpus, folder, steps=30, **changes):
             **{"max_seq_length": 24, "validation_fraction": 0.1, "cache_dir": str(folder / "cache"), **data},
         ),
         training_arguments(
-            DistillationArguments, folder / "student", **{"distillation_steps": steps, "report_to": "none", **changes}
+            DistillationArguments,
+            folder / "student",
+            **{**({} if "minutes" in changes else {"distillation_steps": steps}), "report_to": "none", **changes},
         ),
     )

@@ -16,7 +16,6 @@ from mobilebert_hf.distillation.losses import (
     masked_lm_distillation,
     masked_mean,
     next_sentence,
-    pooled_similarity,
     relation_loss,
 )
 
@@ -167,20 +166,6 @@ def test_relations_equal_float64_numpy_whatever_the_heads(seed, heads):
         expected = np.where(real[:, None, None], np.exp(others) * (others - own), 0).sum(-1).mean(1)
     found = relation_loss(torch.tensor(student), torch.tensor(teacher), heads, torch.tensor(real))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
-
-
-@few
-@given(seeds)
-def test_pooled_similarity_equals_float64_numpy(seed):
-    rng = np.random.default_rng(seed)
-    student, teacher = rng.normal(size=(2, 3, 4, 6))
-    lengths = (4, 1, 2)
-    means = [[states[row, :length].mean(0) for row, length in enumerate(lengths)] for states in (student, teacher)]
-    expected = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(*means, strict=True)]
-    mask = torch.arange(4) < torch.tensor(lengths)[:, None]
-    np.testing.assert_allclose(
-        pooled_similarity(torch.tensor(student), torch.tensor(teacher), mask), expected, rtol=1e-4, atol=1e-5
-    )
 
 
 @few

@@ -10,11 +10,11 @@ from mobilebert_hf.distillation.objectives import (
     AttentionScores,
     FeatureMaps,
     MaskedLM,
-    MeanPooling,
     NextSentence,
     Objective,
     Relations,
 )
+from mobilebert_hf.distillation.sentence_objective import SentenceEmbeddings
 
 from ..helpers import paper_arguments, pretraining_model
 from .encoders import build, random_batch
@@ -23,7 +23,7 @@ OBJECTIVES = {
     "feature maps": (lambda: FeatureMaps(100.0, 5000.0, 5.0, embeddings=True), "layer_1/feature_map"),
     "attention": (lambda: AttentionScores(1.0), "layer_1/attention"),
     "relations": (lambda: Relations(1.0), "layer_1/relation"),
-    "pooled": (lambda: MeanPooling(20.0), "pooled_distance"),
+    "pooled": (lambda: SentenceEmbeddings(20.0, dimensions=(8, 4)), "pooled_distance"),
     "masked LM": (MaskedLM, "masked_lm_distillation"),
     "next sentence": (NextSentence, "next_sentence_loss"),
 }

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobilebert_hf.distillation.networks import Needs
 from mobilebert_hf.distillation.teachers import EncoderTeacher
 
-from .encoders import FAMILIES, SIZES
+from .encoders import FAMILIES
 
 
 def build(family, head="Model"):
@@ -51,7 +51,9 @@ def test_nothing_above_the_depth_is_run(family):
         teacher(batch(), Needs())
     torch.testing.assert_close(part.features[1], full.features[1], rtol=0, atol=0)
     assert part.last_hidden_state is None
-    assert counter.get_total_flops() == pytest.approx(whole.get_total_flops() * 2 / 3, rel=0.05)
+    # DeBERTa has a convolution after its first layer.
+    share = {"rel": 0.2} if family == "DebertaV2" else {"rel": 0.05}
+    assert counter.get_total_flops() == pytest.approx(whole.get_total_flops() * 2 / 3, **share)
 
 
 @torch.no_grad()
@@ -91,6 +93,5 @@ def test_projections_give_the_librarys_probabilities(family):
 def test_what_cannot_be_read_is_said():
     with pytest.raises(ValueError, match="MPNetModel does not use the attention interface"):
         EncoderTeacher(build("MPNet"))(batch(), Needs(projections=(0,)))
-    sizes = {**SIZES, "embedding_size": 16}
-    with pytest.raises(ValueError, match=r"AlbertModel cannot be a teacher: it has no list of its 3 layers"):
-        EncoderTeacher(transformers.AlbertModel(transformers.AlbertConfig(**sizes)))
+    with pytest.raises(ValueError, match=r"FunnelModel cannot be a teacher: it has no list of its 3 layers"):
+        EncoderTeacher(transformers.FunnelModel(transformers.FunnelConfig(block_sizes=[2, 1], num_decoder_layers=2)))

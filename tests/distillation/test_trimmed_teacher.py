@@ -48,7 +48,7 @@ def test_the_teacher_is_trimmed_once(tmp_path, teacher, tiny_corpus, monkeypatch
     data = PretrainingDataArguments(corpus=[str(tiny_corpus)])
     training = training_arguments(DistillationArguments, tmp_path / "student")
     loaded, trimming = trim_teacher(student, data, training)
-    assert plan_student(loaded).config.vocab_size == trimming.pieces[1] == 65
+    assert plan_student(loaded, data).config.vocab_size == trimming.pieces[1] == 65
     assert loaded == replace(student, teacher=loaded.teacher)
     monkeypatch.setattr(trimmed_teacher, "trim_model", None)
     assert trim_teacher(student, data, training) == (loaded, trimming)
@@ -57,7 +57,7 @@ def test_the_teacher_is_trimmed_once(tmp_path, teacher, tiny_corpus, monkeypatch
     again, other = trim_teacher(replace(student, keep_vocabulary=68), data, training)
     assert Trimming.read(tmp_path / "student" / "cache" / "teacher") == other
     assert other.pieces[1] == 68
-    assert plan_student(again).config.vocab_size == 68
+    assert plan_student(again, data).config.vocab_size == 68
 
 
 def test_what_to_keep_is_checked_at_once():
@@ -67,7 +67,7 @@ def test_what_to_keep_is_checked_at_once():
 
 def test_the_fit_reads_examples_from_everywhere(teacher, monkeypatch):
     """Those of one document follow one another."""
-    plan = plan_student(StudentArguments(teacher=str(teacher)))
+    plan = plan_student(StudentArguments(teacher=str(teacher)), PretrainingDataArguments(corpus=["none"]))
     chosen = []
 
     class Examples:

@@ -1,6 +1,7 @@
 """`recipes/finetune.py --bi_encoder true`: pairs compared by their embeddings, beside sentence-transformers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mobilebert_hf.finetuning.glue import finetune_glue
 from mobilebert_hf.tasks.glue_data import load_glue
 from mobilebert_hf.tasks.glue_tasks import TASKS
 
+from ..distillation.encoders import CLS, save_modules
 from .helpers import glue_arguments
 
 
@@ -85,6 +87,24 @@ def test_adapter_and_early_stopping_go_along(pretrained, glue_folder, tmp_path):
     [folder] = (tmp_path / "RTE").iterdir()
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert SentenceTransformer(str(folder), device="cpu").encode("a river").shape == (32,)
+
+
+def test_a_sentence_encoder_is_trained_through_its_own_modules(pretrained, glue_folder, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(pretrained, source)
+    save_modules(source, pooling=CLS, prompts={"query": "river: "}, default_prompt_name="query", max_seq_length=30)
+    call = glue_arguments(
+        *(str(source), glue_folder, tmp_path / "out"),
+        training={"num_train_epochs": 1, "learning_rate": 1e-9},
+        task=["rte"],
+        bi_encoder=True,
+    )
+    finetune_glue(*call)
+    [folder] = (tmp_path / "out" / "RTE").iterdir()
+    texts = ["a river", "the mountain is old"]
+    before, after = (SentenceTransformer(str(path), device="cpu") for path in (source, folder))
+    np.testing.assert_allclose(after.encode(texts), before.encode(texts), rtol=1e-3, atol=1e-5)
+    assert (after[1].pooling_mode, after.default_prompt_name, after.max_seq_length) == ("cls", "query", 30)
 
 
 @pytest.mark.parametrize("task", ["cola", "mnli", "ax"])

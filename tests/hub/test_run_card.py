@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import ModelCard
 
+from mobilebert_hf import MobileBertConfig
 from mobilebert_hf.distillation.facts import describe_distilled, describe_pretrained, describe_student
 from mobilebert_hf.finetuning.facts import describe_glue_model, describe_squad_model
 from mobilebert_hf.hub.card import MARKER, CardData, eval_results, render_card
@@ -186,3 +187,11 @@ def test_nothing_that_is_not_known_is_said():
         assert f"## {heading}" not in card.text
     for heading in ("Training", "Limits and bias", "Citation"):
         assert f"## {heading}" in card.text
+
+
+def test_the_mask_is_that_of_the_tokenizer(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"mask_token": "<mask>"}')
+    record = ModelRecord(tmp_path, MobileBertConfig(architectures=["MobileBertForMaskedLM"]).to_dict(), ModelFacts())
+    code = "".join(use.code for use in build_card(record, "me/x", {"onnx/model.onnx"}).uses)
+    assert "The capital of France is <mask>." in code
+    assert "[MASK]" not in code

@@ -53,7 +53,7 @@ class PretrainingCollator:
     def __post_init__(self) -> None:
         if not 0 <= self.mlm_probability < 1:
             raise ValueError(f"mlm_probability is {self.mlm_probability}: expected a value from 0 to below 1")
-        if self.tokenizer.mask_token_id is None or self.tokenizer.pad_token_id is None:
+        if self.tokenizer.pad_token_id is None or (self.mlm_probability > 0 and self.tokenizer.mask_token_id is None):
             raise ValueError("masking requires a tokenizer with a mask token and a padding token: set both")
         vocabulary = self.tokenizer.get_vocab()
         size = max(vocabulary.values()) + 1
@@ -110,6 +110,8 @@ class PretrainingCollator:
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, draws: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The masked ids, and the labels: the original ids of the selected tokens, -100 elsewhere."""
+        if self.mlm_probability == 0:
+            return input_ids, torch.full_like(input_ids, IGNORED)
         maskable = attention_mask & ~self._special[input_ids]
         scores, action, replacement = draws
         selected = self._select(input_ids, maskable, scores)
@@ -126,8 +128,6 @@ class PretrainingCollator:
             starts = ~self._continues[input_ids] | ~maskable | after_special
             starts[:, 0] = True
             scores = scores.gather(1, starts.cumsum(1) - 1)
-        if self.mlm_probability == 0:
-            return torch.zeros_like(maskable)
         scores = scores.masked_fill(~maskable, 1.0)
         lowest = scores.amin(1, keepdim=True)
         return maskable & ((scores < self.mlm_probability) | (scores == lowest))

@@ -5,7 +5,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from .corpus import check_dropped, load_documents
 from .pairs import EXAMPLES, PairSettings, make_examples
 from .streaming import ExampleStream, map_blocks
 from .tokenization import TOKENIZED, tokenize_documents
-from .vocabulary import check_special_tokens, check_unknown_tokens
+from .vocabulary import check_special_tokens, check_unknown_tokens, sequence_frame
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,12 @@ class PretrainingDataArguments:
         metadata={"help": "Files, folders, globs, or Hub datasets as owner/name or owner/name:configuration."}
     )
     examples: str = field(
-        default="pairs",
+        default="auto",
         metadata={
             "help": "Pairs of segments for next-sentence prediction; single sentences; or windows of as many "
-            "consecutive sentences as fit.",
-            "choices": ["pairs", "sentences", "windows"],
+            "consecutive sentences as fit. auto: pairs where next sentences are learned, sentences for a sentence "
+            "encoder, else windows.",
+            "choices": ["auto", "pairs", "sentences", "windows"],
         },
     )
     text_column: str = field(default="text", metadata={"help": "Column of the documents, for sources with columns."})
@@ -120,7 +121,8 @@ class PretrainingDataArguments:
             "dupe_factor: at least 1": self.dupe_factor >= 1,
             f"streaming_buffer_size: at least {MIN_DOCUMENTS}": self.streaming_buffer_size >= MIN_DOCUMENTS,
             "max_characters: None or at least 1": self.max_characters is None or self.max_characters >= 1,
-            "examples: 'pairs', 'sentences' or 'windows'": self.examples in ("pairs", "sentences", "windows"),
+            "examples: 'auto', 'pairs', 'sentences' or 'windows'": self.examples
+            in ("auto", "pairs", "sentences", "windows"),
             "encoding_errors: 'strict' or 'replace'": self.encoding_errors in ("strict", "replace"),
         }
         for rule, valid in rules.items():
@@ -130,7 +132,7 @@ class PretrainingDataArguments:
 
 
 def prepare_pretraining_data(
-    arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase
+    arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] = ()
 ) -> PretrainingData:
     """Creates examples from a corpus, by default for masked-LM and next-sentence prediction.
 
@@ -139,6 +141,7 @@ def prepare_pretraining_data(
     Args:
         arguments (`PretrainingDataArguments`): corpus and settings.
         tokenizer (`PreTrainedTokenizerBase`): a fast BERT tokenizer.
+        prompts (`Sequence[str]`, *optional*): texts that are put before sentences, before a share of them each.
 
     Returns:
         `Mapping`: `train` and `validation`, each a `Dataset`. When streaming, `train` is an `ExampleStream` and
@@ -154,15 +157,16 @@ def prepare_pretraining_data(
         ValueError: if a source cannot be read as documents, if there are too few documents, if the tokenizer lacks
             special tokens, or if more than 20 % of the tokens are unknown.
     """
-    check_special_tokens(tokenizer)
+    check_special_tokens(tokenizer, masks=arguments.mlm_probability > 0)
+    first, last = sequence_frame(tokenizer)
     pairs = PairSettings(
         max_seq_length=arguments.max_seq_length,
         short_seq_probability=arguments.short_seq_probability,
         dupe_factor=arguments.dupe_factor,
         seed=arguments.pairing_seed,
-        cls_token_id=tokenizer.cls_token_id,
-        sep_token_id=tokenizer.sep_token_id,
-        examples=arguments.examples,
+        cls_token_id=first,
+        sep_token_id=last,
+        examples="pairs" if arguments.examples == "auto" else arguments.examples,
     )
     documents = _load(arguments, arguments.corpus)
     held_out = _load(arguments, arguments.validation_corpus) if arguments.validation_corpus else None
@@ -173,11 +177,11 @@ def prepare_pretraining_data(
         return _stream(documents, held_out, arguments, pairs, tokenizer)
 
     documents = _limit(documents, arguments)
-    tokens = _tokenize(documents, arguments, tokenizer)
+    tokens = _tokenize(documents, arguments, tokenizer, prompts)
     if held_out is None:
         train, validation = _split(tokens, arguments.validation_fraction)
     else:
-        train, validation = tokens, _without_copies(_tokenize(held_out, arguments, tokenizer), tokens)
+        train, validation = tokens, _without_copies(_tokenize(held_out, arguments, tokenizer, prompts), tokens)
     examples = DatasetDict(
         train=_pair(train, "train", arguments, pairs), validation=_pair(validation, "validation", arguments, pairs)
     )
@@ -216,7 +220,14 @@ def _limit(documents: Dataset, arguments: PretrainingDataArguments) -> Dataset:
     return documents.select(np.sort(chosen))
 
 
-def _tokenize(documents: Dataset, arguments: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def _tokenize(
+    documents: Dataset,
+    arguments: PretrainingDataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str] = (),
+) -> Dataset:
+    # A cache without prompts stays valid.
+    state = [CACHE_VERSION, "tokens", documents._fingerprint, _tokenizer_state(tokenizer), *prompts]
     tokens = documents.map(
         tokenize_documents,
         batched=True,
@@ -225,8 +236,8 @@ def _tokenize(documents: Dataset, arguments: PretrainingDataArguments, tokenizer
         num_proc=arguments.preprocessing_num_workers,
         remove_columns=documents.column_names,
         features=TOKENIZED,
-        fn_kwargs={"tokenizer": tokenizer},
-        new_fingerprint=Hasher.hash([CACHE_VERSION, "tokens", documents._fingerprint, _tokenizer_state(tokenizer)]),
+        fn_kwargs={"tokenizer": tokenizer, "prompts": prompts},
+        new_fingerprint=Hasher.hash(state),
         desc="Tokenizing",
     )
     check_dropped(len(tokens), len(documents), "the corpus", arguments.text_column)

@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,15 @@ TOKENIZED = Features(
 )
 
 
-def tokenize_documents(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+def tokenize_documents(
+    batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] = ()
+) -> dict[str, list[Any]]:
     """Splits documents into sentences and tokenizes them; a batched function for `datasets`' `map`.
 
     Args:
         batch (`dict[str, list[str]]`): the `text` of each document, one paragraph per line.
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
+        prompts (`Sequence[str]`, *optional*): texts that are put before sentences, in turn; an empty one is none.
 
     Returns:
         `dict[str, list]`: `input_ids`, `sentence_lengths`, and `digest`, a hash of the text below 2**63, for each
@@ -32,6 +37,10 @@ def tokenize_documents(batch: dict[str, list[str]], tokenizer: PreTrainedTokeniz
         for text in batch["text"]
     ]
     sentences = list(itertools.chain.from_iterable(documents))
+    if prompts:
+        # By the sentence alone, so that any batches and processes give the same.
+        shares = (prompts[zlib.crc32(sentence.encode("utf-8", "replace")) % len(prompts)] for sentence in sentences)
+        sentences = [prompt + sentence for prompt, sentence in zip(shares, sentences, strict=True)]
     encoded = iter(encode(sentences, tokenizer) if sentences else [])
     columns: dict[str, list[Any]] = {name: [] for name in TOKENIZED}
     for text, document in zip(batch["text"], documents, strict=True):

@@ -140,13 +140,14 @@ def _save(vocabulary: dict[str, int], folder: Path, lowercase: bool, strip_accen
     return tokenizer
 
 
-def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Loads a tokenizer by Hub id, from a folder, or from a `vocab.txt`.
 
     Args:
         name_or_path (`str` or `Path`):
             Hub id or folder as in `AutoTokenizer.from_pretrained`; or a `vocab.txt`, or a folder with only a
             `vocab.txt` (see [`load_vocabulary`]).
+        trust_remote_code (`bool`, *optional*, defaults to `False`): whether to run code that comes with it.
 
     Returns:
         `PreTrainedTokenizerBase`
@@ -160,7 +161,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
         (path / f"{name}.json").exists() for name in ("tokenizer", "tokenizer_config")
     )
     if not (vocabulary.is_file() and only_vocabulary):
-        return AutoTokenizer.from_pretrained(str(name_or_path))
+        return AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=trust_remote_code)
     return load_vocabulary(vocabulary)
 
 
@@ -180,29 +181,65 @@ def _bert_tokenizer(vocabulary: dict[str, int], **normalization: Any) -> BertTok
     )
 
 
-def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ValueError if a special token that pairs and masking need is missing."""
-    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+def check_special_tokens(tokenizer: PreTrainedTokenizerBase, masks: bool = True) -> None:
+    """Checks that a tokenizer has what examples of pre-training need.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
+        masks (`bool`, *optional*, defaults to `True`): whether tokens are masked.
+
+    Raises:
+        ValueError: if a special token is missing, or there is not one before and one after a text.
+    """
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token") if masks else ("pad_token",)
     missing = [name for name in names if getattr(tokenizer, f"{name}_id") is None]
     if missing:
         raise ValueError(
             f"the tokenizer has no {', '.join(missing)}: pre-training needs all of {', '.join(names)}. "
             "Use a BERT tokenizer, or train one with train_wordpiece"
         )
+    sequence_frame(tokenizer)
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+def sequence_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """The ids that a tokenizer puts before and after a text, as `[CLS]` and `[SEP]`.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
+
+    Returns:
+        `tuple[int, int]`
+
+    Raises:
+        ValueError: if it does not put one on each side.
+    """
+    [text], ids = encode(["a"], tokenizer), tokenizer("a")["input_ids"]
+    if len(ids) != len(text) + 2 or ids[1:-1] != text:
+        raise ValueError(
+            f"the tokenizer makes {tokenizer.convert_ids_to_tokens(ids)} of the text 'a': expected one token before a "
+            "text and one after it, as [CLS] and [SEP]"
+        )
+    return ids[0], ids[-1]
+
+
+def count_token_types(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The number of token types that a tokenizer gives for a pair of texts; 1 if it gives none."""
+    return 1 + max(tokenizer("a", "a").get("token_type_ids", [0]))
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, masks: bool = True) -> None:
     """Checks that a tokenizer matches a model's configuration.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
         config (`PreTrainedConfig`): a configuration with `vocab_size` and `pad_token_id`.
+        masks (`bool`, *optional*, defaults to `True`): whether tokens are masked.
 
     Raises:
         ValueError: if the tokenizer has more tokens than `vocab_size`, the padding ids differ, or a special token is
             missing.
     """
-    check_special_tokens(tokenizer)
+    check_special_tokens(tokenizer, masks)
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens, but the model's vocab_size is {config.vocab_size}: "

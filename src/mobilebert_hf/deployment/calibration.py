@@ -39,5 +39,7 @@ def calibration_batches(
             return_tensors="pt",
             return_token_type_ids=True,
         )
-        batches.append({**encoded, "token_type_ids": encoded["token_type_ids"].clamp(max=token_types - 1)})
+        if token_types == 1:  # then graphs have no such input
+            del encoded["token_type_ids"]
+        batches.append(dict(encoded))
     return batches

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..data import PretrainingCollator, PretrainingDataArguments, load_tokenizer, prepare_pretraining_data
+from ..data import PretrainingCollator, PretrainingDataArguments, prepare_pretraining_data
 from ..distillation import EncoderTeacher, StudentArguments
-from ..distillation.losses import pooled_similarity
 from ..distillation.networks import Needs, encoder_inputs
 from ..distillation.shapes import Shape, choose_layers, choose_size, count_parameters, student_shape
-from ..distillation.students import StudentPlan, choose_output, load_encoder
+from ..distillation.students import StudentPlan
+from ..distillation.teacher_files import load_teacher
 from ..distillation.teachers import find_layers
 from ..machine import time_interleaved
 from ..models.modeling_mobilebert import MobileBertModel
@@ -107,8 +107,8 @@ def search_shape(teacher: str, corpus: Sequence[str], limits: Limits) -> tuple[C
     Raises:
         ValueError: The teacher cannot be pruned, or nothing fits; the message names the cheapest candidate.
     """
-    output = choose_output(StudentArguments(teacher=teacher))
-    network = load_encoder(teacher, output)
+    loaded = load_teacher(StudentArguments(teacher=teacher))
+    network, output, tokenizer = loaded.network, loaded.output, loaded.tokenizer
     choose_size(network, "pruned")
     shapes = list_shapes(network)
     costs = predict_costs(shapes, limits)
@@ -120,7 +120,6 @@ def search_shape(teacher: str, corpus: Sequence[str], limits: Limits) -> tuple[C
             f"{cheapest.megabytes:.1f} MB in {limits.target}. Raise the limit, trim the vocabulary (keep_vocabulary), "
             "or choose size=tiny."
         )
-    tokenizer = load_tokenizer(teacher)
     data = PretrainingDataArguments(
         corpus=list(corpus),
         examples="sentences" if output == "pooled" else "windows",
@@ -131,7 +130,7 @@ def search_shape(teacher: str, corpus: Sequence[str], limits: Limits) -> tuple[C
     held_out = collate(list(examples["validation"].select(range(min(HELD_OUT, len(examples["validation"]))))))
     found = []
     for shape in fitting.values():
-        plan = StudentPlan(EncoderTeacher(network, shape.mapping), shape.config, output)
+        plan = StudentPlan(EncoderTeacher(network, shape.mapping), shape.config, output, tokenizer, loaded.sentence)
         student = plan.initialize(0, examples["train"], collate).model
         found.append(Candidate(shape, costs[shape_key(shape)], compare(student, plan, held_out)))
     found.sort(key=lambda candidate: -candidate.similarity)
@@ -144,12 +143,13 @@ def search_shape(teacher: str, corpus: Sequence[str], limits: Limits) -> tuple[C
 
 @torch.no_grad()
 def compare(student: PreTrainedModel, plan: StudentPlan, batch: Mapping[str, Tensor]) -> float:
-    """The mean cosine of the last layers of student and teacher; of sentence encoders, that of the pooled outputs."""
+    """The mean cosine of the last layers of student and teacher; of sentence encoders, that of the embeddings."""
     needs, real = Needs(last_hidden_state=True), batch["attention_mask"].bool()
     expected = cast(Tensor, plan.teacher(batch, needs).last_hidden_state)
     found = student.eval().base_model(**encoder_inputs(batch)).last_hidden_state
-    if plan.output == "pooled":
-        return float(pooled_similarity(found, expected, real).mean())
+    if plan.sentence is not None:
+        pairs = plan.sentence(found, batch), plan.sentence(expected, batch)
+        return float(torch.nn.functional.cosine_similarity(*pairs, dim=-1).mean())
     return float(torch.nn.functional.cosine_similarity(found, expected, dim=-1)[real].mean())
 
 

@@ -48,17 +48,23 @@ def unfolded_config(config: Any) -> Any:
     return MobileBertConfig.from_dict(fields)
 
 
+def graph_inputs(model: Any) -> tuple[str, ...]:
+    """Returns the names of a graph's inputs: without token types if there is one, which tokenizers do not give."""
+    return INPUTS if getattr(model.config, "type_vocab_size", 2) > 1 else INPUTS[:2]
+
+
 def dynamic_shapes(model: PreTrainedModel, rows: int | None = None) -> dict[str, dict[int, Any]]:
     """Returns `dynamic_shapes` for `torch.export`: any length up to the maximum, any batch size or `rows`."""
     open_sizes = {1: torch.export.Dim("sequence", min=MIN_LENGTH, max=model.config.max_position_embeddings)}
     if rows is None:
         open_sizes[0] = torch.export.Dim("batch")
-    return dict.fromkeys(INPUTS, open_sizes)
+    return dict.fromkeys(graph_inputs(model), open_sizes)
 
 
 def example_inputs(model: PreTrainedModel, rows: int = 2) -> dict[str, Any]:
     """Returns the inputs for tracing."""
-    return dict(sample_inputs(model, rows, min(16, model.config.max_position_embeddings)))
+    values = sample_inputs(model, rows, min(16, model.config.max_position_embeddings))
+    return {name: values[name] for name in graph_inputs(model)}
 
 
 def sample_inputs(model: Any, rows: int, length: int, seed: int = 0) -> dict[str, torch.Tensor]:

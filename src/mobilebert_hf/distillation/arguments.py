@@ -7,12 +7,14 @@ import torch
 
 from ..data.trimming import parse_keep
 from ..training.arguments import PreTrainingArguments
-from .objectives import AttentionScores, FeatureMaps, MaskedLM, MeanPooling, NextSentence, Objective, Relations
+from .objectives import AttentionScores, FeatureMaps, MaskedLM, NextSentence, Objective, Relations
+from .sentence_encoder import SentenceModules
+from .sentence_objective import SentenceEmbeddings
 from .shapes import BOTTLENECKS
 from .strategies import Freezing, Strategy, StrategyName, build_strategy
 
 # What a student learns besides the features of the layers: the outputs of the pre-training heads (masked LM and next
-# sentence), of the masked-LM head, the mean-pooled output, or nothing.
+# sentence), of the masked-LM head, the embeddings of a sentence encoder, or nothing.
 OutputName = Literal["pretraining", "masked_lm", "pooled", "features"]
 
 # The paper's settings of `DistillationArguments`, for IB-BERT teachers.
@@ -84,6 +86,20 @@ class StudentArguments:
     task: str | None = field(
         default=None,
         metadata={"help": "Task to score teacher and student on at the end, without training: stsb, for encoders."},
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "For other teachers: the number of positions of the student, by default the length of the longest "
+            "examples. More are possible where the teacher has a table of positions, from which they are copied."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the Python code that comes with the teacher. Read it first."}
+    )
+    allow_pickle: bool = field(
+        default=False,
+        metadata={"help": "Read a teacher whose weights are only in .bin files, which are pickles and can run code."},
     )
     task_data: str | None = field(default=None, metadata={"help": "Folder of GLUE or Hub data set of the task."})
 
@@ -179,7 +195,17 @@ class DistillationArguments(PreTrainingArguments):
     )
     pooled_weight: float = field(
         default=20.0,
-        metadata={"help": "For sentence encoders: weight of 1 - cosine similarity of the mean-pooled outputs."},
+        metadata={
+            "help": "For sentence encoders: weight of the distance of the embeddings, 1 - cosine similarity or, if "
+            "the teacher's similarity depends on lengths, the relative squared distance."
+        },
+    )
+    matryoshka: str | None = field(
+        default=None,
+        metadata={
+            "help": "For sentence encoders: numbers of dimensions such as 384,256,128,64. The first so many "
+            "dimensions of the student's embeddings are trained to keep the teacher's similarities by themselves."
+        },
     )
     alpha: float = field(
         default=0.5, metadata={"help": "Share of the labels in masked-LM distillation; the rest is the teacher's."}
@@ -224,8 +250,24 @@ class DistillationArguments(PreTrainingArguments):
             only_last=self.transfer_layers == "last",
         )
 
-    def build_objectives(self, output: OutputName = "pretraining") -> list[Objective]:
-        """The objectives with a weight above 0, and those of the outputs."""
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """The numbers of `matryoshka`, the largest first; a ValueError if they are none."""
+        words = str(self.matryoshka).split(",") if self.matryoshka is not None else []
+        if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+            raise ValueError(f"matryoshka={self.matryoshka!r}: expected numbers of dimensions, such as 256,128,64.")
+        return tuple(sorted({int(word) for word in words}, reverse=True))
+
+    def build_objectives(
+        self, output: OutputName = "pretraining", sentence: SentenceModules | None = None
+    ) -> list[Objective]:
+        """The objectives with a weight above 0, and those of the outputs.
+
+        Args:
+            output: What the student learns besides the features of the layers.
+            sentence: The modules of a sentence encoder after its network.
+        """
+        compare_lengths = sentence is not None and sentence.compares_lengths
         # An IB-BERT's embeddings are copied; all others are approximated, and trained.
         objectives: list[Objective] = [
             FeatureMaps(
@@ -239,7 +281,7 @@ class DistillationArguments(PreTrainingArguments):
         outputs: dict[OutputName, list[Objective]] = {
             "pretraining": [MaskedLM(self.alpha, self.temperature), NextSentence()],
             "masked_lm": [MaskedLM(self.alpha, self.temperature)],
-            "pooled": [MeanPooling(self.pooled_weight)],
+            "pooled": [SentenceEmbeddings(self.pooled_weight, sentence, compare_lengths, self.dimensions)],
             "features": [],
         }
         return objectives + outputs[output]

@@ -7,6 +7,7 @@ factorized by weighted principal components; the weights are the frequencies of 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,7 +16,9 @@ from transformers import PreTrainedModel
 
 from ..models.modeling_mobilebert import MobileBertForMaskedLM, MobileBertModel
 from .layer_fit import ridge, ridge_gram
-from .shapes import position_offset
+from .networks import Needs
+from .shapes import count_positions
+from .teachers import EncoderTeacher
 
 # Exponent of the token frequencies: rare tokens keep some weight.
 SHARE_EXPONENT = 0.75
@@ -29,6 +32,8 @@ CHUNK, TOKENS = 2**24, 2**16
 EXPLAINED_FEATURES = 1000
 # Most sequences are shorter.
 USUAL_LENGTH = 48
+# Rows that are read at a time.
+READ_ROWS = 100
 
 # From features [n, width] to logits [n, vocab_size].
 Head = Callable[[Tensor], Tensor]
@@ -48,7 +53,10 @@ def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, co
     """
     own, config = student.embeddings, student.config
     has_norm = config.normalization_type == "layer_norm"
-    tokens, positions, types = copy_tables(teacher) if has_norm else split_embeddings(teacher, counts)
+    split = copy_tables if has_norm else partial(split_embeddings, counts=counts)
+    tokens, positions, types = split(
+        teacher, num_positions=config.max_position_embeddings, num_types=config.type_vocab_size
+    )
     if has_norm:
         own.LayerNorm.load_state_dict(cast(Any, teacher.base_model.embeddings).LayerNorm.state_dict())
     own.position_embeddings.weight.copy_(positions)
@@ -76,73 +84,70 @@ def initialize_embeddings(student: MobileBertModel, teacher: PreTrainedModel, co
     return float(variances[-rank:].sum() / variances.sum())
 
 
-def copy_tables(teacher: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
-    """The tables of a teacher that sums and normalizes them, as BERT does.
-
-    Returns:
-        Tokens [vocab_size, width], positions [positions, width] and types [types, width], float32.
-    """
+def copy_tables(teacher: PreTrainedModel, num_positions: int, num_types: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The tables of a teacher that sums and normalizes them, as BERT does; see `split_embeddings`."""
     embeddings: Any = teacher.base_model.embeddings
     table = cast(nn.Embedding, teacher.get_input_embeddings()).weight
-    positions = embeddings.position_embeddings.weight[position_offset(teacher) :]
-    types = getattr(embeddings, "token_type_embeddings", None)
-    return table, positions, torch.zeros(1, table.shape[1]) if types is None else types.weight
+    positions = embeddings.position_embeddings.weight[-cast(int, count_positions(teacher)) :][:num_positions]
+    own_types = getattr(embeddings, "token_type_embeddings", None)
+    types = torch.zeros(num_types, table.shape[1])
+    if own_types is not None:
+        known = min(num_types, own_types.num_embeddings)
+        types[:known] = own_types.weight[:known]
+        types[known:] = own_types.weight[0]
+    return table, positions, types
 
 
 @torch.no_grad()
-def split_embeddings(teacher: PreTrainedModel, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_embeddings(
+    teacher: PreTrainedModel, counts: Tensor, num_positions: int, num_types: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The normalized embeddings of a teacher as approximately the sum of three tables.
 
     Each table holds means: of a token over the positions, of a position and a type over the tokens of the corpus,
-    minus the overall mean. Exact where the embeddings have neither positions nor types, as in ModernBERT.
+    minus the overall mean. Exact where the embeddings have neither positions nor types, as in ModernBERT. Types that
+    the teacher does not have are zero.
 
     Args:
         teacher: An encoder.
         counts: [vocab_size].
+        num_positions: At most as many as the teacher has.
+        num_types: Any number.
 
     Returns:
-        Tokens [vocab_size, width], positions [positions, width] and types [types, width], float32.
+        Tokens [vocab_size, width], positions [num_positions, width] and types [num_types, width], float32.
     """
-    config = teacher.config
-    vocabulary = torch.arange(config.vocab_size)
     generator = torch.Generator().manual_seed(0)
     usual = torch.multinomial(counts.double() + 1e-3, SAMPLED_TOKENS, replacement=True, generator=generator)
-    offset, kinds = position_offset(teacher), max(1, getattr(config, "type_vocab_size", 0) or 0)
-    length = config.max_position_embeddings - offset
-    read = _embedding_reader(teacher)
-    has_positions = getattr(teacher.base_model.embeddings, "position_embeddings", None) is not None
-    if not has_positions:
-        tokens = read(vocabulary, None, None)
-        return tokens, torch.zeros(length, tokens.shape[1]), torch.zeros(kinds, tokens.shape[1])
-    sampled = range(0, min(USUAL_LENGTH, length), max(1, min(USUAL_LENGTH, length) // SAMPLED_POSITIONS))
-    tokens = torch.as_tensor(sum(read(vocabulary, offset + position, 0) for position in sampled)) / len(sampled)
-    mean = tokens[usual].mean(0)
-    positions = torch.stack([read(usual, offset + position, 0).mean(0) for position in range(length)]) - mean
-    types = torch.stack([read(usual, offset + sampled[0], kind).mean(0) for kind in range(kinds)])
+    # Each position sees the same tokens.
+    every = usual[(torch.arange(SAMPLED_TOKENS)[:, None] + torch.arange(num_positions)) % SAMPLED_TOKENS]
+    positions = torch.stack([_read_embeddings(teacher, rows).sum(0) for rows in every.split(READ_ROWS)]).sum(0)
+    positions = positions / SAMPLED_TOKENS
+    window = min(USUAL_LENGTH, num_positions)
+    positions -= positions[:window].mean(0)
+    # Each token is read at several positions, in rows of other tokens.
+    vocabulary = torch.arange(-(-len(counts) // window) * window).clamp(max=len(counts) - 1).view(-1, window)
+    shifts = range(0, window, max(1, window // SAMPLED_POSITIONS))
+    parts = []
+    for rows in vocabulary.split(READ_ROWS):
+        states = [_read_embeddings(teacher, rows.roll(shift, 1)).roll(-shift, 1) for shift in shifts]
+        offsets = [positions[:window].roll(-shift, 0) for shift in shifts]
+        parts.append((torch.stack(states) - torch.stack(offsets)[:, None]).mean(0).flatten(0, 1))
+    tokens = torch.cat(parts)[: len(counts)]
+    types = torch.zeros(num_types, tokens.shape[1])
+    for kind in range(min(num_types, getattr(teacher.config, "type_vocab_size", 0) or 0)):
+        types[kind] = _read_embeddings(teacher, usual[:, None], kind).mean((0, 1))
     return tokens, positions, types - types[0]
 
 
-def _embedding_reader(teacher: PreTrainedModel) -> Any:
-    """A function from token ids [n], a position and a type to the input of the first layer [n, width], in float32.
-
-    Families differ in which of the tables, the norm and the projection they have.
-    """
-    base = teacher.base_model
-    embeddings, table = base.embeddings, teacher.get_input_embeddings()
-    positions = getattr(embeddings, "position_embeddings", None)
-    types = getattr(embeddings, "token_type_embeddings", None)
-    norm = getattr(embeddings, "LayerNorm", None) or getattr(embeddings, "norm", None) or nn.Identity()
-    project = getattr(base, "embeddings_project", None) or nn.Identity()
-
-    def read(tokens: Tensor, position: int | None, kind: int | None) -> Tensor:
-        total = table(tokens)
-        if positions is not None and position is not None:
-            total = total + positions.weight[position]
-        if types is not None and kind is not None:
-            total = total + types.weight[kind]
-        return project(norm(total)).float()
-
-    return read
+def _read_embeddings(teacher: PreTrainedModel, tokens: Tensor, kind: int = 0) -> Tensor:
+    """The input of the first layer for tokens [rows, seq] of a type: float32 [rows, seq, width]."""
+    reader, parts = EncoderTeacher(teacher), []
+    for ids in tokens.split(READ_ROWS):
+        types = torch.full_like(ids, kind)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": types}
+        parts.append(reader(inputs, Needs(depth=0, features=(-1,))).features[-1].float())
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -168,7 +173,8 @@ def initialize_masked_lm_head(student: MobileBertForMaskedLM, teacher: PreTraine
     transform = _find_transform(teacher, student.config.hidden_size)
     if transform is not None:
         predictions.transform.dense.weight.copy_(transform.weight)
-        predictions.transform.dense.bias.copy_(transform.bias)
+        if transform.bias is not None:
+            predictions.transform.dense.bias.copy_(transform.bias)
     rank, table = student.config.embedding_size, own.word_embeddings.weight
     hidden = predictions.transform(features)
     tied, free = hidden[:, :rank], torch.cat([hidden[:, rank:], torch.ones(len(hidden), 1)], 1)

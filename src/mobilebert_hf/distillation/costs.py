@@ -86,7 +86,8 @@ def _forward(
 
 
 def _embeddings(network: PreTrainedModel) -> nn.Module:
-    return network.base_model.get_submodule("embeddings")
+    """The embeddings, or the token embeddings of a network that has nothing else before its layers."""
+    return getattr(network.base_model, "embeddings", None) or network.get_input_embeddings()
 
 
 def _matmuls(module: nn.Module, positions: float) -> float:

@@ -152,23 +152,6 @@ def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
-def pooled_similarity(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """The cosine similarity of two encoders' mean-pooled outputs.
-
-    Args:
-        student (`Tensor`): [batch, seq, width], any floating dtype.
-        teacher (`Tensor`): likewise.
-        mask (`Tensor`): bool [batch, seq], True for a real token.
-
-    Returns:
-        `Tensor`: float32 [batch], from -1 to 1.
-
-    Source: Reimers and Gurevych, "Sentence-BERT" (arXiv 1908.10084), for the pooling; the loss is 1 minus this.
-    """
-    _check_pair("states", "[batch, seq, width]", student, teacher)
-    return F.cosine_similarity(mean_pool(student.float(), mask), mean_pool(teacher.float(), mask), dim=-1)
-
-
 def masked_lm_distillation(
     student_logits: Tensor,
     teacher_logits: Tensor | None,

@@ -1,5 +1,6 @@
 """What objectives ask of the two networks, what the networks return, and the forward pass of this package's models."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +79,12 @@ class LayerOutputs:
 def encoder_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inputs of the encoder in a batch."""
     return {name: inputs[name] for name in ENCODER_INPUTS}
+
+
+def accepted_inputs(network: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a tokenizer's outputs that a network, or a graph of one, takes by name."""
+    names = inspect.signature(getattr(network, "forward", network)).parameters
+    return {name: value for name, value in inputs.items() if name in names or "input_ids" not in names}
 
 
 def run_mobilebert(

@@ -4,7 +4,8 @@ An objective is a small object. It says what it needs of both networks in a stag
 computes its metrics for evaluation. `DistillationTrainer` takes a list of objectives and adds up their losses. To add
 an objective, write a class here or in your own code and pass an instance to the trainer.
 
-A `LayerObjective` compares the layers of a stage, an `OutputObjective` the outputs of the whole model.
+A `LayerObjective` compares the layers of a stage, an `OutputObjective` the outputs of the whole model. The one of
+sentence encoders is in `sentence_objective.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +28,6 @@ from .losses import (
     masked_lm_distillation,
     masked_mean,
     next_sentence,
-    pooled_similarity,
     relation_loss,
 )
 from .networks import LayerOutputs, Needs
@@ -345,40 +345,3 @@ class NextSentence(OutputObjective):
     def evaluation_losses(self, num_layers: int) -> tuple[str, ...]:
         """The loss."""
         return ("next_sentence_loss",)
-
-
-class MeanPooling(OutputObjective):
-    """For sentence encoders: `pooled_distance`, 1 - cosine similarity of the mean-pooled outputs.
-
-    Evaluation adds `pooled_similarity`.
-
-    Args:
-        weight: Weight of the loss.
-    """
-
-    needed = Needs(last_hidden_state=True)
-
-    def __init__(self, weight: float) -> None:
-        self.weight = weight
-
-    def output_loss(self, outputs: Outputs, normalizers: Normalizers) -> tuple[Tensor, LossTerms]:
-        """The mean over the examples."""
-        distance = (1 - self._similarity(outputs)).sum() / normalizers.examples
-        return self.weight * distance, {"pooled_distance": distance}
-
-    def metrics(self, outputs: Outputs) -> MetricSums:
-        """Distance and similarity of the examples."""
-        similarity = self._similarity(outputs)
-        one = torch.ones_like(similarity)
-        return {"pooled_distance": (1 - similarity, one), "pooled_similarity": (similarity, one)}
-
-    def evaluation_losses(self, num_layers: int) -> tuple[str, ...]:
-        """The distance."""
-        return ("pooled_distance",)
-
-    @staticmethod
-    def _similarity(outputs: Outputs) -> Tensor:
-        student, teacher = outputs.student.last_hidden_state, outputs.teacher.last_hidden_state
-        assert student is not None
-        assert teacher is not None
-        return pooled_similarity(student, teacher.float(), outputs.real)

@@ -16,7 +16,8 @@ from ..machine import describe_device, time_interleaved
 from ..models import fold
 from ..tasks.glue_data import load_glue
 from ..tasks.glue_tasks import TASKS
-from .sentence_encoder import score_similarity
+from .arguments import DistillationArguments
+from .sentence_encoder import SentenceModules, mean_modules, score_similarity
 from .shapes import count_parameters
 from .trainer import DistillationTrainer
 
@@ -62,6 +63,7 @@ def write_results(
     trainer: DistillationTrainer,
     initialization: dict[str, Any],
     task: ScoredTask | None,
+    sentence: SentenceModules | None,
     minutes: float,
     trimming: Trimming | None = None,
 ) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def write_results(
         trainer: After training and evaluation.
         initialization: The report of the initialization.
         task: The task that both are scored on, if any.
+        sentence: What surrounds the networks of sentence encoders.
         minutes: The duration of the run so far.
         trimming: How the vocabulary of the teacher was trimmed, if it was.
 
@@ -80,17 +83,21 @@ def write_results(
         The content of `results.json`.
     """
     student = trainer.accelerator.unwrap_model(trainer.model).eval()
-    # Scores and latency are those of float32, also if the teacher was in bfloat16 during training.
     assert trainer.teacher is not None
     assert trainer.strategy is not None
-    teacher, tokenizer = trainer.teacher.model.float(), trainer.processing_class
+    assert isinstance(trainer.args, DistillationArguments)
+    teacher, tokenizer = trainer.teacher.model, trainer.processing_class
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     length = min(128, student.config.max_position_embeddings)
     networks: dict[str, Any] = {"teacher": teacher.base_model, "student": student.base_model}
-    scores: dict[str, dict[str, float]] = {name: {} for name in networks}
+    scores: dict[str, dict[str, Any]] = {name: {} for name in networks}
     if task is not None:
+        modules = sentence or mean_modules(tokenizer, student.config.hidden_size, length)
+        dimensions = trainer.args.dimensions
         for name, network in networks.items():
-            scores[name]["task"] = score_similarity(network, tokenizer, task.pairs, length)
+            scores[name]["task"], *by_dimension = score_similarity(network, modules, task.pairs, (None, *dimensions))
+            if dimensions:
+                scores[name]["task_by_dimension"] = dict(zip(map(str, dimensions), by_dimension, strict=True))
     # On the CPU, whatever the training device: students are deployed on small machines.
     latency = _latency({"teacher": teacher.base_model.cpu(), "student": _deployed(student.cpu())}, length)
     results: dict[str, Any] = {
@@ -142,9 +149,15 @@ def result_rows(results: dict[str, Any]) -> list[list[str]]:
         elif metric == "masked_lm_accuracy":
             of_both = measured["eval_teacher_masked_lm_accuracy"], value
             rows.append(["masked-LM accuracy", *(f"{100 * share:.1f} %" for share in of_both)])
+        elif metric.startswith("first_"):
+            what = f"error of similarities, first {metric.removeprefix('first_')} dimensions"
+            rows.append([what, "0", f"{value**0.5:.3f}"])
     if "task" in results:
         name, split = TASKS[results["task"]["name"]].name, results["task"]["split"]
         rows.append([f"{name} {split}, Spearman", *(f"{100 * part['task']:.2f}" for part in (teacher, student))])
+        for count in teacher.get("task_by_dimension", ()):
+            found = (f"{100 * part['task_by_dimension'][count]:.2f}" for part in (teacher, student))
+            rows.append([f"{name} {split}, Spearman, first {count} dimensions", *found])
     return rows
 
 

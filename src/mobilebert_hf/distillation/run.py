@@ -13,7 +13,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from ..data import PretrainingDataArguments, check_vocabulary, load_tokenizer
+from ..data import PretrainingDataArguments, check_vocabulary
 from ..files import atomic_write_text
 from ..progress import show_progress
 from ..runs.compat import broadcast_object_list
@@ -22,9 +22,9 @@ from ..tables import terminal_table
 from ..training.phases import Phase, plan_phases
 from .arguments import DistillationArguments, StudentArguments
 from .facts import describe_student
+from .options import check_dimensions, check_objective, check_schedule
 from .planning import plan_steps, readable_characters
 from .report import ScoredTask, result_rows, write_results
-from .sentence_encoder import write_sentence_encoder
 from .shapes import compare_sizes
 from .students import Initialized, StudentPlan, plan_student
 from .trainer import DistillationTrainer, run_phases
@@ -53,21 +53,27 @@ def distill(
     """
     began = time.monotonic()
     set_seed(training.seed)
+    given, data = (student, data, training), copy.copy(data)
     console = Console(stderr=True, quiet=training.process_index > 0)
+    check_schedule(training)
     loaded, trimming = trim_teacher(student, data, training)
     if trimming is not None:
         console.print(terminal_table(trimming.rows(), "teacher"))
-    tokenizer = load_tokenizer(loaded.teacher)
-    tokenizer.padding_side = "right"  # the student's positions count from the left
-    task = ScoredTask.load(student.task, student.task_data) if student.task and student.task_data else None
-    plan = plan_student(loaded)
+    plan = plan_student(loaded, data)
     plan.teacher.config.name_or_path = student.teacher  # also if a trimmed copy was loaded
-    check_vocabulary(tokenizer, plan.config)
+    tokenizer = plan.tokenizer
+    check_objective(plan.output, student, data, training)
+    if plan.sentence is not None:
+        check_dimensions(training, plan.sentence.dimensions(plan.config.hidden_size))
+    check_vocabulary(tokenizer, plan.config, masks=plan.learns_masked_lm)
+    for note in plan.notes:
+        console.print(note)
     if training.transfer_layers == "auto":
         pruned = plan.is_fitted and not plan.config.use_bottleneck
         training.transfer_layers = "last" if pruned and training.strategy == "auxiliary" else "all"
-    phases = _prepare_phases(plan, data, training, tokenizer, console)
-    with open_run_folder(training, (student, data, training)) as folder:
+    task = ScoredTask.load(student.task, student.task_data) if student.task and student.task_data else None
+    phases = _prepare_phases(plan, data, training, console)
+    with open_run_folder(training, given) as folder:
         initialized = _initialize(plan, training, phases[0], tokenizer, console)
         if training.minutes is not None:
             scored_tokens = task.count_tokens(tokenizer) if task else 0
@@ -82,10 +88,12 @@ def distill(
 
         trainer = run_phases(make_trainer, phases)
         if plan.is_fitted and training.process_index == 0:
-            if plan.output == "pooled":
-                write_sentence_encoder(folder, loaded.teacher, plan.config.hidden_size, data.max_seq_length)
+            if plan.sentence is not None:
+                plan.sentence.save(folder)
             minutes = (time.monotonic() - began) / 60
-            results = write_results(folder, student.teacher, trainer, initialized.report, task, minutes, trimming)
+            results = write_results(
+                folder, student.teacher, trainer, initialized.report, task, plan.sentence, minutes, trimming
+            )
             table = result_rows(results)
             facts = describe_student(student.teacher, results, table)
             trainer.facts = replace(facts, datasets=trainer.facts.datasets)
@@ -103,36 +111,40 @@ def _make_trainer(
         copy.deepcopy(initialized.model),
         plan.teacher,
         phase.training,
-        phase.training.build_objectives(plan.output),
+        phase.training.build_objectives(plan.output, plan.sentence),
         **_limit_evaluation(phase.inputs(tokenizer), phase.training.max_eval_samples),
     )
 
 
 def _prepare_phases(
-    plan: StudentPlan,
-    data: PretrainingDataArguments,
-    training: DistillationArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    console: Console,
+    plan: StudentPlan, data: PretrainingDataArguments, training: DistillationArguments, console: Console
 ) -> list[Phase]:
-    """The phases of training with their data. Without next sentence it is single texts, masked only for masked LM."""
+    """The phases of training with their data, masked only for masked LM; `data` is changed to what is prepared."""
+    prompts: tuple[str, ...] = ()
     if plan.is_fitted:
         if data.streaming:
             raise ValueError("streaming=True: a student is fitted and planned on prepared examples; leave it out.")
         console.print(terminal_table(compare_sizes(plan.config, plan.teacher.model, data.max_seq_length), "encoders"))
-        data = copy.copy(data)
-        if data.examples == "pairs":  # of use to next-sentence prediction alone
+        if data.examples == "auto":
             data.examples = "sentences" if plan.output == "pooled" else "windows"
-        if plan.output != "masked_lm":
-            data.mlm_probability = 0.0
+        if plan.sentence is not None and any(plan.sentence.training_prompts):
+            prompts = plan.sentence.training_prompts
+            if data.examples != "sentences":
+                raise ValueError(
+                    f"examples={data.examples!r}: the teacher's prompts stand before single sentences: choose "
+                    "sentences."
+                )
+            console.print(f"prompts of the training texts, a share each: {', '.join(map(repr, prompts))}")
         if data.max_characters is None:
             data.max_characters = readable_characters(training, plan.config, plan.teacher.model)
+    if not plan.learns_masked_lm:
+        data.mlm_probability = 0.0
     if training.minutes is not None and (data.streaming or data.long_seq_length is not None):
         raise ValueError(
             "minutes plans runs of prepared examples of one length: leave it out, or streaming and long_seq_length."
         )
     strategy = training.build_strategy(plan.config.num_hidden_layers)
-    return plan_phases(data, training, strategy.steps, tokenizer, plan.config)
+    return plan_phases(data, training, strategy.steps, plan.tokenizer, plan.config, prompts)
 
 
 def _initialize(

@@ -34,7 +34,11 @@ class Shape(NamedTuple):
 
 
 def student_shape(
-    teacher: PreTrainedModel, size: str = "auto", layers: str = "auto", overrides: Mapping[str, Any] | None = None
+    teacher: PreTrainedModel,
+    size: str = "auto",
+    layers: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    **inputs: int,
 ) -> Shape:
     """The shape of a student: inter-block width, vocabulary, positions and token types are those of the teacher.
 
@@ -45,6 +49,8 @@ def student_shape(
             for each layer of the student, from 0 on, as `"1,3,5"` or, several to one, `"0,0,1,1"`. `"auto"` is half
             of the layers for `"pruned"` and `"kept"` (see `choose_layers`), else `"all"`.
         overrides: Other fields of `MobileBertConfig`.
+        inputs: Fields that follow from the tokenizer and the training texts, in place of the teacher's:
+            `max_position_embeddings`, `type_vocab_size`, `pad_token_id`.
 
     Raises:
         ValueError: The size, the layers or a field are not allowed.
@@ -71,9 +77,10 @@ def student_shape(
         "hidden_size": config.hidden_size,
         "num_hidden_layers": len(mapping),
         "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_position_embeddings - position_offset(teacher),
+        "max_position_embeddings": count_positions(teacher),
         "type_vocab_size": max(1, getattr(config, "type_vocab_size", 0) or 0),
         "pad_token_id": config.pad_token_id,
+        **inputs,
     }
     if conflicts := sorted(set(fixed) & set(overrides or {})):
         raise ValueError(f"{', '.join(conflicts)} follow from the teacher and the layers: leave them out.")
@@ -137,11 +144,22 @@ def choose_layers(count: int, kept: int | None = None) -> tuple[int, ...]:
     return tuple(layer for layer in range(count) if layer not in gaps)
 
 
-def position_offset(teacher: PreTrainedModel) -> int:
-    """The number of unused rows at the beginning of the position table: in RoBERTa those up to the padding index."""
-    table = getattr(teacher.base_model.embeddings, "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return 0 if padding is None else padding + 1
+def position_table(teacher: PreTrainedModel) -> nn.Embedding | None:
+    """The table of positions, if the teacher has one."""
+    table = getattr(getattr(teacher.base_model, "embeddings", None), "position_embeddings", None)
+    return table if isinstance(table, nn.Embedding) else None
+
+
+def count_positions(teacher: PreTrainedModel) -> int | None:
+    """The most tokens that the teacher reads; None if there is no such number.
+
+    In RoBERTa the table of positions begins with unused rows, up to the padding index.
+    """
+    table = position_table(teacher)
+    if table is None:
+        limit = getattr(teacher.config, "max_position_embeddings", None)
+        return limit if limit and limit > 0 else None
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
 def compare_sizes(config: MobileBertConfig, teacher: PreTrainedModel, length: int) -> list[list[str]]:

@@ -12,20 +12,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForPreTraining,
-    PreTrainedModel,
-    set_seed,
-)
+from transformers import AutoModelForPreTraining, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from ..data import PretrainingDataArguments
 from ..data.masking import IGNORED
-from ..models.configuration import IBBertConfig, MobileBertConfig
+from ..data.vocabulary import check_special_tokens, count_token_types
+from ..models.configuration import MobileBertConfig
 from ..models.modeling_mobilebert import MobileBertForMaskedLM, MobileBertModel
 from ..recipe import parse_mapping
-from ..training.compat import find_file
 from .arguments import OutputName, StudentArguments
 from .closed_form import initialize_embeddings, initialize_masked_lm_head
 from .initialization import MATCHED_FIELDS, initialize_from_teacher
@@ -33,14 +27,18 @@ from .layer_fit import can_be_fitted, fit_layers
 from .layer_pruning import prune_layers
 from .networks import Needs, encoder_inputs
 from .pretrain import ModelArguments
-from .sentence_encoder import MODULES
-from .shapes import student_shape
+from .sentence_encoder import SentenceModules
+from .shapes import count_positions, position_table, student_shape
+from .teacher_check import check_teacher
+from .teacher_files import LoadedTeacher, load_teacher
 from .teachers import EncoderTeacher, IBBertTeacher, Teacher
 
 # Random examples whose tokens are counted, and tokens of the first of them, on which layers and head are fitted.
 COUNTED_EXAMPLES = 20_000
 FITTED_TOKENS = 40_000
 BATCH_SIZE = 64
+# Of an IB-BERT teacher's configuration, besides what must match.
+COPIED_FIELDS = ("pad_token_id", "mask_padding")
 
 Batch = dict[str, Tensor]
 Collate = Callable[[Sequence[dict[str, Any]]], Batch]
@@ -67,16 +65,27 @@ class StudentPlan:
         teacher: The adapter of the teacher, on the CPU in float32.
         config: The student's configuration.
         output: What the student learns besides the features of the layers.
+        tokenizer: Of both.
+        sentence: What surrounds the networks of sentence encoders.
+        notes: What the user is told of the teacher.
     """
 
     teacher: Teacher
     config: MobileBertConfig
     output: OutputName
+    tokenizer: PreTrainedTokenizerBase
+    sentence: SentenceModules | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_fitted(self) -> bool:
         """Whether the student is initialized by a fit on examples."""
         return isinstance(self.teacher, EncoderTeacher)
+
+    @property
+    def learns_masked_lm(self) -> bool:
+        """Whether tokens of the examples are masked."""
+        return self.output in ("pretraining", "masked_lm")
 
     def initialize(self, seed: int, examples: Any, collate: Collate) -> Initialized:
         """Makes the student; `examples` are those of training, read only for a fit."""
@@ -88,52 +97,73 @@ class StudentPlan:
         return Initialized(model, {})
 
 
-def plan_student(student: StudentArguments) -> StudentPlan:
-    """Loads the teacher and plans the student.
+def plan_student(student: StudentArguments, data: PretrainingDataArguments) -> StudentPlan:
+    """Loads the teacher and plans the student, before any text is read.
+
+    Args:
+        student: The teacher, and the student to make of it.
+        data: The training texts. If `max_seq_length` is left at its default and the teacher reads less, it is lowered.
 
     Raises:
         ValueError: The teacher cannot be used, or the arguments do not match it.
     """
-    output = choose_output(student)
-    if output == "pretraining":
-        ib_bert = AutoModelForPreTraining.from_pretrained(student.teacher)
-        matched = {name: getattr(ib_bert.config, name) for name in (*MATCHED_FIELDS, "pad_token_id", "mask_padding")}
-        config = ModelArguments(student.preset, student.config_overrides).build_config(**matched)
-        return StudentPlan(IBBertTeacher(ib_bert), config, output)
-    network = load_encoder(student.teacher, output)
+    loaded = load_teacher(student)
+    loaded.tokenizer.padding_side = "right"  # the student's positions count from the left
+    if loaded.output == "pretraining":
+        fields = {name: getattr(loaded.network.config, name) for name in (*MATCHED_FIELDS, *COPIED_FIELDS)}
+        config = ModelArguments(student.preset, student.config_overrides).build_config(**fields)
+        return StudentPlan(IBBertTeacher(loaded.network), config, loaded.output, loaded.tokenizer)
+    network, tokenizer = loaded.network, loaded.tokenizer
+    check_special_tokens(tokenizer, masks=loaded.output == "masked_lm")
     overrides = parse_mapping("config_overrides", student.config_overrides)
-    shape = student_shape(network, student.size, student.layers, overrides)
-    return StudentPlan(EncoderTeacher(network, shape.mapping), shape.config, output)
+    shape = student_shape(
+        network,
+        student.size,
+        student.layers,
+        overrides,
+        max_position_embeddings=_plan_positions(student, data, loaded),
+        type_vocab_size=count_token_types(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    teacher = EncoderTeacher(network, shape.mapping)
+    check_teacher(teacher, tokenizer)
+    positions, readable = shape.config.max_position_embeddings, tokenizer.model_max_length
+    if count_positions(network) is not None:
+        readable = min(readable, cast(int, count_positions(network)))
+    tokenizer.model_max_length = min(readable, positions)
+    notes = loaded.notes
+    if readable > positions:
+        notes += (f"{student.teacher} reads {readable:,} tokens, its student the {positions} that it is trained on.",)
+    return StudentPlan(teacher, shape.config, loaded.output, tokenizer, loaded.sentence, notes)
 
 
-def choose_output(student: StudentArguments) -> OutputName:
-    """The objective of the arguments; for `"auto"` that which the files of the teacher show.
-
-    Raises:
-        ValueError: `"pretraining"` is asked for with a teacher that is no IB-BERT.
-    """
-    config = AutoConfig.from_pretrained(student.teacher)
-    architectures = config.architectures or []
-    has_heads = any(name.endswith("ForPreTraining") for name in architectures)
-    if student.objective != "auto":
-        if student.objective == "pretraining" and not (has_heads and isinstance(config, MobileBertConfig)):
-            raise ValueError(
-                f"objective='pretraining' needs an IB-BERT teacher with its pre-training heads, but "
-                f"{student.teacher} is a {config.model_type}: leave it out, or choose masked_lm, pooled or features."
-            )
-        return cast(OutputName, student.objective)
-    if has_heads and isinstance(config, IBBertConfig):
-        return "pretraining"
-    if find_file(student.teacher, MODULES):
-        return "pooled"
-    has_masked_lm_head = has_heads or any(name.endswith("ForMaskedLM") for name in architectures)
-    return "masked_lm" if has_masked_lm_head else "features"
-
-
-def load_encoder(name: str, output: OutputName) -> PreTrainedModel:
-    """An encoder, from safetensors only, in float32; with its masked-LM head if that is learned."""
-    auto = AutoModelForMaskedLM if output == "masked_lm" else AutoModel
-    return auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+def _plan_positions(student: StudentArguments, data: PretrainingDataArguments, loaded: LoadedTeacher) -> int:
+    """The number of the student's positions: those that are trained, or more that are copied from a table."""
+    trained = max(data.max_seq_length, data.long_seq_length or 0)
+    limit = count_positions(loaded.network)
+    if loaded.sentence is not None:
+        limit = min(loaded.sentence.tokenizer.model_max_length, limit or trained)
+    if limit is not None and limit < trained == PretrainingDataArguments.max_seq_length:
+        data.max_seq_length = trained = limit  # not given, so it follows from the teacher
+    if limit is not None and max(trained, student.max_length or 0) > limit:
+        name = "max_length" if (student.max_length or 0) > limit else "max_seq_length (or long_seq_length)"
+        raise ValueError(
+            f"{student.teacher} reads at most {limit} tokens, but the student is to read "
+            f"{max(trained, student.max_length or 0)}: set {name} to at most {limit}."
+        )
+    if student.max_length is None:
+        return trained
+    if student.max_length < trained:
+        raise ValueError(
+            f"max_length={student.max_length} is shorter than the longest training examples, {trained} tokens: "
+            "shorten max_seq_length too."
+        )
+    if student.max_length > trained and position_table(loaded.network) is None:
+        raise ValueError(
+            f"max_length={student.max_length}: {student.teacher} has no table of positions to copy from, so only the "
+            f"{trained} of the training examples can be learned: raise max_seq_length or long_seq_length."
+        )
+    return student.max_length
 
 
 def fit_student(

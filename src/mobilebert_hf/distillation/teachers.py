@@ -1,7 +1,7 @@
 """Teachers: adapters that return, for a batch, what objectives need of a network.
 
 `IBBertTeacher` runs a model of this package. `EncoderTeacher` runs any other BERT-like encoder of transformers and
-reads it through hooks: the outputs of its layers, which are one `ModuleList`; its queries, keys and values in the
+reads it through hooks: the inputs of its layers, which run one after the other; its queries, keys and values in the
 attention interface; and, under a masked-LM head, the masked positions, so that logits are computed only there. A
 forward pass ends with the deepest layer that is needed.
 """
@@ -10,8 +10,10 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -33,7 +35,23 @@ class Teacher(nn.Module, ABC):
         super().__init__()
         self.model, self.config, self.mapping = model, model.config, tuple(mapping)
         self.layers = find_layers(model)
+        self._float32: dict[str, Tensor] = {}
         self.eval().requires_grad_(False)
+
+    def move_to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves the network to a device and a data type. What another type loses is kept for `restore`."""
+        if not self._float32 and dtype != torch.float32:
+            self._float32 = {name: value.data for name, value in self._tensors()}
+        self.to(device, dtype)
+
+    def restore(self) -> None:
+        """Makes the network again what was loaded, in float32."""
+        self.model.float()
+        for name, value in self._tensors() if self._float32 else ():
+            value.data.copy_(self._float32[name])
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return chain(self.model.named_parameters(), self.model.named_buffers())
 
     @abstractmethod
     def check_student(self, config: PreTrainedConfig) -> None:
@@ -103,7 +121,7 @@ class EncoderTeacher(Teacher):
         Raises:
             ValueError: Scores or projections are needed, and the model does not use the attention interface.
         """
-        depth = None if needs.depth is None else self._layer(needs.depth - 1) + 1
+        depth = len(self.layers) if needs.depth is None else self._layer(needs.depth - 1) + 1
         recorded = sorted({self._layer(layer) for layer in (*needs.scores, *needs.projections)})
         prediction_mask = inputs["labels"] != IGNORED if needs.heads else None
         given = {name: value for name, value in encoder_inputs(inputs).items() if name in self._accepted}
@@ -119,6 +137,7 @@ class EncoderTeacher(Teacher):
             logits = self.model(**given).get("logits")
         if last:
             outputs[len(self.layers) - 1] = last[0]
+        self._check_outputs(outputs, needs)
         read = dict(zip(recorded, projections, strict=True))
         return LayerOutputs(
             {layer: outputs[self._layer(layer)] for layer in needs.features},
@@ -132,21 +151,32 @@ class EncoderTeacher(Teacher):
         """The index of the teacher's layer for the student's; -1 is the output of the embeddings in both."""
         return self.mapping[layer] if layer >= 0 else -1
 
+    def _check_outputs(self, outputs: Mapping[int, Tensor], needs: Needs) -> None:
+        missing = [self._layer(layer) for layer in needs.features if self._layer(layer) not in outputs]
+        if missing:
+            raise ValueError(
+                f"{type(self.model).__name__} cannot be a teacher: of its {len(self.layers)} layers only "
+                f"{max(outputs, default=-1) + 1} ran. Expected an encoder that runs one layer after the other."
+            )
+
     @contextmanager
-    def _reading_layers(self, outputs: dict[int, Tensor], depth: int | None) -> Iterator[None]:
-        def read(index: int) -> Any:
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                outputs[index] = output if isinstance(output, Tensor) else output[0]
-                if index + 1 == depth and depth < len(self.layers):
-                    raise _Reached
+    def _reading_layers(self, outputs: dict[int, Tensor], depth: int) -> Iterator[None]:
+        """Reads the input of each layer as the output of the one before it, up to `depth` layers.
 
-            return hook
+        Some families change an output before the next layer reads it, and some call one layer several times, so that
+        calls are counted.
+        """
+        calls = count()
 
-        def read_embeddings(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            outputs[-1] = inputs[0] if inputs else named["hidden_states"]
+        def read(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            index = next(calls)
+            outputs[index - 1] = inputs[0] if inputs else named["hidden_states"]
+            if index == depth:
+                raise _Reached
 
-        handles = [layer.register_forward_hook(read(index)) for index, layer in enumerate(self.layers)]
-        handles.append(self.layers[0].register_forward_pre_hook(read_embeddings, with_kwargs=True))
+        handles = [
+            layer.register_forward_pre_hook(read, with_kwargs=True) for layer in dict.fromkeys(self.layers.children())
+        ]
         try:
             yield
         finally:
@@ -180,19 +210,22 @@ def as_teacher(model: "PreTrainedModel | Teacher") -> Teacher:
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:
-    """The list of a model's layers.
+    """The list of a model's layers; a layer that runs several times is in it several times.
 
     Raises:
         ValueError: There is none with as many modules as the configuration has layers.
     """
     config: Any = model.config
-    count = config.num_hidden_layers
+    total = getattr(config, "num_hidden_layers", None)
+    groups = next((module for name, module in model.named_modules() if name.endswith("albert_layer_groups")), None)
+    if isinstance(groups, nn.ModuleList) and total:
+        return nn.ModuleList([groups[index * len(groups) // total] for index in range(total)])
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    found = [module for module in lists.values() if len(module) == count]
+    found = [module for module in lists.values() if len(module) == total]
     if not found:
         there = ", ".join(f"{name} of {len(module)}" for name, module in lists.items()) or "none"
         raise ValueError(
-            f"{type(model).__name__} cannot be a teacher: it has no list of its {count} layers (lists: {there}). "
+            f"{type(model).__name__} cannot be a teacher: it has no list of its {total} layers (lists: {there}). "
             "Expected an encoder that runs one layer after the other."
         )
     return found[0]

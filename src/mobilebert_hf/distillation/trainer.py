@@ -122,7 +122,7 @@ class DistillationTrainer(DurableTrainer):
         if self.teacher is not None:
             assert isinstance(self.args, DistillationArguments)
             assert self.strategy is not None
-            self.teacher.to(self.args.device, self.args.resolve_teacher_dtype())
+            self.teacher.move_to(self.args.device, self.args.resolve_teacher_dtype())
             self.add_callback(StageCallback(self.strategy))
         if self.compilation is not None:
             for network in (self.model, self.teacher and self.teacher.model):
@@ -167,12 +167,18 @@ class DistillationTrainer(DurableTrainer):
         return Outputs(inputs, stage, student, teacher)
 
     def forward_teacher(self, inputs: dict[str, Tensor], needs: Needs) -> LayerOutputs:
-        """Runs the teacher without gradients; without a teacher the outputs are empty."""
+        """Runs the teacher without gradients, in its own data type; without a teacher the outputs are empty."""
         if self.teacher is None:
             return LayerOutputs()
+        if self.teacher.model.dtype == torch.float32:
+            with torch.autocast(self.args.device.type, enabled=False):
+                return self._run_teacher(self.teacher, inputs, needs)
+        return self._run_teacher(self.teacher, inputs, needs)
+
+    def _run_teacher(self, teacher: Teacher, inputs: dict[str, Tensor], needs: Needs) -> LayerOutputs:
         # Compiled code may save its inputs for the backward pass, and tensors of inference mode cannot be saved.
         with torch.inference_mode() if self.compilation is None else torch.no_grad():
-            return self.teacher(inputs, needs)
+            return teacher(inputs, needs)
 
     def loss_terms(self) -> Mapping[str, Tensor]:
         """The terms of the current step."""
@@ -347,5 +353,7 @@ def run_phases(make_trainer: Callable[[Phase], DistillationTrainer], phases: Seq
         trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_final_model()
     trainer.save_state()
+    if trainer.teacher is not None:
+        trainer.teacher.restore()  # what is reported of it is that of float32
     trainer.save_metrics("eval", trainer.evaluate(), combined=False)
     return trainer

@@ -1,6 +1,7 @@
 """Bi-encoders for GLUE: the sentences of a pair are encoded separately and compared by cosine similarity.
 
-The trained model is a sentence encoder (Reimers and Gurevych, 2019, arXiv 1908.10084).
+The trained model is a sentence encoder (Reimers and Gurevych, 2019, arXiv 1908.10084). If the model before training is
+one, its prompts, pooling, dense layers and normalization are kept, and the network is trained through them.
 """
 
 from pathlib import Path
@@ -12,10 +13,9 @@ from datasets import Dataset, DatasetDict
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
-from transformers import AutoConfig, AutoModel, EvalPrediction, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoModel, EvalPrediction, TrainingArguments
 
-from ..distillation.losses import mean_pool
-from ..distillation.sentence_encoder import write_sentence_encoder
+from ..distillation.sentence_encoder import SentenceModules
 from ..tasks.glue_tasks import TASKS, GlueTask
 from ..tasks.heads import FEATURES
 from ..training import DurableTrainer
@@ -34,20 +34,22 @@ class BiEncoder:
 
     Args:
         task: A task about the similarity of two sentences, with two classes or with scores.
-        tokenizer: The tokenizer of the encoder.
-        max_length: Maximum number of tokens in a sentence; the rest is truncated.
+        modules: What surrounds the network.
+        max_length: Maximum number of tokens in a sentence, if the encoder reads as many; the rest is truncated.
 
     Raises:
         ValueError: The task is not about the similarity of two sentences.
     """
 
-    def __init__(self, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(self, task: GlueTask, modules: SentenceModules, max_length: int) -> None:
         if not _is_comparison(task):
             possible = ", ".join(key for key, other in TASKS.items() if _is_comparison(other))
             raise ValueError(
                 f"bi_encoder: {task.name} is not about the similarity of two sentences; choose tasks from {possible}."
             )
-        self.task, self.tokenizer, self.max_length = task, tokenizer, max_length
+        modules.limit(max_length)
+        modules.similarity = "cosine"  # by which pairs are compared here
+        self.task, self.modules, self.tokenizer = task, modules, modules.tokenizer
         # The class of similar pairs; the other one has the same name with `not_` before it.
         self.positive = next((index for index, name in enumerate(task.labels) if not name.startswith("not_")), None)
 
@@ -56,10 +58,10 @@ class BiEncoder:
 
         def tokenize(examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
             first, second = (
-                self.tokenizer(examples[name], truncation=True, max_length=self.max_length)["input_ids"]
+                self.tokenizer([self.modules.default_prompt + text for text in examples[name]], truncation=True)
                 for name in ("sentence1", "sentence2")
             )
-            pairs = [list(pair) for pair in zip(first, second, strict=True)]
+            pairs = [list(pair) for pair in zip(first["input_ids"], second["input_ids"], strict=True)]
             return {"input_ids": pairs, "length": [len(one) + len(other) for one, other in pairs]}
 
         return splits.map(tokenize, batched=True, remove_columns=["sentence1", "sentence2"], desc="tokenizing")
@@ -84,6 +86,7 @@ class BiEncoder:
 
         training.remove_unused_columns = False  # the model takes no `length`
         trainer = PairTrainer(
+            modules=self.modules.to(training.device),
             model=model,
             args=training,
             train_dataset=splits.get("train"),
@@ -130,8 +133,7 @@ class BiEncoder:
         """
         trainer.save_final_model()
         if trainer.args.should_save:
-            folder = Path(str(trainer.args.output_dir))
-            write_sentence_encoder(folder, source, AutoConfig.from_pretrained(folder).hidden_size, self.max_length)
+            self.modules.save(Path(str(trainer.args.output_dir)))
 
 
 def _is_comparison(task: GlueTask) -> bool:
@@ -139,17 +141,23 @@ def _is_comparison(task: GlueTask) -> bool:
 
 
 class PairTrainer(DurableTrainer):
-    """Trains an encoder with the CoSENT loss on batches of `BiEncoder.collate`. Its predictions are cosines."""
+    """Trains an encoder with the CoSENT loss on batches of `BiEncoder.collate`. Its predictions are cosines.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Args:
+        modules: What turns the outputs of the network into embeddings; not trained.
+        kwargs: As `transformers.Trainer`.
+    """
+
+    def __init__(self, modules: SentenceModules, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.modules = modules
         self.model_accepts_loss_kwargs = False  # the loss compares pairs of one batch: accumulated losses are averaged
 
     def cosines(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """The cosines of the mean-pooled outputs of both sentences: float32 [n]."""
+        """The cosines of the embeddings of both sentences: float32 [n]."""
         sentences = {name: value.flatten(0, 1) for name, value in inputs.items()}
-        states = model(**sentences).last_hidden_state.float()
-        first, second = mean_pool(states, sentences["attention_mask"]).unflatten(0, (-1, 2)).unbind(1)
+        embeddings = self.modules(model(**sentences).last_hidden_state, sentences)
+        first, second = embeddings.unflatten(0, (-1, 2)).unbind(1)
         return cosine_similarity(first, second)
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:

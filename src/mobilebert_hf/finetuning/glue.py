@@ -14,6 +14,8 @@ from datasets import DatasetDict
 from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from ..distillation.loading import Consent
+from ..distillation.sentence_encoder import load_sentence_modules
 from ..progress import show_progress
 from ..runs.facts import ModelRecord
 from ..runs.publishing import get_publisher
@@ -128,7 +130,15 @@ class GlueRecipe:
     ) -> None:
         self.encoder, self.glue, self.training = encoder, glue, training
         self.folder = Path(training.output_dir or ".")
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(encoder.model)
+        self.modules = load_sentence_modules(encoder.model, Consent()) if glue.bi_encoder else None
+        self.tokenizer: PreTrainedTokenizerBase = (
+            AutoTokenizer.from_pretrained(encoder.model) if self.modules is None else self.modules.tokenizer
+        )
+        longest = self.tokenizer.model_max_length
+        if glue.max_seq_length > longest and not glue.bi_encoder:  # a bi-encoder truncates as its model does
+            raise ValueError(
+                f"max_seq_length={glue.max_seq_length}, but {encoder.model} takes {longest} tokens at most."
+            )
         self.step_multiple = training.world_size * training.gradient_accumulation_steps
         if glue.bi_encoder and glue.mnli_init:
             raise ValueError(
@@ -172,8 +182,9 @@ class GlueRecipe:
 
     def method(self, task: GlueTask) -> CrossEncoder | BiEncoder:
         """The cross-encoder or bi-encoder of a task."""
-        kind = BiEncoder if self.glue.bi_encoder else CrossEncoder
-        return kind(task, self.tokenizer, self.glue.max_seq_length)
+        if self.modules is not None:
+            return BiEncoder(task, self.modules, self.glue.max_seq_length)
+        return CrossEncoder(task, self.tokenizer, self.glue.max_seq_length)
 
     def run_task(self, task: GlueTask, splits: DatasetDict) -> list[Finished]:
         """Runs a task with all settings; the results of finished runs are read."""

@@ -43,7 +43,9 @@ FILES = (
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
-    "1_Pooling/config.json",
+    # The modules of a sentence encoder after its network, such as 1_Pooling and 2_Dense.
+    "[0-9]_*/config.json",
+    "[0-9]_*/model.safetensors",
 )
 
 

@@ -1,5 +1,6 @@
 """Model cards of run folders."""
 
+import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..runs.run_folder import RECIPE
 from ..tasks.heads import find_task
 from .card import CARD, MARKER, CardData, render_card
 from .remote_code import MODULES
-from .uses import uses_of
+from .uses import MASK, uses_of
 
 
 def write_run_card(record: ModelRecord, **fields: Any) -> None:
@@ -69,12 +70,26 @@ def build_card(
         "scores": facts.scores,
         "rows": facts.results,
         "rows_note": facts.results_note,
-        "uses": uses_of(name, task, files, sentences=sentences, remote_code=config["model_type"] in MODULES),
+        "uses": uses_of(
+            name,
+            task,
+            files,
+            sentences=sentences,
+            remote_code=config["model_type"] in MODULES,
+            mask=_mask_token(record.folder),
+        ),
         "picture": facts.picture if facts.picture in files else None,
         "command": facts.command if RECIPE in files else None,
         "version": facts.version,
     }
     return CardData(**(values | {name: value for name, value in fields.items() if value is not None}))
+
+
+def _mask_token(folder: Path) -> str:
+    """The mask token of the model's tokenizer; BERT's if the folder has none."""
+    path = folder / "tokenizer_config.json"
+    token = json.loads(path.read_text(encoding="utf-8")).get("mask_token") if path.is_file() else None
+    return token["content"] if isinstance(token, dict) else token or MASK
 
 
 def _family(config: Mapping[str, Any]) -> str:

@@ -42,7 +42,13 @@ console.log(await run({call}));"""
 
 
 def uses_of(
-    repo: str, task: Task, files: Collection[str], *, sentences: bool = False, remote_code: bool = False
+    repo: str,
+    task: Task,
+    files: Collection[str],
+    *,
+    sentences: bool = False,
+    remote_code: bool = False,
+    mask: str = MASK,
 ) -> list[Use]:
     """Returns the code examples of a model.
 
@@ -52,6 +58,7 @@ def uses_of(
         files: Files of the repository. Exports get an example if they are in it.
         sentences: Whether the model is for sentence-transformers.
         remote_code: Whether the model needs this package or `trust_remote_code=True`.
+        mask: The mask token of the tokenizer.
     """
     remote = ", trust_remote_code=True"
     # transformers removed this pipeline in 5.3.
@@ -70,7 +77,7 @@ def uses_of(
     for kind, dtype in (("int8", "q8"), (None, "fp32")):
         if graphs[kind] in files:
             uses.append(Use("ONNX Runtime", "python", ONNX.format(repo=repo, file=graphs[kind], text=text)))
-            code = JAVASCRIPT.format(task=task.name, repo=repo, dtype=dtype, call=_words(task))
+            code = JAVASCRIPT.format(task=task.name, repo=repo, dtype=dtype, call=_words(task).replace(MASK, mask))
             return [*uses, Use("transformers.js", "js", code)]
     return uses
 

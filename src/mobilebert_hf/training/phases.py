@@ -1,7 +1,8 @@
 """Training in phases: examples of one length, then longer ones, in one run that resumes exactly."""
 
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,7 @@ def plan_phases(
     steps: int,
     tokenizer: PreTrainedTokenizerBase,
     config: MobileBertConfig,
+    prompts: Sequence[str] = (),
 ) -> list[Phase]:
     """One phase, or two if `long_seq_length` is set, of which the second has the longer examples.
 
@@ -50,6 +52,7 @@ def plan_phases(
         steps: The number of steps of the run; below 1 if it is given in epochs.
         tokenizer: The tokenizer.
         config: The configuration of the model.
+        prompts: See `prepare_pretraining_data`.
 
     Raises:
         ValueError: The model does not take examples this long, or there are two phases but no number of steps.
@@ -62,24 +65,29 @@ def plan_phases(
             "more max_position_embeddings."
         )
     if data.long_seq_length is None:
-        return [Phase(data, training, prepare_data(data, tokenizer, training), None)]
+        return [Phase(data, training, prepare_data(data, tokenizer, training, prompts), None)]
     if steps < 1:
         raise ValueError("long_seq_length needs max_steps: it counts in steps, not in epochs.")
-    long_data = replace(data, max_seq_length=data.long_seq_length, long_seq_length=None)
+    long_data = copy(data)
+    long_data.max_seq_length, long_data.long_seq_length = data.long_seq_length, None
     long_training = copy(training)
     batch = training.per_device_train_batch_size
     fitting = max(batch * data.max_seq_length // data.long_seq_length, 1)
     long_training.per_device_train_batch_size = next(size for size in range(fitting, 0, -1) if batch % size == 0)
     long_training.gradient_accumulation_steps *= batch // long_training.per_device_train_batch_size
+    short_examples = prepare_data(data, tokenizer, training, prompts)
     return [
-        Phase(data, training, prepare_data(data, tokenizer, training), steps - round(data.long_seq_ratio * steps)),
-        Phase(long_data, long_training, prepare_data(long_data, tokenizer, training), None),
+        Phase(data, training, short_examples, steps - round(data.long_seq_ratio * steps)),
+        Phase(long_data, long_training, prepare_data(long_data, tokenizer, training, prompts), None),
     ]
 
 
 def prepare_data(
-    data: PretrainingDataArguments, tokenizer: PreTrainedTokenizerBase, training: PreTrainingArguments
+    data: PretrainingDataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    training: PreTrainingArguments,
+    prompts: Sequence[str],
 ) -> PretrainingData:
     """The examples, prepared by one process and read from its cache by the others."""
     with training.main_process_first(desc="preparing the corpus"):
-        return prepare_pretraining_data(data, tokenizer)
+        return prepare_pretraining_data(data, tokenizer, prompts)

@@ -87,9 +87,10 @@ def load(path: Path, task: Task, threads: int = 1) -> Run:
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(path).load_method("forward")
+    names = INPUTS[: method.metadata.num_inputs()]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = method.execute([torch.from_numpy(inputs[name]) for name in INPUTS])
+        outputs = method.execute([torch.from_numpy(inputs[name]) for name in names])
         return {name: output.numpy().copy() for name, output in zip(task.outputs, outputs, strict=False)}
 
     return split_batch(run)
