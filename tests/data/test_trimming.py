@@ -12,7 +12,11 @@ from .tokenizers_of_all_kinds import ENGLISH, GERMAN, KINDS, byte_level_bpe, edi
 CORPUS = sentences(GERMAN, seed=1)
 
 
-@pytest.fixture(scope="module", params=[(make, keep) for make in KINDS for keep in (1.0, 0.9)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[(make, keep) for make in KINDS for keep in (1.0, 0.9)],
+    ids=lambda case: f"{case[0].__name__}-{case[1]}",
+)
 def pair(request):
     """A tokenizer, and what is left of it on the German corpus."""
     make, keep = request.param

@@ -198,7 +198,7 @@ def test_what_cannot_be_quantized_is_said(fields, arguments, message, tiny_token
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("format", "quantize"), product(FORMATS, ("int8", "int8-static")))
+@pytest.mark.parametrize(("format", "quantize"), list(product(FORMATS, ("int8", "int8-static"))))
 def test_mobilebert_in_eight_bits_is_a_quarter_of_its_size(format, quantize, calibration, tmp_path):
     """All layers have the same size, so two depths determine all sizes. Exporting 24 takes minutes."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(30_517))]
