@@ -1,6 +1,7 @@
 """The benchmarks measure what they say."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_padding_is_counted():
 @pytest.mark.parametrize("quantize", ["int8", "int8-static"])
 def test_unsigned_weights_say_the_same(quantize, exported, tmp_path):
     folder = exported("onnx", quantize)
-    path = shutil.copy(folder / FORMATS["onnx"].FILES[quantize], tmp_path)
+    path = Path(shutil.copy(folder / FORMATS["onnx"].FILES[quantize], tmp_path))
     source, head = load_student(folder.parent / "model")
     inputs = {name: value.numpy() for name, value in sample_inputs(source, 2, 33).items()}
     signed = FORMATS["onnx"].load(path, head)(inputs)["start_logits"]

@@ -30,6 +30,8 @@ def test_optimum_takes_text_before_the_folder(tiny_tokenizer, tiny_corpus, tmp_p
     words = ["export", "mobilebert", "--model", model, "--quantize", "int8-static", "--calibration", tiny_corpus]
     optimum(monkeypatch, *words, tmp_path / "out")
     assert (tmp_path / "out" / "onnx" / "model_int8.onnx").is_file()
+    with pytest.raises(SystemExit, match="the folder for graph"):
+        optimum(monkeypatch, *words)
 
 
 def test_optimum_says_what_there_is(monkeypatch, capsys):

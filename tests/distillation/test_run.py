@@ -79,7 +79,8 @@ def test_students_are_pruned_copies_by_default(tmp_path, tiny_corpus, tiny_token
     [stage] = trainer.strategy.stages
     assert stage.transfer_layers == (1,), "only the last layer is compared"
     found = results(tmp_path)
-    assert found["initialization"]["layer_similarity"][-1] < found["evaluation"]["eval_layer_1/similarity"]
+    assert found["initialization"]["layer_similarity"][-1] > 0.9
+    assert found["evaluation"]["eval_layer_1/similarity"] > 0.9
     stock = transformers.MobileBertModel.from_pretrained(tmp_path / "student", add_pooling_layer=False).eval()
     inputs = AutoTokenizer.from_pretrained(tmp_path / "student")(TEXTS, padding=True, return_tensors="pt")
     expected = AutoModel.from_pretrained(tmp_path / "student")(**inputs).last_hidden_state

@@ -23,17 +23,23 @@ class MobileBertExportCommand(BaseOptimumCLICommand):
             "--calibration", nargs="+", action="extend", default=[], help="Text for int8-static: files or folders."
         )
         parser.add_argument("--no-folded", dest="folded", action="store_false", help="Do not fold the norms.")
-        parser.add_argument("output", type=Path, help="Folder for graph, tokenizer and configuration.")
+        # Optional for argparse, which gives a folder after the text to --calibration.
+        parser.add_argument("output", nargs="?", help="Folder for graph, tokenizer and configuration.")
 
     def run(self) -> None:
         """Exports the model."""
         from mobilebert_hf_cli import run_export
 
         assert self.args is not None
+        *calibration, last = [*self.args.calibration, self.args.output]
+        if last is None and len(calibration) > 1:
+            last = calibration.pop()
+        if last is None:
+            sys.exit("optimum-cli: the folder for graph, tokenizer and configuration is missing.")
         try:
             run_export(
-                *(self.args.model, self.args.output, self.args.format, self.args.quantize),
-                *(self.args.calibration, self.args.folded),
+                *(self.args.model, Path(last), self.args.format, self.args.quantize),
+                *(calibration, self.args.folded),
             )
         except (ValueError, OSError, ImportError) as error:
             sys.exit(f"optimum-cli: {error}")
