@@ -67,7 +67,8 @@ def test_an_error_is_one_line_in_a_process_of_its_own():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("mobilebert-hf: ")
+    # Libraries may warn before it.
+    assert done.stderr.splitlines()[-1].startswith("mobilebert-hf: ")
 
 
 def test_vocabulary_makes_a_tokenizer(tiny_corpus, tmp_path, monkeypatch):

@@ -89,7 +89,9 @@ def finished(request, pretrained, tmp_path_factory):
     """The kind, the folder and the results of a run."""
     folder = tmp_path_factory.mktemp(request.param)
     test = write(folder / "test.csv", request.param, 40, seed=1)
-    return request.param, folder, test, run(request.param, pretrained, folder, test=test)
+    # Scores and several labels are learned more slowly than one of two classes.
+    training = {"num_train_epochs": 12 if request.param in ("multilabel", "regress") else 4}
+    return request.param, folder, test, run(request.param, pretrained, folder, training, test=test)
 
 
 def test_what_can_be_learned_is_learned(finished):
@@ -97,7 +99,7 @@ def test_what_can_be_learned_is_learned(finished):
     assert set(results["scores"]) == {"validation", "test"}
     assert next(iter(results["scores"]["test"].values())) > 0.6
     assert json.loads((folder / "run" / "results.json").read_text()) == results
-    assert results["examples"]["validation"] == 30
+    assert results["examples"]["validation"] in (29, 30, 31), "a tenth, as well as labels can be divided"
     assert any("held out" in note for note in results["notes"])
 
 

@@ -37,8 +37,9 @@ def test_stock_and_published_pipeline_give_our_answers(tmp_path):
     answers = json.loads(finished.stdout.splitlines()[-1])
     assert answers.pop("version") == "4.57.6"
     assert set(answers) == {"transformers", "transformers_modules"}
-    expected = ours(question="Where?", context=CONTEXT, top_k=3)
-    for theirs in answers.values():
+    for package, theirs in answers.items():
+        # Stock merges answers with the same text.
+        expected = ours(question="Where?", context=CONTEXT, top_k=3, merge_duplicates=package == "transformers")
         for one, other in zip(theirs, expected, strict=True):
             assert one.pop("score") == pytest.approx(other["score"], rel=1e-4)
             assert one == {key: other[key] for key in ("start", "end", "answer")}

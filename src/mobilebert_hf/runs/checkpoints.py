@@ -44,7 +44,7 @@ def find_damage(checkpoint: Path) -> str | None:
     """Returns what is wrong with a checkpoint (manifest or file missing, file changed), or None if it is valid."""
     try:
         files = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     for name, digest in files.items():
         path = checkpoint / name

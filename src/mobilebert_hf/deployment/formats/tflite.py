@@ -111,9 +111,15 @@ def _static_recipe() -> Any:
 def _sequences(batches: Batches, length: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields each sequence as inputs [1, length], truncated or padded."""
     for batch in batches:
-        arrays = {name: batch[name][:, :length].numpy() for name in INPUTS}
+        arrays = _complete({name: value.numpy()[:, :length] for name, value in batch.items()})
         for index in range(len(arrays[INPUTS[0]])):
             yield {name: _pad(value[index : index + 1], length) for name, value in arrays.items()}
+
+
+def _complete(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All inputs of the graph: it has token types also where the tokenizer gives none."""
+    given = {"token_type_ids": np.zeros_like(inputs["input_ids"]), **inputs}
+    return {name: given[name] for name in INPUTS}
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:
@@ -139,11 +145,12 @@ def load(path: Path, task: Task, threads: int = 1) -> Run:
         runners[runner.get_input_details()[INPUTS[0]]["shape_signature"][1]] = runner
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        inputs = _complete(inputs)
         tokens = inputs[INPUTS[0]].shape[1]
         if -1 in runners:
-            return runners[-1](**{name: _pad(inputs[name], tokens) for name in INPUTS})
+            return runners[-1](**{name: _pad(value, tokens) for name, value in inputs.items()})
         length = min(length for length in runners if length >= tokens)
-        outputs = runners[length](**{name: _pad(inputs[name], length) for name in INPUTS})
+        outputs = runners[length](**{name: _pad(value, length) for name, value in inputs.items()})
         return {name: value[:, :tokens] if value.shape[1] == length else value for name, value in outputs.items()}
 
     return split_batch(run)
