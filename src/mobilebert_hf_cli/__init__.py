@@ -80,10 +80,10 @@ def score(
 
     from mobilebert_hf.deployment.scoring import score_export
     from mobilebert_hf.tables import terminal_table
-    from mobilebert_hf.tasks.labelled_data import Columns
+    from mobilebert_hf.tasks.labelled_data import ColumnNames
 
     label = tuple(label_column) if label_column else None
-    columns = Columns(text_column, pair_column, label, tuple(class_names or ()))
+    columns = ColumnNames(text_column, pair_column, label, tuple(class_names or ()))
     scores = score_export(folder, task, data, max_length, threads, columns)
     [reference, *_] = scores.values()
     rows = [

@@ -19,7 +19,7 @@ from mobilebert_hf.finetuning.labelled import (
     weighted_loss,
 )
 from mobilebert_hf.runs.facts import ModelRecord
-from mobilebert_hf.tasks.labelled_data import Columns
+from mobilebert_hf.tasks.labelled_data import ColumnNames
 
 from ..data.helpers import WORDS
 from ..helpers import mobilebert
@@ -239,6 +239,6 @@ def test_the_command_scores_an_export(table, pretrained, tmp_path, monkeypatch, 
     columns = ["--text-column", "1", "--label-column", "2", "--class-names", "water", "--class-names", "sky"]
     assert mobilebert(monkeypatch, "score", tmp_path / "out", "--data", table, *columns) == 0
     assert "macro_f1" in capsys.readouterr().out
-    given = Columns("1", None, ("2",), ("water", "sky"))
+    given = ColumnNames("1", None, ("2",), ("water", "sky"))
     scores = score_export(tmp_path / "out", "classify", str(table), columns=given)
     assert set(scores["pytorch"]) == {"accuracy", "macro_f1"}

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mobilebert_hf.tasks.kinds import KINDS
-from mobilebert_hf.tasks.labelled_data import Columns, decode, load_labelled
+from mobilebert_hf.tasks.labelled_data import ColumnNames, decode, load_labelled
 
 
 def write(path, rows, names=("text", "label")):
@@ -16,7 +16,7 @@ def write(path, rows, names=("text", "label")):
 
 
 def load(kind, train, validation=None, test=None, share=0.25, **columns):
-    return load_labelled(KINDS[kind], train, validation, test, Columns(**columns), share)
+    return load_labelled(KINDS[kind], train, validation, test, ColumnNames(**columns), share)
 
 
 def labels(data, split="train"):

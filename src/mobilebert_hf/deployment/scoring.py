@@ -26,7 +26,7 @@ from ..tasks.glue_data import load_glue, tokenize_glue
 from ..tasks.glue_tasks import find_task
 from ..tasks.heads import Task
 from ..tasks.kinds import KINDS, find_kind, find_recipe, glue_kind, kind_of_model
-from ..tasks.labelled_data import Columns, encode, load_examples
+from ..tasks.labelled_data import ColumnNames, encode, load_examples
 from ..tasks.metrics import score_glue
 from .check import Run, run_pytorch
 from .exporting import find_format
@@ -63,7 +63,7 @@ def score_export(
     data: str,
     max_length: int | None = None,
     threads: int = 2,
-    columns: Columns = Columns(),  # noqa: B008 - frozen
+    columns: ColumnNames = ColumnNames(),  # noqa: B008 - frozen
 ) -> dict[str, dict[str, float]]:
     """Scores the PyTorch model in float32 and every graph of an export on labelled examples of a task.
 
@@ -178,7 +178,7 @@ def _squad(name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length:
 
 
 def _labelled(
-    columns: Columns, name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any
+    columns: ColumnNames, name: str, data: str, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Any
 ) -> Evaluation:
     kind, split = find_kind(name), "test" if has_split(data, "test") else "validation"
     if kind is KINDS["pairs"]:  # its labels are those of the model

@@ -6,7 +6,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..data.trimming import parse_keep
+from ..recipe import parse_mapping
 from ..training.arguments import PreTrainingArguments
+from .loading import Consent
 from .objectives import AttentionScores, FeatureMaps, MaskedLM, NextSentence, Objective, Relations
 from .sentence_encoder import SentenceModules
 from .sentence_objective import SentenceEmbeddings
@@ -32,8 +34,53 @@ PAPER: dict[str, Any] = {
 }
 
 
+@dataclass(kw_only=True)
+class BaseStudentArguments:
+    """The shape of a student, and what its teacher's files may do."""
+
+    size: str = field(
+        default="auto",
+        metadata={
+            "help": "The student's layers, for teachers other than IB-BERT. pruned: layers of the teacher with a "
+            "third of the feed-forward neurons, and a narrow embedding table; kept: layers and table of the teacher; "
+            f"{', '.join(BOTTLENECKS)}: the paper's bottlenecks in three widths. auto is pruned for a teacher with "
+            "the layers of BERT, else small."
+        },
+    )
+    layers: str = field(
+        default="auto",
+        metadata={
+            "help": "The teacher's layer for each layer of the student: all (one to one), half "
+            "(every second), or indices such as 1,3,5. auto is half of the layers for pruned and kept, else all."
+        },
+    )
+    config_overrides: str | None = field(
+        default=None,
+        metadata={
+            "help": "Fields of the student's configuration to change: JSON on the command line, a mapping in YAML."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the Python code that comes with the teacher. Read it first."}
+    )
+    allow_pickle: bool = field(
+        default=False,
+        metadata={"help": "Read a teacher whose weights are only in .bin files, which are pickles and can run code."},
+    )
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The fields of the student's configuration that are given."""
+        return parse_mapping("config_overrides", self.config_overrides)
+
+    @property
+    def consent(self) -> Consent:
+        """What the teacher's files may do."""
+        return Consent(self.trust_remote_code, self.allow_pickle)
+
+
 @dataclass
-class StudentArguments:
+class StudentArguments(BaseStudentArguments):
     """The teacher, and the student to make of it."""
 
     teacher: str = field(
@@ -44,28 +91,6 @@ class StudentArguments:
         metadata={
             "help": "For IB-BERT teachers: the student's configuration in the paper, mobilebert, mobilebert-tiny or "
             "mobilebert-noopt. What must match the teacher is taken from the teacher."
-        },
-    )
-    size: str = field(
-        default="auto",
-        metadata={
-            "help": "For other teachers: the student's layers. pruned: layers of the teacher with a third of the "
-            "feed-forward neurons, and a narrow embedding table; kept: layers and table of the teacher; "
-            f"{', '.join(BOTTLENECKS)}: the paper's bottlenecks in three widths. auto is pruned for a teacher with "
-            "the layers of BERT, else small."
-        },
-    )
-    layers: str = field(
-        default="auto",
-        metadata={
-            "help": "For other teachers: the teacher's layer for each layer of the student: all (one to one), half "
-            "(every second), or indices such as 1,3,5. auto is half of the layers for pruned and kept, else all."
-        },
-    )
-    config_overrides: str | None = field(
-        default=None,
-        metadata={
-            "help": "Fields of the student's configuration to change: JSON on the command line, a mapping in YAML."
         },
     )
     objective: str = field(
@@ -93,13 +118,6 @@ class StudentArguments:
             "help": "For other teachers: the number of positions of the student, by default the length of the longest "
             "examples. More are possible where the teacher has a table of positions, from which they are copied."
         },
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the Python code that comes with the teacher. Read it first."}
-    )
-    allow_pickle: bool = field(
-        default=False,
-        metadata={"help": "Read a teacher whose weights are only in .bin files, which are pickles and can run code."},
     )
     task_data: str | None = field(default=None, metadata={"help": "Folder of GLUE or Hub data set of the task."})
 

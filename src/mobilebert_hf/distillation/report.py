@@ -57,27 +57,34 @@ class ScoredTask(NamedTuple):
         return sum(len(ids) for ids in tokenizer(texts).input_ids)
 
 
+class RunSummary(NamedTuple):
+    """What `results.json` says of a run besides what its trainer knows.
+
+    Args:
+        teacher_name: Hub id or folder.
+        minutes: The duration of the run so far.
+        initialization: The report of the initialization.
+        sentence: What surrounds the networks of sentence encoders.
+        trimming: How the vocabulary of the teacher was trimmed, if it was.
+    """
+
+    teacher_name: str
+    minutes: float
+    initialization: dict[str, Any]
+    sentence: SentenceModules | None = None
+    trimming: Trimming | None = None
+
+
 def write_results(
-    folder: Path,
-    teacher_name: str,
-    trainer: DistillationTrainer,
-    initialization: dict[str, Any],
-    task: ScoredTask | None,
-    sentence: SentenceModules | None,
-    minutes: float,
-    trimming: Trimming | None = None,
+    folder: Path, trainer: DistillationTrainer, summary: RunSummary, task: ScoredTask | None
 ) -> dict[str, Any]:
     """Compares teacher and student and writes `results.json`.
 
     Args:
         folder: The folder of the saved student, with the evaluation.
-        teacher_name: Hub id or folder.
         trainer: After training and evaluation.
-        initialization: The report of the initialization.
+        summary: What else is known of the run.
         task: The task that both are scored on, if any.
-        sentence: What surrounds the networks of sentence encoders.
-        minutes: The duration of the run so far.
-        trimming: How the vocabulary of the teacher was trimmed, if it was.
 
     Returns:
         The content of `results.json`.
@@ -85,46 +92,50 @@ def write_results(
     student = trainer.accelerator.unwrap_model(trainer.model).eval()
     assert trainer.teacher is not None
     assert trainer.strategy is not None
-    assert isinstance(trainer.args, DistillationArguments)
-    teacher, tokenizer = trainer.teacher.model, trainer.processing_class
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    teacher = trainer.teacher.model
     length = min(128, student.config.max_position_embeddings)
     networks: dict[str, Any] = {"teacher": teacher.base_model, "student": student.base_model}
-    scores: dict[str, dict[str, Any]] = {name: {} for name in networks}
-    if task is not None:
-        modules = sentence or mean_modules(tokenizer, student.config.hidden_size, length)
-        dimensions = trainer.args.dimensions
-        for name, network in networks.items():
-            scores[name]["task"], *by_dimension = score_similarity(network, modules, task.pairs, (None, *dimensions))
-            if dimensions:
-                scores[name]["task_by_dimension"] = dict(zip(map(str, dimensions), by_dimension, strict=True))
+    scores = {name: _score(network, trainer, summary.sentence, task, length) for name, network in networks.items()}
     # On the CPU, whatever the training device: students are deployed on small machines.
     latency = _latency({"teacher": teacher.base_model.cpu(), "student": _deployed(student.cpu())}, length)
+    # Local paths are not published.
+    local = Path(summary.teacher_name).exists()
     results: dict[str, Any] = {
-        # Local paths are not published.
-        "teacher_name": Path(teacher_name).name if Path(teacher_name).exists() else teacher_name,
-        "minutes": minutes,
+        "teacher_name": Path(summary.teacher_name).name if local else summary.teacher_name,
+        "minutes": summary.minutes,
         "steps": trainer.strategy.steps,
         "processes": trainer.args.world_size,
         "device": describe_device(trainer.args.device),
-        "initialization": initialization,
+        "initialization": summary.initialization,
         "length": length,
         **{
-            name: {
-                "parameters": count_parameters(network),
-                "milliseconds": latency[name],
-                **scores[name],
-            }
+            name: {"parameters": count_parameters(network), "milliseconds": latency[name], **scores[name]}
             for name, network in networks.items()
         },
         "evaluation": json.loads((folder / EVALUATION).read_text(encoding="utf-8")),
     }
-    if trimming is not None:
-        results["vocabulary"] = {"pieces": trimming.pieces, "parameters": trimming.parameters}
+    if summary.trimming is not None:
+        results["vocabulary"] = {"pieces": summary.trimming.pieces, "parameters": summary.trimming.parameters}
     if task is not None:
         results["task"] = {"name": task.name, "split": task.split}
     atomic_write_text(folder / RESULTS, json.dumps(results, indent=2))
     return results
+
+
+def _score(
+    network: Any, trainer: DistillationTrainer, sentence: SentenceModules | None, task: ScoredTask | None, length: int
+) -> dict[str, Any]:
+    """The score on the task, and that of each Matryoshka dimension."""
+    if task is None:
+        return {}
+    assert isinstance(trainer.args, DistillationArguments)
+    assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
+    modules = sentence or mean_modules(trainer.processing_class, network.config.hidden_size, length)
+    dimensions = trainer.args.dimensions
+    score, *by_dimension = score_similarity(network, modules, task.pairs, (None, *dimensions))
+    if not dimensions:
+        return {"task": score}
+    return {"task": score, "task_by_dimension": dict(zip(map(str, dimensions), by_dimension, strict=True))}
 
 
 def result_rows(results: dict[str, Any]) -> list[list[str]]:

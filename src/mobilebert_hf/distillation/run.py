@@ -24,7 +24,7 @@ from .arguments import DistillationArguments, StudentArguments
 from .facts import describe_student
 from .options import check_dimensions, check_objective, check_schedule
 from .planning import plan_steps, readable_characters
-from .report import ScoredTask, result_rows, write_results
+from .report import RunSummary, ScoredTask, result_rows, write_results
 from .shapes import compare_sizes
 from .students import Initialized, StudentPlan, plan_student
 from .trainer import DistillationTrainer, run_phases
@@ -69,8 +69,7 @@ def distill(
     for note in plan.notes:
         console.print(note)
     if training.transfer_layers == "auto":
-        pruned = plan.is_fitted and not plan.config.use_bottleneck
-        training.transfer_layers = "last" if pruned and training.strategy == "auxiliary" else "all"
+        training.transfer_layers = "last" if plan.is_pruned and training.strategy == "auxiliary" else "all"
     task = ScoredTask.load(student.task, student.task_data) if student.task and student.task_data else None
     phases = _prepare_phases(plan, data, training, console)
     with open_run_folder(training, given) as folder:
@@ -91,15 +90,19 @@ def distill(
             if plan.sentence is not None:
                 plan.sentence.save(folder)
             minutes = (time.monotonic() - began) / 60
-            results = write_results(
-                folder, student.teacher, trainer, initialized.report, task, plan.sentence, minutes, trimming
-            )
-            table = result_rows(results)
-            facts = describe_student(student.teacher, results, table)
-            trainer.facts = replace(facts, datasets=trainer.facts.datasets)
-            Console().print(terminal_table(table, f"{folder}"))
+            summary = RunSummary(student.teacher, minutes, initialized.report, plan.sentence, trimming)
+            _report(folder, trainer, summary, task)
         trainer.finish()
     return trainer
+
+
+def _report(folder: Path, trainer: DistillationTrainer, summary: RunSummary, task: ScoredTask | None) -> None:
+    """Compares student and teacher in `results.json`, in the facts of the run and in a printed table."""
+    results = write_results(folder, trainer, summary, task)
+    table = result_rows(results)
+    facts = describe_student(summary.teacher_name, results, table)
+    trainer.facts = replace(facts, datasets=trainer.facts.datasets)
+    Console().print(terminal_table(table, f"{folder}"))
 
 
 def _make_trainer(

@@ -19,7 +19,6 @@ from ..data.masking import IGNORED
 from ..data.vocabulary import check_special_tokens, count_token_types
 from ..models.configuration import MobileBertConfig
 from ..models.modeling_mobilebert import MobileBertForMaskedLM, MobileBertModel
-from ..recipe import parse_mapping
 from .arguments import OutputName, StudentArguments
 from .closed_form import initialize_embeddings, initialize_masked_lm_head
 from .initialization import MATCHED_FIELDS, initialize_from_teacher
@@ -83,6 +82,11 @@ class StudentPlan:
         return isinstance(self.teacher, EncoderTeacher)
 
     @property
+    def is_pruned(self) -> bool:
+        """Whether the student has layers of the teacher, not bottlenecks."""
+        return self.is_fitted and not self.config.use_bottleneck
+
+    @property
     def learns_masked_lm(self) -> bool:
         """Whether tokens of the examples are masked."""
         return self.output in ("pretraining", "masked_lm")
@@ -115,12 +119,11 @@ def plan_student(student: StudentArguments, data: PretrainingDataArguments) -> S
         return StudentPlan(IBBertTeacher(loaded.network), config, loaded.output, loaded.tokenizer)
     network, tokenizer = loaded.network, loaded.tokenizer
     check_special_tokens(tokenizer, masks=loaded.output == "masked_lm")
-    overrides = parse_mapping("config_overrides", student.config_overrides)
     shape = student_shape(
         network,
         student.size,
         student.layers,
-        overrides,
+        student.overrides,
         max_position_embeddings=_plan_positions(student, data, loaded),
         type_vocab_size=count_token_types(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
@@ -132,6 +135,8 @@ def plan_student(student: StudentArguments, data: PretrainingDataArguments) -> S
         readable = min(readable, cast(int, count_positions(network)))
     tokenizer.model_max_length = min(readable, positions)
     notes = loaded.notes
+    if student.size == "auto" and shape.config.use_bottleneck:
+        notes += (f"{student.teacher} does not have the layers of BERT, so its student has bottlenecks (size=small).",)
     if readable > positions:
         notes += (f"{student.teacher} reads {readable:,} tokens, its student the {positions} that it is trained on.",)
     return StudentPlan(teacher, shape.config, loaded.output, tokenizer, loaded.sentence, notes)

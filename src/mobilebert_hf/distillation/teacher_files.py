@@ -47,7 +47,7 @@ def load_teacher(student: StudentArguments) -> LoadedTeacher:
         ValueError: It needs consent that was not given, its weights are incomplete, or it lacks what the objective
             needs.
     """
-    name, consent = student.teacher, Consent(student.trust_remote_code, student.allow_pickle)
+    name, consent = student.teacher, student.consent
     if student.objective == "pooled" or find_file(name, MODULES) is not None:
         sentence = load_sentence_modules(name, consent)
         if student.objective in ("auto", "pooled"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..tasks.glue_tasks import TASKS
 from ..tasks.kinds import LABELLED
-from ..tasks.labelled_data import Columns
+from ..tasks.labelled_data import ColumnNames
 
 
 @dataclass
@@ -105,7 +105,7 @@ class ExampleArguments:
             raise ValueError(f"holdout={self.holdout}: expected a share between 0 and 1, such as 0.1.")
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> ColumnNames:
         """Which columns are read."""
         label = tuple(self.label_column) if self.label_column else None
-        return Columns(self.text_column, self.pair_column, label, tuple(self.class_names or ()))
+        return ColumnNames(self.text_column, self.pair_column, label, tuple(self.class_names or ()))

@@ -43,10 +43,7 @@ def distill_questions(student: Any, training: Any, start: str | None, plan: Any)
     if student.validation is None:
         raise ValueError("validation is missing: question answering needs --validation with other questions.")
     squad = question_arguments(student)
-    teacher, tokenizer = (
-        load_teacher(student.teacher, QUESTION_ANSWERING),
-        AutoTokenizer.from_pretrained(student.teacher),
-    )
+    teacher, tokenizer = load_teacher(student, QUESTION_ANSWERING), AutoTokenizer.from_pretrained(student.teacher)
     with training.main_process_first(desc="building features"):
         rows = make_features(load_training_questions(squad, training.output_dir), tokenizer, squad, training=True)
         questions = load_squad(squad.validation, "validation")
@@ -56,7 +53,7 @@ def distill_questions(student: Any, training: Any, start: str | None, plan: Any)
     with open_run_folder(training, (student, training)) as folder:
         asked = QuestionAnsweringTrainer(model=teacher, args=training, eval_dataset=windows, **options)
         expected = asked.evaluate()
-        shape = shape_of(student, teacher)
+        shape = shape_of(student, teacher, tokenizer)
         network, explained = build_student(teacher, shape, start, QUESTION_ANSWERING, collator, rows)
         keep_best_epoch(training)
         training.metric_for_best_model = "f1"

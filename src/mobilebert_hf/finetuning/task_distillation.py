@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from transformers import AutoConfig, PreTrainedModel, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from ..data import PretrainingDataArguments
-from ..distillation.arguments import DistillationArguments, StudentArguments
+from ..distillation.arguments import BaseStudentArguments, DistillationArguments, StudentArguments
+from ..distillation.loading import load_config
 from ..distillation.objectives import FeatureMaps, Objective
 from ..distillation.run import distill
-from ..distillation.shapes import SIZES, count_parameters
+from ..distillation.shapes import count_parameters
 from ..distillation.task_objectives import LogitsType, TaskLogits
 from ..distillation.teachers import EncoderTeacher
 from ..files import atomic_write_text
-from ..recipe import parse_mapping
 from ..runs.compat import broadcast_object_list
 from ..runs.run_folder import open_run_folder
 from ..tables import terminal_table
@@ -46,7 +46,7 @@ GENERAL_SHARE, STEPS_SHARE = 0.6, 0.85
 
 
 @dataclass
-class TaskStudentArguments(ExampleArguments):
+class TaskStudentArguments(BaseStudentArguments, ExampleArguments):
     """The fine-tuned teacher, the texts of its task, and the student to make of it."""
 
     teacher: str = field(
@@ -70,23 +70,6 @@ class TaskStudentArguments(ExampleArguments):
             "help": "Hub id or folder of a student to start from, of the same teacher's shape, without --corpus."
         },
     )
-    size: str = field(
-        default="auto",
-        metadata={
-            "help": f"The student's layers, one of {', '.join(SIZES)}. auto is pruned for a teacher with the layers "
-            "of BERT, else small."
-        },
-    )
-    layers: str = field(
-        default="auto",
-        metadata={
-            "help": "The teacher's layer for each layer of the student: all, half, or indices such as 1,3,5. auto is "
-            "half of the layers for pruned and kept, else all."
-        },
-    )
-    config_overrides: str | None = field(
-        default=None, metadata={"help": "Fields of the student's configuration: JSON, or a mapping in YAML."}
-    )
     alpha: float = field(default=0.3, metadata={"help": "Share of the labels in the loss; the rest is the teacher's."})
     temperature: float = field(default=2.0, metadata={"help": "Temperature of both models' logits."})
     feature_weight: float = field(
@@ -97,11 +80,6 @@ class TaskStudentArguments(ExampleArguments):
         super().__post_init__()
         if self.student is not None and self.corpus is not None:
             raise ValueError("student and corpus are both given: general transfer makes a new student. Leave one out.")
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """The fields of the student's configuration."""
-        return parse_mapping("config_overrides", self.config_overrides)
 
     def build_objectives(self, kind: Kind) -> list[Objective]:
         """Features of the layers, with the weights of general transfer times `feature_weight`, and logits."""
@@ -155,7 +133,7 @@ def distill_task(student: TaskStudentArguments, training: TaskDistillationArgume
         ValueError: Teacher, data and arguments do not match; raised before training.
     """
     began = time.monotonic()
-    kind, folder = check_teacher(student.teacher), Path(training.output_dir or ".")
+    kind, folder = find_teacher_kind(student), Path(training.output_dir or ".")
 
     def plan(trainer: Any) -> None:
         assert training.minutes is not None
@@ -164,7 +142,7 @@ def distill_task(student: TaskStudentArguments, training: TaskDistillationArgume
     if kind is KINDS["qa"]:
         set_seed(training.seed)
         return distill_questions(student, training, start_of(student, training, kind.max_length, folder), plan)
-    teacher = load_teacher(student.teacher, kind.head)
+    teacher = load_teacher(student, kind.head)
     config: Any = teacher.config
     names = () if kind.label == "score" else tuple(config.id2label[index] for index in range(config.num_labels))
     with training.main_process_first(desc="reading examples"):
@@ -180,7 +158,7 @@ def distill_task(student: TaskStudentArguments, training: TaskDistillationArgume
         asked = predict(teacher, method, encoded, training)
         data, encoded = answer_by_teacher(data, encoded, method, asked)
         teacher_scores = {split: method.score(encoded[split], logits).metrics for split, logits in asked.items()}
-        shape = shape_of(student, teacher)
+        shape = shape_of(student, teacher, method.tokenizer)
         network, explained = build_student(teacher, shape, start, kind.head, method.collator, encoded["train"].rows)
         if training.process_index == 0:
             print_explained(explained)
@@ -210,18 +188,18 @@ def distill_task(student: TaskStudentArguments, training: TaskDistillationArgume
     return results
 
 
-def check_teacher(teacher: str) -> Kind:
-    """The kind of task of a teacher.
+def find_teacher_kind(student: TaskStudentArguments) -> Kind:
+    """The kind of task of the teacher.
 
     Raises:
         ValueError: The teacher has no head that is distilled here.
     """
-    config = AutoConfig.from_pretrained(teacher)
+    config = load_config(student.teacher, student.consent)
     kind = kind_of_model(config.to_dict())
     if kind is KINDS["embed"]:
         raise ValueError(
-            f"{teacher} ({', '.join(config.architectures or ['no architecture'])}) has no head for a task: leave "
-            "--data out to distill the encoder on --corpus."
+            f"{student.teacher} ({', '.join(config.architectures or ['no architecture'])}) has no head for a task: "
+            "leave --data out to distill the encoder on --corpus."
         )
     return kind
 
@@ -243,6 +221,8 @@ def start_of(
                 size=student.size,
                 layers=student.layers,
                 config_overrides=student.config_overrides,
+                trust_remote_code=student.trust_remote_code,
+                allow_pickle=student.allow_pickle,
                 objective="features",
             ),
             PretrainingDataArguments(list(student.corpus), max_seq_length=length),

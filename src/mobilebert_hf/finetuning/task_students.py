@@ -7,9 +7,11 @@ import torch
 import transformers
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.vocabulary import count_token_types
 from ..distillation.layer_fit import ridge
+from ..distillation.loading import load_network
 from ..distillation.networks import encoder_inputs
 from ..distillation.shapes import Shape, student_shape
 from ..distillation.students import FITTED_TOKENS, fit_student
@@ -21,7 +23,7 @@ from .task_trainer import with_token_types
 BATCH_SIZE = 64
 # Fields of the configuration that belong to the head.
 HEAD_FIELDS = ("id2label", "label2id", "problem_type", "tuned_thresholds")
-# Columns of labels.
+# The columns that hold labels.
 LABELS = ("labels", "start_positions", "end_positions")
 # Ridge strength of the correction of the head's weights.
 HEAD_RIDGE = 1e-2
@@ -29,19 +31,18 @@ HEAD_RIDGE = 1e-2
 Batch = Mapping[str, Tensor]
 
 
-def load_teacher(teacher: str, head: Task) -> PreTrainedModel:
-    """The teacher with its head, from safetensors, in float32.
+def load_teacher(student: Any, head: Task) -> PreTrainedModel:
+    """The teacher of `TaskStudentArguments` with its head, in float32.
 
     Raises:
-        ValueError: The file has no weights for the head.
+        ValueError: The files have no weights for the head, or need consent that was not given.
     """
-    auto_class = getattr(transformers, head.auto_class)
-    model, found = auto_class.from_pretrained(
-        teacher, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"{teacher} has no weights for {', '.join(missing)}. Fine-tune it, then distill it.")
-    return model.eval()
+    loaded = load_network(getattr(transformers, head.auto_class), student.teacher, student.consent)
+    if loaded.missing:
+        raise ValueError(
+            f"{student.teacher} has no weights for {', '.join(loaded.missing)}. Fine-tune it, then distill it."
+        )
+    return loaded.network
 
 
 def unlabelled(rows: Dataset) -> Dataset:
@@ -49,17 +50,19 @@ def unlabelled(rows: Dataset) -> Dataset:
     return rows.remove_columns([name for name in LABELS if name in rows.column_names])
 
 
-def shape_of(student: Any, teacher: PreTrainedModel) -> Shape:
+def shape_of(student: Any, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Shape:
     """The shape of a student; for one to start from, the mapping of its layers.
 
     Args:
         student: `TaskStudentArguments`.
         teacher: The teacher with its head.
+        tokenizer: Its tokenizer.
     """
     size = student.size
     if student.student is not None and size == "auto" and AutoConfig.from_pretrained(student.student).use_bottleneck:
         size = "small"
-    return student_shape(teacher, size, student.layers, student.overrides)
+    inputs = {"type_vocab_size": count_token_types(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return student_shape(teacher, size, student.layers, student.overrides, **inputs)
 
 
 def build_student(

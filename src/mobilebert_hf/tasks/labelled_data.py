@@ -23,7 +23,7 @@ from .kinds import KINDS, SCORE_METRICS, Kind
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnNames:
     """Which columns of a file are read; None: those with usual names.
 
     A number counts the columns from 1 and says that the file has no line of column names.
@@ -72,7 +72,7 @@ def load_labelled(
     train: str,
     validation: str | None,
     test: str | None,
-    columns: Columns,
+    columns: ColumnNames,
     share: float,
     names: tuple[str, ...] | None = None,
 ) -> LabelledData:
@@ -120,7 +120,7 @@ def load_labelled(
     return LabelledData(kind, names, splits, notes)
 
 
-def load_examples(kind: Kind, source: str, split: str, columns: Columns, *, labelled: bool = True) -> Examples:
+def load_examples(kind: Kind, source: str, split: str, columns: ColumnNames, *, labelled: bool = True) -> Examples:
     """Reads one split with the columns of the kind; labels as they are in the source, names for indices.
 
     Args:
